@@ -1,44 +1,32 @@
-//! Placeholder of the replicated state, until the real one lands.
-use serde::{Deserialize, Serialize};
+//! Berth's decisions, as pure functions over data.
+//!
+//! ```text
+//!  Command ──apply──▶ ClusterState ──plan(state, liveness, now)──▶ decisions (commands to propose) + reasons
+//!                          │
+//!                          └──orders──▶ what each node's agent is to do
+//! ```
+//! The laws of this crate: no async, no clock, no randomness, no I/O and no hash order. The same commands give the
+//! same state on every replica and every build; time and identities come in with the command that needs them.
+//! State changes only in [`ClusterState::apply`].
 
-/// All that may enter the Raft log.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Command {
-    /// Says the same command again when sent again.
-    pub request_id: u128,
-    /// Text.
-    pub text: String,
-}
+pub mod cluster;
+pub mod command;
+pub mod domain_xml;
+pub mod event;
+pub mod failover_domain;
+pub mod id;
+pub mod liveness;
+pub mod node;
+pub mod order;
+pub mod plan;
+pub mod recovery;
+pub mod rejection;
+pub mod settings;
+pub mod time;
+pub mod vm;
 
-/// What a command came to.
-pub type Outcome = Result<Accepted, Rejection>;
+mod apply;
 
-/// A lawful yes.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Accepted {
-    /// The log index.
-    pub revision: u64,
-}
-
-/// A lawful no.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub enum Rejection {
-    /// No.
-    Refused,
-}
-
-/// The replicated state.
-#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub struct ClusterState {
-    revision: u64,
-    texts: imbl::OrdMap<u64, String>,
-}
-
-impl ClusterState {
-    /// Applies one command.
-    pub fn apply(&mut self, index: u64, command: &Command) -> Outcome {
-        self.revision = index;
-        self.texts.insert(index, command.text.clone());
-        Ok(Accepted { revision: index })
-    }
-}
+pub use cluster::{Accepted, ClusterState, Outcome};
+pub use command::{Command, Operation};
+pub use rejection::Rejection;

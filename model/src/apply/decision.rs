@@ -1,0 +1,299 @@
+//! The leader's decisions about VMs: checked once more against the state they meet, then made orders.
+
+use std::collections::BTreeMap;
+
+use crate::cluster::{ClusterState, Context};
+use crate::command::Decision;
+use crate::event::EventKind;
+use crate::id::{Generation, NodeId, OrderId, VmName};
+use crate::rejection::Rejection;
+use crate::time::Timestamp;
+use crate::vm::{
+    Desired, MayRun, MigrationMode, OperationPhase, OrderIntent, OrderRecord, Verb, VmState,
+};
+
+impl ClusterState {
+    pub(super) fn decide(
+        &mut self,
+        cx: &mut Context,
+        vm: &VmName,
+        changed: u64,
+        decision: &Decision,
+    ) -> Result<(), Rejection> {
+        if self.vm(vm)?.changed != changed {
+            return Err(Rejection::Superseded { what: format!("VM {vm}") });
+        }
+        match decision {
+            Decision::Start { node, why, restart } => {
+                self.order_start(cx, vm, *node, why, *restart)
+            }
+            Decision::Stop { node, graceful_ms } => self.order_stop(cx, vm, *node, *graceful_ms),
+            Decision::Migrate { from, to, mode } => self.order_migration(cx, vm, *from, *to, *mode),
+            Decision::Adopt { node } => self.adopt(cx, vm, *node),
+            Decision::Settle => self.settled(cx, vm),
+            Decision::Disable { why } => self.disable_by_policy(cx, vm, why),
+            Decision::Delay { until, why } => self.delay(cx, vm, *until, why),
+            Decision::Conflict => self.conflict(cx, vm),
+            Decision::FailOperation { why } => {
+                self.end_operation(cx, vm, OperationPhase::Failed(why.clone()))
+            }
+        }
+    }
+
+    fn must_have_session(&self, node: NodeId) -> Result<(), Rejection> {
+        match self.nodes.get(&node).and_then(|node| node.session()) {
+            Some(_) => Ok(()),
+            None => Err(Rejection::Superseded { what: format!("node {}", self.node_name(node)) }),
+        }
+    }
+
+    /// The law: no start while another node may run it (design section 3, may-run set).
+    fn order_start(
+        &mut self,
+        cx: &mut Context,
+        vm: &VmName,
+        node: NodeId,
+        why: &str,
+        restart: bool,
+    ) -> Result<(), Rejection> {
+        self.must_have_session(node)?;
+        let record = self.vm(vm)?;
+        let elsewhere: Vec<_> = record
+            .may_run
+            .keys()
+            .filter(|other| **other != node)
+            .map(|other| self.node_name(*other))
+            .collect();
+        let place = self.node_name(node);
+        if !elsewhere.is_empty() {
+            return Err(Rejection::MayRunElsewhere {
+                vm: vm.to_string(),
+                node: place,
+                nodes: elsewhere.join(", "),
+            });
+        }
+        let down = matches!(record.state, VmState::Stopped | VmState::Recovering);
+        if record.desired != Desired::Enabled || !down || record.order.is_some() {
+            return Err(record.wrong_state("nothing may be started now"));
+        }
+        let recovering = record.state == VmState::Recovering;
+        let record = self.vm_mut(cx, vm)?;
+        if restart {
+            record.restarts.push(cx.at);
+            let expire = record.spec.policy.restart_limit.expire_ms;
+            record.restarts.retain(|moment| expire == 0 || cx.at.since(*moment) < expire);
+            // A window without an end still needs a bound on what is remembered of it.
+            let excess = record.restarts.len().saturating_sub(RESTARTS_KEPT);
+            record.restarts.drain(..excess);
+        } else {
+            record.restarts.clear();
+        }
+        record.restart_count += u32::from(recovering);
+        record.generation = Generation(cx.index);
+        record.owner = Some(node);
+        record.may_run = BTreeMap::from([(node, MayRun { since: cx.index })]);
+        record.give_order(cx, node, OrderIntent::Start);
+        record.set_state(cx, VmState::Starting);
+        self.emit(
+            cx,
+            EventKind::VmStarting,
+            Some(vm),
+            Some(node),
+            format!("{vm} starts on {place}: {why}"),
+        );
+        Ok(())
+    }
+
+    fn order_stop(
+        &mut self,
+        cx: &mut Context,
+        vm: &VmName,
+        node: NodeId,
+        graceful_ms: Option<u64>,
+    ) -> Result<(), Rejection> {
+        self.must_have_session(node)?;
+        let place = self.node_name(node);
+        let record = self.vm(vm)?;
+        let replaceable = match &record.order {
+            None => true,
+            // A stop may be hastened; anything else is waited for.
+            Some(order) => {
+                matches!(order.intent, OrderIntent::Stop { graceful_ms: Some(_) })
+                    && graceful_ms.is_none()
+            }
+        };
+        if !replaceable {
+            return Err(Rejection::Busy { vm: vm.to_string(), what: record.state.as_str().into() });
+        }
+        let record = self.vm_mut(cx, vm)?;
+        record.owner = Some(node);
+        // The index of this order, so that only a word spoken after it takes the node out of the set.
+        record.may_run.insert(node, MayRun { since: cx.index });
+        record.give_order(cx, node, OrderIntent::Stop { graceful_ms });
+        record.set_state(cx, VmState::Stopping);
+        let how = match graceful_ms {
+            Some(limit) => format!("within {} s", limit.div_ceil(1_000)),
+            None => "at once".into(),
+        };
+        self.emit(
+            cx,
+            EventKind::VmStopping,
+            Some(vm),
+            Some(node),
+            format!("{vm} stops on {place} {how}"),
+        );
+        Ok(())
+    }
+
+    /// From here to the outcome both nodes are in the set: libvirt switches over by itself.
+    fn order_migration(
+        &mut self,
+        cx: &mut Context,
+        vm: &VmName,
+        from: NodeId,
+        to: NodeId,
+        mode: MigrationMode,
+    ) -> Result<(), Rejection> {
+        self.must_have_session(from)?;
+        self.must_have_session(to)?;
+        let (source, target) = (self.node_name(from), self.node_name(to));
+        let record = self.vm(vm)?;
+        if record.state != VmState::Started || record.owner != Some(from) || record.order.is_some()
+        {
+            return Err(record.wrong_state("it cannot be migrated now"));
+        }
+        let record = self.vm_mut(cx, vm)?;
+        record.may_run.insert(to, MayRun { since: cx.index });
+        record.give_order(cx, from, OrderIntent::Migrate { to, mode, cancelled: false });
+        record.set_state(cx, VmState::Migrating);
+        let text = format!("{vm} migrates from {source} to {target}");
+        self.emit(cx, EventKind::VmMigrating, Some(vm), Some(from), text);
+        Ok(())
+    }
+
+    /// It runs there: ownership follows the fact. Nothing is started.
+    fn adopt(&mut self, cx: &mut Context, vm: &VmName, node: NodeId) -> Result<(), Rejection> {
+        self.must_have_session(node)?;
+        let place = self.node_name(node);
+        let record = self.vm(vm)?;
+        let here = record.seen.get(&node).is_some_and(|sighting| sighting.presence.holds_guest());
+        if !here || record.seen_with_guest().count() != 1 || record.order.is_some() {
+            return Err(Rejection::Superseded { what: format!("VM {vm}") });
+        }
+        let migrated = record.state == VmState::Migrating;
+        let outside = record
+            .spec
+            .policy
+            .failover_domain
+            .as_ref()
+            .and_then(|name| self.failover_domains.get(name));
+        let outside = outside
+            .zip(self.nodes.get(&node))
+            .filter(|(domain, node)| domain.rank(&node.name).is_none());
+        let breach = outside
+            .map(|(domain, _)| format!(", outside its restricted failover domain {}", domain.name));
+        let record = self.vm_mut(cx, vm)?;
+        let before = record.owner.replace(node);
+        if before != Some(node) {
+            record.last_owner = before.or(record.last_owner);
+        }
+        record.generation = Generation(cx.index);
+        record.failure = None;
+        record.give_order(cx, node, OrderIntent::Adopt);
+        record.set_state(cx, VmState::Started);
+        let verb = record.open_operation().map(|operation| operation.verb.clone());
+        let (kind, text) = match migrated {
+            true => (EventKind::VmMigrated, format!("{vm} runs on {place} after its migration")),
+            false => (
+                EventKind::VmAdopted,
+                format!(
+                    "{vm} runs on {place} already: tracked there{}",
+                    breach.unwrap_or_default()
+                ),
+            ),
+        };
+        self.emit(cx, kind, Some(vm), Some(node), text);
+        match verb {
+            Some(Verb::Enable { .. } | Verb::Restart) => {
+                self.end_operation(cx, vm, OperationPhase::Done)
+            }
+            Some(Verb::Migrate { to, .. } | Verb::Relocate { to: Some(to) }) if to == node => {
+                self.end_operation(cx, vm, OperationPhase::Done)
+            }
+            Some(Verb::Migrate { .. } | Verb::Relocate { .. }) => {
+                self.end_operation(cx, vm, OperationPhase::Failed(format!("it runs on {place}")))
+            }
+            Some(Verb::Disable | Verb::Stop { .. }) | None => Ok(()),
+        }
+    }
+
+    fn disable_by_policy(
+        &mut self,
+        cx: &mut Context,
+        vm: &VmName,
+        why: &str,
+    ) -> Result<(), Rejection> {
+        let record = self.vm(vm)?;
+        if !record.may_run.is_empty() || record.order.is_some() {
+            return Err(record.wrong_state("it may still be running somewhere"));
+        }
+        let record = self.vm_mut(cx, vm)?;
+        record.desired = Desired::Disabled;
+        record.last_owner = record.owner.take().or(record.last_owner);
+        record.set_state(cx, VmState::Disabled);
+        self.emit(cx, EventKind::VmDisabled, Some(vm), None, format!("{vm} stays down: {why}"));
+        self.end_operation(cx, vm, OperationPhase::Failed(why.to_owned()))
+    }
+
+    fn delay(
+        &mut self,
+        cx: &mut Context,
+        vm: &VmName,
+        until: Timestamp,
+        why: &str,
+    ) -> Result<(), Rejection> {
+        let record = self.vm_mut(cx, vm)?;
+        let Some(failure) = &mut record.failure else {
+            return Err(Rejection::Superseded { what: format!("VM {vm}") });
+        };
+        failure.not_before = until;
+        failure.tried.clear();
+        failure.rounds += 1;
+        let wait = until.since(cx.at).div_ceil(1_000);
+        let text = format!("{vm} is tried again in {wait} s: {why}");
+        self.emit(cx, EventKind::VmRecoveryDelayed, Some(vm), None, text);
+        self.end_operation(cx, vm, OperationPhase::Failed(why.to_owned()))
+    }
+
+    fn conflict(&mut self, cx: &mut Context, vm: &VmName) -> Result<(), Rejection> {
+        let record = self.vm(vm)?;
+        let places: Vec<_> = record.seen_with_guest().map(|node| self.node_name(node)).collect();
+        if places.len() < 2 {
+            return Err(Rejection::Superseded { what: format!("VM {vm}") });
+        }
+        let record = self.vm_mut(cx, vm)?;
+        record.order = None;
+        record.set_state(cx, VmState::Conflict);
+        let text = format!(
+            "{vm} runs on {}: nothing is done by itself until only one is left",
+            places.join(" and ")
+        );
+        self.emit(cx, EventKind::VmConflict, Some(vm), None, text.clone());
+        self.end_operation(cx, vm, OperationPhase::Failed(text))
+    }
+}
+
+/// More than any restart limit that makes sense.
+const RESTARTS_KEPT: usize = 100;
+
+impl crate::vm::VmRecord {
+    fn give_order(&mut self, cx: &Context, node: NodeId, intent: OrderIntent) {
+        self.order = Some(OrderRecord {
+            id: OrderId(cx.index),
+            node,
+            generation: self.generation,
+            at: cx.at,
+            intent,
+        });
+    }
+}

@@ -1,0 +1,168 @@
+//! What becomes of a VM when its guest is seen, gone, or settled: shared by reports, deaths and decisions.
+
+use uuid::Uuid;
+
+use crate::cluster::{ClusterState, Context};
+use crate::event::EventKind;
+use crate::id::{NodeId, VmName};
+use crate::node::SeenDomain;
+use crate::rejection::Rejection;
+use crate::vm::{Desired, MayRun, OperationPhase, Sighting, StopCause, Verb, VmState};
+
+impl ClusterState {
+    /// The guest is no longer on `node`; called after it has left the may-run set. What follows depends on what the
+    /// VM was doing there.
+    pub(super) fn gone(
+        &mut self,
+        cx: &mut Context,
+        vm: &VmName,
+        node: NodeId,
+        cause: StopCause,
+        node_died: bool,
+    ) -> Result<(), Rejection> {
+        let record = self.vm(vm)?;
+        let was_owner = record.owner == Some(node);
+        match record.state {
+            VmState::Started | VmState::Starting if was_owner => {
+                self.owner_gone(cx, vm, node, cause, node_died)
+            }
+            VmState::Migrating if record.order.is_none() && record.may_run.is_empty() => {
+                self.owner_gone(cx, vm, node, cause, node_died)
+            }
+            // The source's end, while the target is still to speak or the order to be reported.
+            VmState::Migrating if was_owner => {
+                let record = self.vm_mut(cx, vm)?;
+                record.owner = None;
+                record.last_owner = Some(node);
+                Ok(())
+            }
+            VmState::Stopping | VmState::Failed if record.may_run.is_empty() => {
+                self.settled(cx, vm)
+            }
+            VmState::Conflict if record.seen_with_guest().count() < 2 => {
+                self.emit(
+                    cx,
+                    EventKind::VmConflictEnded,
+                    Some(vm),
+                    Some(node),
+                    format!("{vm} no longer runs twice"),
+                );
+                let record = self.vm_mut(cx, vm)?;
+                record.owner = None;
+                record.set_state(cx, VmState::Stopped);
+                Ok(())
+            }
+            _ => Ok(()),
+        }
+    }
+
+    fn owner_gone(
+        &mut self,
+        cx: &mut Context,
+        vm: &VmName,
+        node: NodeId,
+        cause: StopCause,
+        node_died: bool,
+    ) -> Result<(), Rejection> {
+        let place = self.node_name(node);
+        let record = self.vm(vm)?;
+        if record.desired != Desired::Enabled {
+            return self.settled(cx, vm);
+        }
+        if cause == StopCause::MigratedAway && record.state == VmState::Started {
+            let record = self.vm_mut(cx, vm)?;
+            record.last_owner = record.owner.take();
+            record.set_state(cx, VmState::Lost);
+            // Where it went is not known yet; a node of the cluster that has it will say so at once.
+            let text = format!("{vm} left {place} by a migration that was not ordered here");
+            self.emit(cx, EventKind::VmLost, Some(vm), Some(node), text);
+            return Ok(());
+        }
+        let why = match node_died {
+            true => format!("{place} died"),
+            false => cause.as_str().to_owned(),
+        };
+        let starting = record.state == VmState::Starting;
+        let record = self.vm_mut(cx, vm)?;
+        record.fail(cx, why.clone(), node, node_died);
+        record.last_owner = Some(node);
+        record.owner = None;
+        record.set_state(cx, VmState::Recovering);
+        if let Some(operation) = record.open_operation()
+            && !starting
+            && matches!(
+                operation.verb,
+                Verb::Migrate { .. } | Verb::Restart | Verb::Relocate { .. }
+            )
+        {
+            self.end_operation(cx, vm, OperationPhase::Failed(why.clone()))?;
+        }
+        self.emit(
+            cx,
+            EventKind::VmFailed,
+            Some(vm),
+            Some(node),
+            format!("{vm} failed on {place}: {why}"),
+        );
+        Ok(())
+    }
+
+    /// It is down and nowhere any more: what was wanted of it decides what that is called.
+    pub(super) fn settled(&mut self, cx: &mut Context, vm: &VmName) -> Result<(), Rejection> {
+        let record = self.vm_mut(cx, vm)?;
+        record.last_owner = record.owner.take().or(record.last_owner);
+        record.failure = None;
+        let operation = record.open_operation().map(|operation| operation.verb.clone());
+        let desired = record.desired;
+        record.set_state(
+            cx,
+            match desired {
+                Desired::Disabled => VmState::Disabled,
+                Desired::Enabled | Desired::Stopped => VmState::Stopped,
+            },
+        );
+        if let Some(operation) = &mut record.operation
+            && operation.phase == OperationPhase::Pending
+            && matches!(operation.verb, Verb::Restart | Verb::Relocate { .. })
+        {
+            operation.phase = OperationPhase::Halfway;
+        }
+        let node = record.last_owner;
+        self.emit(cx, EventKind::VmStopped, Some(vm), node, format!("{vm} is down"));
+        if matches!(operation, Some(Verb::Disable | Verb::Stop { .. })) {
+            self.end_operation(cx, vm, OperationPhase::Done)?;
+        }
+        Ok(())
+    }
+
+    /// A domain was seen on a node: a VM's, or one that is not the cluster's.
+    pub(super) fn see(
+        &mut self,
+        cx: &mut Context,
+        node: NodeId,
+        uuid: Uuid,
+        domain: &SeenDomain,
+    ) -> Result<(), Rejection> {
+        let Some(name) = self.vm_by_uuid.get(&uuid).cloned() else {
+            self.node_mut(cx, node)?.unmanaged.insert(uuid, domain.clone());
+            return Ok(());
+        };
+        let record = self.vm_mut(cx, &name)?;
+        let Some(presence) = domain.presence else {
+            // Defined there and not active. Only the agent's word "absent" takes the node out of the set.
+            record.seen.remove(&node);
+            return Ok(());
+        };
+        let first = record.seen.insert(node, Sighting { presence, at: cx.at }).is_none();
+        // What is seen there may run there, whoever started it.
+        // An entry that is there keeps its index: the agent's word is already measured against it.
+        let unexpected = !record.may_run.contains_key(&node);
+        record.may_run.entry(node).or_insert(MayRun { since: cx.index });
+        if first && unexpected && presence.holds_guest() && record.state != VmState::Lost {
+            let text =
+                format!("{name} is {} on {}, unasked", presence.as_str(), self.node_name(node));
+            self.emit(cx, EventKind::VmSeen, Some(&name), Some(node), text);
+        }
+        Ok(())
+    }
+}

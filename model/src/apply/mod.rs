@@ -1,0 +1,170 @@
+//! How each command changes the state: one file per family.
+
+mod decision;
+mod life;
+mod node;
+mod operator;
+mod report;
+mod vm;
+
+use std::sync::Arc;
+
+use crate::cluster::{Accepted, ClusterState, Context, Detail, Outcome};
+use crate::command::Operation;
+use crate::event::EventKind;
+use crate::id::NodeId;
+use crate::id::{Epoch, NodeName, VmName};
+use crate::node::NodeRecord;
+use crate::rejection::Rejection;
+use crate::vm::{Failure, OperationPhase, VmRecord, VmState};
+
+impl ClusterState {
+    pub(crate) fn operate(&mut self, mut context: Context, operation: &Operation) -> Outcome {
+        let cx = &mut context;
+        if let Operation::Initialise { cluster, settings } = operation {
+            if self.cluster.is_some() {
+                return Err(Rejection::AlreadyInitialised);
+            }
+            self.cluster = Some(*cluster);
+            self.epoch = Epoch(1);
+            self.settings = settings.clone();
+            self.emit(
+                cx,
+                EventKind::ClusterInitialised,
+                None,
+                None,
+                format!("cluster {cluster} was initialised"),
+            );
+            return accepted(cx);
+        }
+        if self.cluster.is_none() {
+            return Err(Rejection::NotInitialised);
+        }
+        match operation {
+            Operation::Initialise { .. } => return Err(Rejection::AlreadyInitialised),
+            Operation::AddVm(spec) => self.add_vm(cx, spec)?,
+            Operation::EditVm(spec) => self.edit_vm(cx, spec)?,
+            Operation::ForgetVm(vm) => self.forget_vm(cx, vm)?,
+            Operation::Enable { vm, on } => self.enable(cx, vm, on.as_ref())?,
+            Operation::Disable(vm) => self.disable(cx, vm)?,
+            Operation::Stop { vm, now } => self.stop(cx, vm, *now)?,
+            Operation::Restart(vm) => self.restart(cx, vm)?,
+            Operation::Relocate { vm, to } => self.relocate(cx, vm, to.as_ref())?,
+            Operation::Migrate { vm, to, mode } => self.migrate(cx, vm, to, *mode)?,
+            Operation::Cancel(vm) => self.cancel(cx, vm)?,
+            Operation::PutFailoverDomain(domain) => self.put_failover_domain(cx, domain)?,
+            Operation::RemoveFailoverDomain(name) => self.remove_failover_domain(cx, name)?,
+            Operation::SetFenceDevices { node, devices } => {
+                self.set_fence_devices(cx, node, devices)?
+            }
+            Operation::RemoveNode(node) => self.remove_node(cx, node)?,
+            Operation::Register(registration) => return self.register(cx, registration),
+            Operation::Report { node, session, reports } => {
+                self.report(cx, *node, *session, reports)?
+            }
+            Operation::Decide { vm, changed, decision } => {
+                self.decide(cx, vm, *changed, decision)?
+            }
+            Operation::NodeLost { node, session, silent_ms } => {
+                self.node_lost(cx, *node, *session, *silent_ms)?
+            }
+            Operation::FenceAsked { node, session } => self.fence_asked(cx, *node, *session)?,
+            Operation::FenceFailed { node, session, error } => {
+                self.fence_failed(cx, *node, *session, error)?
+            }
+            Operation::NodeDead { node, session, proof } => {
+                self.node_dead(cx, *node, *session, proof)?
+            }
+        }
+        accepted(cx)
+    }
+
+    /// The VM's record, to be changed; it counts as changed by this command.
+    fn vm_mut(&mut self, cx: &Context, name: &VmName) -> Result<&mut VmRecord, Rejection> {
+        let record =
+            self.vms.get_mut(name).ok_or_else(|| Rejection::UnknownVm { vm: name.to_string() })?;
+        let record = Arc::make_mut(record);
+        record.changed = cx.index;
+        Ok(record)
+    }
+
+    fn vm(&self, name: &VmName) -> Result<Arc<VmRecord>, Rejection> {
+        self.vms.get(name).cloned().ok_or_else(|| Rejection::UnknownVm { vm: name.to_string() })
+    }
+
+    fn node(&self, name: &NodeName) -> Result<Arc<NodeRecord>, Rejection> {
+        self.node_named(name)
+            .cloned()
+            .ok_or_else(|| Rejection::UnknownNode { node: name.to_string() })
+    }
+
+    /// Ends the open operation of a VM, if it has one.
+    fn end_operation(
+        &mut self,
+        cx: &mut Context,
+        vm: &VmName,
+        end: OperationPhase,
+    ) -> Result<(), Rejection> {
+        let record = self.vm_mut(cx, vm)?;
+        let Some(operation) =
+            record.operation.as_mut().filter(|operation| operation.phase.is_open())
+        else {
+            return Ok(());
+        };
+        operation.phase = end.clone();
+        let verb = operation.verb.as_str();
+        match end {
+            OperationPhase::Done => {
+                self.emit(
+                    cx,
+                    EventKind::OperationDone,
+                    Some(vm),
+                    None,
+                    format!("{verb} of {vm} is done"),
+                );
+            }
+            OperationPhase::Failed(why) => {
+                self.emit(
+                    cx,
+                    EventKind::OperationFailed,
+                    Some(vm),
+                    None,
+                    format!("{verb} of {vm} failed: {why}"),
+                );
+            }
+            OperationPhase::Pending | OperationPhase::Halfway => {}
+        }
+        Ok(())
+    }
+}
+
+impl VmRecord {
+    fn set_state(&mut self, cx: &Context, state: VmState) {
+        if self.state != state {
+            self.state = state;
+            self.state_since = cx.at;
+        }
+    }
+
+    /// Notes a failure; what was tried before without success in between is kept.
+    fn fail(&mut self, cx: &Context, why: String, node: NodeId, node_died: bool) {
+        let (tried, rounds) = match self.failure.take() {
+            Some(earlier) => (earlier.tried, earlier.rounds),
+            None => Default::default(),
+        };
+        self.failure =
+            Some(Failure { why, at: cx.at, node, node_died, tried, rounds, not_before: cx.at });
+    }
+
+    fn wrong_state(&self, why: &str) -> Rejection {
+        Rejection::WrongState {
+            vm: self.spec.name.to_string(),
+            state: self.state.as_str().to_owned(),
+            why: why.to_owned(),
+        }
+    }
+}
+
+fn accepted(cx: &Context) -> Outcome {
+    Ok(Accepted { revision: cx.index, detail: Detail::None })
+}

@@ -1,0 +1,246 @@
+//! What an operator asks of a VM: noted here, carried out by what the leader plans from it.
+
+use crate::cluster::{ClusterState, Context};
+use crate::event::EventKind;
+use crate::id::{NodeId, NodeName, VmName};
+use crate::node::NodeState;
+use crate::rejection::Rejection;
+use crate::vm::{
+    Desired, MigrationMode, OperationPhase, OperationRecord, OrderIntent, Verb, VmRecord, VmState,
+};
+
+impl ClusterState {
+    pub(super) fn enable(
+        &mut self,
+        cx: &mut Context,
+        vm: &VmName,
+        on: Option<&NodeName>,
+    ) -> Result<(), Rejection> {
+        let record = self.vm(vm)?;
+        if record.state == VmState::Failed {
+            return Err(record.wrong_state(
+                "a stop of it failed, so it may still run; make sure that it is down and `disable` it first",
+            ));
+        }
+        if let Some(operation) = record.open_operation()
+            && matches!(operation.verb, Verb::Migrate { .. })
+        {
+            return Err(busy(&record, "a migration"));
+        }
+        let on = match on {
+            Some(name) => Some(self.allowed_target(&record, name)?),
+            None => None,
+        };
+        let running = record.desired == Desired::Enabled && record.state == VmState::Started;
+        if let (true, Some(target), Some(owner)) = (running, on, record.owner)
+            && target != owner
+        {
+            let why = format!(
+                "it runs on {}; use `relocate` or `migrate` to move it",
+                self.node_name(owner)
+            );
+            return Err(record.wrong_state(&why));
+        }
+        let record = self.ask(cx, vm, Verb::Enable { on })?;
+        record.desired = Desired::Enabled;
+        if matches!(record.state, VmState::Disabled | VmState::Lost) {
+            // Enabling a lost VM is the operator's word that it runs nowhere else.
+            // A fresh start: what happened before it was disabled no longer counts.
+            record.set_state(cx, VmState::Stopped);
+            record.failure = None;
+            record.restarts.clear();
+            record.restart_count = 0;
+        }
+        if let Some(failure) = &mut record.failure {
+            // The operator asks now: no waiting out a backoff.
+            failure.not_before = cx.at;
+            failure.tried.clear();
+        }
+        if running {
+            self.end_operation(cx, vm, OperationPhase::Done)?;
+        }
+        Ok(())
+    }
+
+    pub(super) fn disable(&mut self, cx: &mut Context, vm: &VmName) -> Result<(), Rejection> {
+        let record = self.ask(cx, vm, Verb::Disable)?;
+        record.desired = Desired::Disabled;
+        Ok(())
+    }
+
+    pub(super) fn stop(
+        &mut self,
+        cx: &mut Context,
+        vm: &VmName,
+        now: bool,
+    ) -> Result<(), Rejection> {
+        let record = self.vm(vm)?;
+        if record.state == VmState::Failed {
+            return Err(record.wrong_state(
+                "a stop of it failed already; `disable` tries again and leaves it down",
+            ));
+        }
+        let record = self.ask(cx, vm, Verb::Stop { now })?;
+        // A disabled VM that is stopped once more stays disabled.
+        if record.desired == Desired::Enabled {
+            record.desired = Desired::Stopped;
+        }
+        Ok(())
+    }
+
+    pub(super) fn restart(&mut self, cx: &mut Context, vm: &VmName) -> Result<(), Rejection> {
+        self.must_run(vm, "only a started VM can be restarted; `enable` starts it")?;
+        self.ask(cx, vm, Verb::Restart)?;
+        Ok(())
+    }
+
+    pub(super) fn relocate(
+        &mut self,
+        cx: &mut Context,
+        vm: &VmName,
+        to: Option<&NodeName>,
+    ) -> Result<(), Rejection> {
+        let record =
+            self.must_run(vm, "only a started VM can be relocated; `enable --on NODE` starts it")?;
+        let to = match to {
+            Some(name) => Some(self.other_target(&record, name)?),
+            None => None,
+        };
+        self.ask(cx, vm, Verb::Relocate { to })?;
+        Ok(())
+    }
+
+    pub(super) fn migrate(
+        &mut self,
+        cx: &mut Context,
+        vm: &VmName,
+        to: &NodeName,
+        mode: Option<MigrationMode>,
+    ) -> Result<(), Rejection> {
+        let record = self.must_run(vm, "only a started VM can be migrated")?;
+        let to = self.other_target(&record, to)?;
+        let mode = mode.unwrap_or(record.spec.policy.migration);
+        self.ask(cx, vm, Verb::Migrate { to, mode })?;
+        Ok(())
+    }
+
+    pub(super) fn cancel(&mut self, cx: &mut Context, vm: &VmName) -> Result<(), Rejection> {
+        let record = self.vm(vm)?;
+        let nothing = || Rejection::NothingToCancel { vm: vm.to_string() };
+        match &record.order {
+            Some(order) => match &order.intent {
+                OrderIntent::Migrate { .. } => {
+                    let record = self.vm_mut(cx, vm)?;
+                    if let Some(order) = &mut record.order
+                        && let OrderIntent::Migrate { cancelled, .. } = &mut order.intent
+                    {
+                        *cancelled = true;
+                    }
+                    return Ok(());
+                }
+                OrderIntent::Start | OrderIntent::Stop { .. } | OrderIntent::Adopt => {
+                    return Err(Rejection::Busy {
+                        vm: vm.to_string(),
+                        what: format!("the {}", record.state.as_str()),
+                    });
+                }
+            },
+            None => record.open_operation().ok_or_else(nothing)?,
+        };
+        let verb =
+            record.open_operation().map(|operation| operation.verb.clone()).ok_or_else(nothing)?;
+        let halfway = record
+            .open_operation()
+            .is_some_and(|operation| operation.phase == OperationPhase::Halfway);
+        if let (Verb::Enable { .. }, VmState::Stopped) = (&verb, record.state) {
+            // Calling off a start that could not be carried out leaves the VM as it was: down.
+            let record = self.vm_mut(cx, vm)?;
+            record.desired = Desired::Stopped;
+        }
+        let why = match halfway {
+            true => format!("cancelled by {}, after it was stopped", cx.by),
+            false => format!("cancelled by {}", cx.by),
+        };
+        self.end_operation(cx, vm, OperationPhase::Failed(why))
+    }
+
+    fn must_run(&self, vm: &VmName, why: &str) -> Result<std::sync::Arc<VmRecord>, Rejection> {
+        let record = self.vm(vm)?;
+        if record.state != VmState::Started || record.desired != Desired::Enabled {
+            return Err(record.wrong_state(why));
+        }
+        if let Some(operation) = record.open_operation() {
+            return Err(busy(&record, &format!("a {}", operation.verb.as_str())));
+        }
+        Ok(record)
+    }
+
+    /// Replaces what was asked before by what is asked now.
+    fn ask(
+        &mut self,
+        cx: &mut Context,
+        vm: &VmName,
+        verb: Verb,
+    ) -> Result<&mut VmRecord, Rejection> {
+        self.vm(vm)?;
+        let word = verb.as_str();
+        let why = format!("superseded by {word} from {}", cx.by);
+        self.end_operation(cx, vm, OperationPhase::Failed(why))?;
+        self.emit(
+            cx,
+            EventKind::OperationAsked,
+            Some(vm),
+            None,
+            format!("{} asked to {word} {vm}", cx.by),
+        );
+        let operation = OperationRecord {
+            request: cx.request,
+            verb,
+            at: cx.at,
+            phase: OperationPhase::Pending,
+        };
+        let record = self.vm_mut(cx, vm)?;
+        record.operation = Some(operation);
+        Ok(record)
+    }
+
+    fn other_target(&self, record: &VmRecord, name: &NodeName) -> Result<NodeId, Rejection> {
+        let id = self.allowed_target(record, name)?;
+        if record.owner == Some(id) {
+            return Err(bad_target(record, name, "it runs there already"));
+        }
+        Ok(id)
+    }
+
+    fn allowed_target(&self, record: &VmRecord, name: &NodeName) -> Result<NodeId, Rejection> {
+        let node = self.node(name)?;
+        if node.state != NodeState::Online {
+            return Err(bad_target(record, name, &format!("the node is {}", node.state.as_str())));
+        }
+        let domain = record
+            .spec
+            .policy
+            .failover_domain
+            .as_ref()
+            .and_then(|domain| self.failover_domains.get(domain));
+        if let Some(domain) = domain
+            && domain.rank(name).is_none()
+        {
+            let why = format!("it is not in the VM's restricted failover domain {}", domain.name);
+            return Err(bad_target(record, name, &why));
+        }
+        Ok(node.id)
+    }
+}
+
+fn busy(record: &VmRecord, what: &str) -> Rejection {
+    Rejection::Busy { vm: record.spec.name.to_string(), what: what.to_owned() }
+}
+
+fn bad_target(record: &VmRecord, node: &NodeName, why: &str) -> Rejection {
+    Rejection::BadTarget {
+        vm: record.spec.name.to_string(),
+        node: node.to_string(),
+        why: why.to_owned(),
+    }
+}

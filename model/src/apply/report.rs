@@ -1,0 +1,181 @@
+//! What an agent says in its session.
+
+use uuid::Uuid;
+
+use crate::cluster::{ClusterState, Context};
+use crate::command::Report;
+use crate::event::EventKind;
+use crate::id::{NodeId, OrderId, SessionId, VmName};
+use crate::rejection::Rejection;
+use crate::vm::{OperationPhase, OrderIntent, OrderRecord, StopCause, Verb, VmState};
+
+impl ClusterState {
+    pub(super) fn report(
+        &mut self,
+        cx: &mut Context,
+        node: NodeId,
+        session: SessionId,
+        reports: &[Report],
+    ) -> Result<(), Rejection> {
+        let unknown = || Rejection::UnknownNode { node: format!("number {node}") };
+        let record = self.nodes.get(&node).ok_or_else(unknown)?;
+        if record.session() != Some(session) {
+            return Err(Rejection::OldSession {
+                node: record.name.to_string(),
+                session: session.0,
+            });
+        }
+        for report in reports {
+            match report {
+                Report::Seen { uuid, domain } => self.see(cx, node, *uuid, domain)?,
+                Report::Absent { uuid, floor, cause } => {
+                    self.absent(cx, node, *uuid, *floor, *cause)?
+                }
+                Report::OrderDone { uuid, order, error } => {
+                    self.order_done(cx, node, *uuid, *order, error.as_deref())?;
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// The agent's word that the VM is not there: takes the node out of the set, if it was given knowing of the entry.
+    fn absent(
+        &mut self,
+        cx: &mut Context,
+        node: NodeId,
+        uuid: Uuid,
+        floor: u64,
+        cause: Option<StopCause>,
+    ) -> Result<(), Rejection> {
+        let Some(vm) = self.vm_by_uuid.get(&uuid).cloned() else {
+            if let Some(record) = self.nodes.get_mut(&node) {
+                std::sync::Arc::make_mut(record).unmanaged.remove(&uuid);
+            }
+            return Ok(());
+        };
+        let record = self.vm_mut(cx, &vm)?;
+        record.seen.remove(&node);
+        let knowing = record.may_run.get(&node).is_some_and(|entry| floor >= entry.since);
+        if !knowing {
+            return Ok(());
+        }
+        record.may_run.remove(&node);
+        self.gone(cx, &vm, node, cause.unwrap_or(StopCause::Unknown), false)
+    }
+
+    fn order_done(
+        &mut self,
+        cx: &mut Context,
+        node: NodeId,
+        uuid: Uuid,
+        id: OrderId,
+        error: Option<&str>,
+    ) -> Result<(), Rejection> {
+        let Some(vm) = self.vm_by_uuid.get(&uuid).cloned() else { return Ok(()) };
+        let record = self.vm_mut(cx, &vm)?;
+        // A report of an order that is no longer outstanding says nothing new.
+        let Some(order) = record.order.take_if(|order| order.id == id && order.node == node) else {
+            return Ok(());
+        };
+        match &order.intent {
+            OrderIntent::Start => self.start_done(cx, &vm, &order, error),
+            OrderIntent::Stop { .. } => self.stop_done(cx, &vm, &order, error),
+            OrderIntent::Migrate { to, .. } => self.migration_done(cx, &vm, &order, *to, error),
+            OrderIntent::Adopt => Ok(()),
+        }
+    }
+
+    fn start_done(
+        &mut self,
+        cx: &mut Context,
+        vm: &VmName,
+        order: &OrderRecord,
+        error: Option<&str>,
+    ) -> Result<(), Rejection> {
+        let place = self.node_name(order.node);
+        let record = self.vm_mut(cx, vm)?;
+        let Some(error) = error else {
+            record.failure = None;
+            record.set_state(cx, VmState::Started);
+            self.emit(
+                cx,
+                EventKind::VmStarted,
+                Some(vm),
+                Some(order.node),
+                format!("{vm} is started on {place}"),
+            );
+            let fulfilled = self.vm(vm)?.open_operation().is_some_and(|operation| {
+                matches!(
+                    operation.verb,
+                    Verb::Enable { .. } | Verb::Restart | Verb::Relocate { .. }
+                )
+            });
+            return if fulfilled {
+                self.end_operation(cx, vm, OperationPhase::Done)
+            } else {
+                Ok(())
+            };
+        };
+        record.fail(cx, format!("the start on {place} failed: {error}"), order.node, false);
+        if let Some(failure) = &mut record.failure {
+            failure.tried.insert(order.node);
+        }
+        record.last_owner = Some(order.node);
+        record.owner = None;
+        record.set_state(cx, VmState::Recovering);
+        let text = format!("the start of {vm} on {place} failed: {error}");
+        self.emit(cx, EventKind::VmStartFailed, Some(vm), Some(order.node), text);
+        Ok(())
+    }
+
+    fn stop_done(
+        &mut self,
+        cx: &mut Context,
+        vm: &VmName,
+        order: &OrderRecord,
+        error: Option<&str>,
+    ) -> Result<(), Rejection> {
+        let Some(error) = error else {
+            // The word "absent" that comes with it has settled the state already, or will.
+            return Ok(());
+        };
+        let place = self.node_name(order.node);
+        let record = self.vm_mut(cx, vm)?;
+        record.set_state(cx, VmState::Failed);
+        let why = format!("the stop on {place} failed: {error}");
+        record.fail(cx, why.clone(), order.node, false);
+        self.emit(cx, EventKind::VmStopFailed, Some(vm), Some(order.node), format!("{vm}: {why}"));
+        self.end_operation(cx, vm, OperationPhase::Failed(why))
+    }
+
+    /// The source's word on a migration. Where the guest is now is settled by what both nodes say of it, not by this.
+    fn migration_done(
+        &mut self,
+        cx: &mut Context,
+        vm: &VmName,
+        order: &OrderRecord,
+        to: NodeId,
+        error: Option<&str>,
+    ) -> Result<(), Rejection> {
+        let target = self.node_name(to);
+        let record = self.vm_mut(cx, vm)?;
+        if let Some(error) = error {
+            let stayed = record
+                .seen
+                .get(&order.node)
+                .is_some_and(|sighting| sighting.presence.holds_guest());
+            if stayed && record.state == VmState::Migrating {
+                record.owner = Some(order.node);
+                record.set_state(cx, VmState::Started);
+            }
+            let why = format!("the migration of {vm} to {target} failed: {error}");
+            self.emit(cx, EventKind::VmMigrationFailed, Some(vm), Some(order.node), why);
+            return self.end_operation(cx, vm, OperationPhase::Failed(error.to_owned()));
+        }
+        if record.may_run.is_empty() && record.state == VmState::Migrating {
+            return self.gone(cx, vm, order.node, StopCause::Unknown, false);
+        }
+        Ok(())
+    }
+}

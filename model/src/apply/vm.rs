@@ -1,0 +1,234 @@
+//! Putting VMs and failover domains under management, changing and forgetting them. Starts and stops nothing.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use crate::cluster::{ClusterState, Context};
+use crate::event::EventKind;
+use crate::failover_domain::FailoverDomain;
+use crate::id::{FailoverDomainName, Generation, VmName};
+use crate::node::{NodeState, SeenDomain};
+use crate::rejection::Rejection;
+use crate::vm::{Desired, MayRun, Sighting, VmRecord, VmSpec, VmState};
+
+impl ClusterState {
+    pub(super) fn add_vm(&mut self, cx: &mut Context, spec: &VmSpec) -> Result<(), Rejection> {
+        if self.vms.contains_key(&spec.name) {
+            return Err(Rejection::NameTaken { vm: spec.name.to_string() });
+        }
+        self.check_spec(spec)?;
+        // Nobody knows yet where it runs: every node is in its set until its agent says otherwise, but for those
+        // proven dead until they register (design section 3, may-run set).
+        let may_run = self
+            .nodes
+            .values()
+            .filter(|node| !matches!(node.state, NodeState::Dead(_)))
+            .map(|node| (node.id, MayRun { since: cx.index }))
+            .collect();
+        let seen = self.take_sightings(cx, spec);
+        self.vm_by_uuid.insert(spec.uuid, spec.name.clone());
+        self.vms.insert(
+            spec.name.clone(),
+            Arc::new(VmRecord {
+                spec: spec.clone(),
+                spec_revision: cx.index,
+                desired: Desired::Disabled,
+                state: VmState::Disabled,
+                owner: None,
+                last_owner: None,
+                generation: Generation(cx.index),
+                may_run,
+                seen,
+                order: None,
+                operation: None,
+                failure: None,
+                restarts: Vec::new(),
+                restart_count: 0,
+                state_since: cx.at,
+                changed: cx.index,
+            }),
+        );
+        self.emit(
+            cx,
+            EventKind::VmAdded,
+            Some(&spec.name),
+            None,
+            format!("{} was added by {}", spec.name, cx.by),
+        );
+        Ok(())
+    }
+
+    /// Domains of this VM that agents saw before it was managed.
+    fn take_sightings(
+        &mut self,
+        cx: &Context,
+        spec: &VmSpec,
+    ) -> BTreeMap<crate::id::NodeId, Sighting> {
+        let mut seen = BTreeMap::new();
+        let holders: Vec<_> = self
+            .nodes
+            .values()
+            .filter(|node| node.unmanaged.contains_key(&spec.uuid))
+            .map(|node| node.id)
+            .collect();
+        for id in holders {
+            let Some(node) = self.nodes.get_mut(&id) else { continue };
+            let node = Arc::make_mut(node);
+            let domain = node.unmanaged.remove(&spec.uuid);
+            if let (NodeState::Online, Some(presence)) =
+                (&node.state, domain.and_then(|domain| domain.presence))
+            {
+                seen.insert(id, Sighting { presence, at: cx.at });
+            }
+        }
+        seen
+    }
+
+    pub(super) fn edit_vm(&mut self, cx: &mut Context, spec: &VmSpec) -> Result<(), Rejection> {
+        let record = self.vm(&spec.name)?;
+        if record.spec.uuid != spec.uuid {
+            return Err(Rejection::IdentityChanged {
+                vm: spec.name.to_string(),
+                what: "UUID".into(),
+            });
+        }
+        self.check_spec(spec)?;
+        let record = self.vm_mut(cx, &spec.name)?;
+        record.spec = spec.clone();
+        record.spec_revision = cx.index;
+        let when = match record.state {
+            VmState::Stopped | VmState::Disabled => "",
+            _ => "; a changed domain XML holds from its next start",
+        };
+        let text = format!("{} was edited by {}{when}", spec.name, cx.by);
+        self.emit(cx, EventKind::VmEdited, Some(&spec.name), None, text);
+        Ok(())
+    }
+
+    pub(super) fn forget_vm(&mut self, cx: &mut Context, name: &VmName) -> Result<(), Rejection> {
+        let record = self.vm(name)?;
+        if record.order.is_some() {
+            return Err(Rejection::Busy {
+                vm: name.to_string(),
+                what: record.state.as_str().into(),
+            });
+        }
+        self.vms.remove(name);
+        self.vm_by_uuid.remove(&record.spec.uuid);
+        for (id, sighting) in &record.seen {
+            if let Some(node) = self.nodes.get_mut(id) {
+                let domain =
+                    SeenDomain::active(name.as_str(), sighting.presence, record.spec.memory_mib);
+                Arc::make_mut(node).unmanaged.insert(record.spec.uuid, domain);
+            }
+        }
+        let places: Vec<_> = record.seen_with_guest().map(|node| self.node_name(node)).collect();
+        let rest = match places.as_slice() {
+            [] => String::new(),
+            places => format!("; it runs on at {}", places.join(", ")),
+        };
+        self.emit(
+            cx,
+            EventKind::VmForgotten,
+            Some(name),
+            None,
+            format!("{name} was forgotten by {}{rest}", cx.by),
+        );
+        Ok(())
+    }
+
+    /// What holds for a new and for an edited VM alike.
+    fn check_spec(&self, spec: &VmSpec) -> Result<(), Rejection> {
+        if let Some(holder) = self.vm_by_uuid.get(&spec.uuid).filter(|holder| **holder != spec.name)
+        {
+            return Err(Rejection::UuidTaken {
+                uuid: spec.uuid.to_string(),
+                holder: holder.to_string(),
+            });
+        }
+        if let Some(domain) = &spec.policy.failover_domain
+            && !self.failover_domains.contains_key(domain)
+        {
+            return Err(Rejection::UnknownFailoverDomain { domain: domain.to_string() });
+        }
+        for disk in spec.disks.iter().filter(|disk| !disk.readonly) {
+            for other in self.vms.values().filter(|other| other.spec.name != spec.name) {
+                let taken = other.spec.disks.iter().any(|theirs| {
+                    theirs.source == disk.source && !(theirs.shareable && disk.shareable)
+                });
+                if taken {
+                    return Err(Rejection::DiskTaken {
+                        disk: disk.source.clone(),
+                        holder: other.spec.name.to_string(),
+                    });
+                }
+            }
+        }
+        // A disk that this one only reads may not be written by another either.
+        for disk in spec.disks.iter().filter(|disk| disk.readonly) {
+            let writer =
+                self.vms.values().filter(|other| other.spec.name != spec.name).find(|other| {
+                    other.spec.disks.iter().any(|theirs| {
+                        theirs.source == disk.source && !theirs.readonly && !theirs.shareable
+                    })
+                });
+            if let Some(writer) = writer {
+                return Err(Rejection::DiskTaken {
+                    disk: disk.source.clone(),
+                    holder: writer.spec.name.to_string(),
+                });
+            }
+        }
+        Ok(())
+    }
+
+    pub(super) fn put_failover_domain(
+        &mut self,
+        cx: &mut Context,
+        domain: &FailoverDomain,
+    ) -> Result<(), Rejection> {
+        for (node, priority) in &domain.nodes {
+            self.node(node)?;
+            if !(1..=100).contains(priority) {
+                return Err(Rejection::OutOfRange {
+                    what: format!("the priority of node {node}"),
+                    value: priority.to_string(),
+                    range: "1 to 100".into(),
+                });
+            }
+        }
+        if domain.nodes.is_empty() {
+            return Err(Rejection::OutOfRange {
+                what: format!("the number of nodes of failover domain {}", domain.name),
+                value: "0".into(),
+                range: "1 or more".into(),
+            });
+        }
+        self.failover_domains.insert(domain.name.clone(), Arc::new(domain.clone()));
+        let text = format!("failover domain {} was set by {}", domain.name, cx.by);
+        self.emit(cx, EventKind::FailoverDomainChanged, None, None, text);
+        Ok(())
+    }
+
+    pub(super) fn remove_failover_domain(
+        &mut self,
+        cx: &mut Context,
+        name: &FailoverDomainName,
+    ) -> Result<(), Rejection> {
+        if !self.failover_domains.contains_key(name) {
+            return Err(Rejection::UnknownFailoverDomain { domain: name.to_string() });
+        }
+        if let Some(user) =
+            self.vms.values().find(|vm| vm.spec.policy.failover_domain.as_ref() == Some(name))
+        {
+            return Err(Rejection::FailoverDomainInUse {
+                domain: name.to_string(),
+                vm: user.spec.name.to_string(),
+            });
+        }
+        self.failover_domains.remove(name);
+        let text = format!("failover domain {name} was removed by {}", cx.by);
+        self.emit(cx, EventKind::FailoverDomainChanged, None, None, text);
+        Ok(())
+    }
+}

@@ -1,0 +1,196 @@
+//! The replicated state, the same on every replica.
+
+use std::sync::Arc;
+
+use imbl::{OrdMap, Vector};
+use serde::{Deserialize, Serialize};
+use uuid::Uuid;
+
+use crate::command::Command;
+use crate::event::{Event, EventKind};
+use crate::failover_domain::FailoverDomain;
+use crate::id::{
+    ClusterId, Epoch, FailoverDomainName, NodeId, NodeName, RequestId, SessionId, VmName,
+};
+use crate::node::NodeRecord;
+use crate::rejection::Rejection;
+use crate::settings::Settings;
+use crate::time::Timestamp;
+use crate::vm::VmRecord;
+
+/// Events kept in the state for `berthctl events`; at a thousand bytes each, 10 MB at the most.
+pub const EVENTS_KEPT: usize = 10_000;
+/// Requests remembered, so that one sent again is done once: minutes of a busy cluster, days of a usual one.
+pub const REQUESTS_KEPT: usize = 20_000;
+
+/// What a command came to.
+pub type Outcome = Result<Accepted, Rejection>;
+
+/// A lawful yes.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Accepted {
+    /// The log index of the command; for a repeated request, of the first one.
+    pub revision: u64,
+    /// What the caller must know beyond that.
+    pub detail: Detail,
+}
+
+/// What an accepted command gives back.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Detail {
+    /// Nothing more.
+    None,
+    /// An agent's registration.
+    Registered {
+        /// The node's id.
+        node: NodeId,
+        /// The session.
+        session: SessionId,
+    },
+}
+
+/// An answer remembered under its request.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Remembered {
+    /// A fingerprint of what was asked, to tell a repeated request from a reused id.
+    pub content: u64,
+    /// What it came to.
+    pub outcome: Outcome,
+}
+
+/// All that the cluster knows. Cloning is cheap: the maps share their structure.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ClusterState {
+    /// Set by the first command.
+    pub cluster: Option<ClusterId>,
+    /// Rises when the control plane is restored.
+    pub epoch: Epoch,
+    /// The log index of the last command applied.
+    pub revision: u64,
+    /// Cluster-wide settings.
+    pub settings: Settings,
+    /// By id.
+    pub nodes: OrdMap<NodeId, Arc<NodeRecord>>,
+    /// By name.
+    pub vms: OrdMap<VmName, Arc<VmRecord>>,
+    /// Which VM has a UUID.
+    pub vm_by_uuid: OrdMap<Uuid, VmName>,
+    /// By name.
+    pub failover_domains: OrdMap<FailoverDomainName, Arc<FailoverDomain>>,
+    /// What happened lately, oldest first.
+    pub events: Vector<Arc<Event>>,
+    /// Answers given lately.
+    pub requests: OrdMap<RequestId, Arc<Remembered>>,
+    /// Their order, oldest first.
+    pub requests_in_order: Vector<RequestId>,
+}
+
+/// What holds while one command is applied.
+#[derive(Debug, Clone)]
+pub(crate) struct Context {
+    /// The log index of the command.
+    pub(crate) index: u64,
+    /// Its time.
+    pub(crate) at: Timestamp,
+    /// Its request.
+    pub(crate) request: RequestId,
+    /// Who asked.
+    pub(crate) by: String,
+    /// Events so far.
+    pub(crate) sequence: u32,
+}
+
+impl ClusterState {
+    /// Applies the command at log index `index`. The only place where state changes; a refused command changes
+    /// nothing but the memory of its request.
+    pub fn apply(&mut self, index: u64, command: &Command) -> Outcome {
+        let content = fingerprint(command);
+        if let Some(remembered) = self.requests.get(&command.request) {
+            return if remembered.content == content {
+                remembered.outcome.clone()
+            } else {
+                Err(Rejection::RequestReused(command.request))
+            };
+        }
+        let context = Context {
+            index,
+            at: command.at,
+            request: command.request,
+            by: command.by.clone(),
+            sequence: 0,
+        };
+        let outcome = self.operate(context, &command.operation);
+        self.revision = index;
+        self.remember(command.request, content, &outcome);
+        outcome
+    }
+
+    fn remember(&mut self, request: RequestId, content: u64, outcome: &Outcome) {
+        self.requests.insert(request, Arc::new(Remembered { content, outcome: outcome.clone() }));
+        self.requests_in_order.push_back(request);
+        while self.requests_in_order.len() > REQUESTS_KEPT {
+            if let Some(oldest) = self.requests_in_order.pop_front() {
+                self.requests.remove(&oldest);
+            }
+        }
+    }
+
+    /// The node of that name.
+    pub fn node_named(&self, name: &NodeName) -> Option<&Arc<NodeRecord>> {
+        self.nodes.values().find(|node| node.name == *name)
+    }
+
+    /// A node's name for sentences; its number when it has left the cluster.
+    pub fn node_name(&self, node: NodeId) -> String {
+        self.nodes
+            .get(&node)
+            .map_or_else(|| format!("node {node}"), |record| record.name.to_string())
+    }
+
+    /// The VM with that UUID.
+    pub fn vm_with_uuid(&self, uuid: &Uuid) -> Option<&Arc<VmRecord>> {
+        self.vm_by_uuid.get(uuid).and_then(|name| self.vms.get(name))
+    }
+
+    /// The revision before which events are no longer kept.
+    pub fn oldest_event(&self) -> u64 {
+        self.events.front().map_or(0, |event| event.revision)
+    }
+
+    pub(crate) fn emit(
+        &mut self,
+        context: &mut Context,
+        kind: EventKind,
+        vm: Option<&VmName>,
+        node: Option<NodeId>,
+        text: String,
+    ) {
+        let node = node.and_then(|id| self.nodes.get(&id)).map(|record| record.name.clone());
+        self.events.push_back(Arc::new(Event {
+            revision: context.index,
+            sequence: context.sequence,
+            at: context.at,
+            kind,
+            vm: vm.cloned(),
+            node,
+            text,
+        }));
+        context.sequence += 1;
+        // A whole revision goes at a time, so that a reader never sees half of one.
+        while self.events.len() > EVENTS_KEPT {
+            let oldest = self.oldest_event();
+            while self.events.front().is_some_and(|event| event.revision == oldest) {
+                self.events.pop_front();
+            }
+        }
+    }
+}
+
+/// FNV-1a over the debug form: stable within one build is not enough for a replicated answer, so only the variant and
+/// its names go in, which are the same in every build.
+fn fingerprint(command: &Command) -> u64 {
+    let text = command.operation.subject();
+    text.bytes().fold(0xcbf2_9ce4_8422_2325, |hash, byte| {
+        (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3)
+    })
+}

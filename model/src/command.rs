@@ -1,0 +1,290 @@
+//! All that may enter the Raft log.
+//!
+//! Time, identities and what was read from XML come in with the command, so that applying it needs nothing else.
+//! New variants are added at the end: the log holds them by number.
+
+use std::collections::BTreeMap;
+
+use serde::{Deserialize, Serialize};
+use uuid::Uuid;
+
+use crate::failover_domain::FailoverDomain;
+use crate::id::{
+    ClusterId, FailoverDomainName, NodeId, NodeName, OrderId, RequestId, SessionId, VmName,
+};
+use crate::node::{Capacity, FenceDevice, ProofOfDeath, SeenDomain};
+use crate::settings::Settings;
+use crate::time::Timestamp;
+use crate::vm::{MigrationMode, StopCause, VmSpec};
+
+/// One entry of the log.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Command {
+    /// A repeated one is done once.
+    pub request: RequestId,
+    /// When it was proposed, by the proposer's clock.
+    pub at: Timestamp,
+    /// Who asked: an operator's name, an agent's node, or the leader.
+    pub by: String,
+    /// What.
+    pub operation: Operation,
+}
+
+/// What a command does.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Operation {
+    /// The first command of a cluster.
+    Initialise {
+        /// Its identity.
+        cluster: ClusterId,
+        /// What holds from the start.
+        settings: Settings,
+    },
+    /// Operator: put a VM under management. Starts nothing.
+    AddVm(Box<VmSpec>),
+    /// Operator: change a VM's spec. Stops nothing; a new XML holds from the next start.
+    EditVm(Box<VmSpec>),
+    /// Operator: take a VM out of management. Stops nothing.
+    ForgetVm(VmName),
+    /// Operator: start it and keep it running.
+    Enable {
+        /// Which.
+        vm: VmName,
+        /// Where, if the operator cares.
+        on: Option<NodeName>,
+    },
+    /// Operator: stop it and keep it so.
+    Disable(VmName),
+    /// Operator: stop it.
+    Stop {
+        /// Which.
+        vm: VmName,
+        /// Destroy at once.
+        now: bool,
+    },
+    /// Operator: stop and start in place.
+    Restart(VmName),
+    /// Operator: stop and start elsewhere.
+    Relocate {
+        /// Which.
+        vm: VmName,
+        /// Where, if the operator cares.
+        to: Option<NodeName>,
+    },
+    /// Operator: move it while it runs.
+    Migrate {
+        /// Which.
+        vm: VmName,
+        /// Where.
+        to: NodeName,
+        /// How; `None` as the VM's policy says.
+        mode: Option<MigrationMode>,
+    },
+    /// Operator: call off what is under way.
+    Cancel(VmName),
+    /// Operator: set a failover domain.
+    PutFailoverDomain(FailoverDomain),
+    /// Operator: remove a failover domain.
+    RemoveFailoverDomain(FailoverDomainName),
+    /// Operator: say how a node is fenced.
+    SetFenceDevices {
+        /// Which.
+        node: NodeName,
+        /// In the order of trying.
+        devices: Vec<FenceDevice>,
+    },
+    /// Operator: take a node out of the cluster that can run nothing any more.
+    RemoveNode(NodeName),
+    /// Agent: here I am, and this is what I see.
+    Register(Box<Registration>),
+    /// Agent: this changed, this was done.
+    Report {
+        /// Whose.
+        node: NodeId,
+        /// In which session.
+        session: SessionId,
+        /// In the order it happened.
+        reports: Vec<Report>,
+    },
+    /// Leader: a decision about a VM, made on a certain state of its record.
+    Decide {
+        /// Which.
+        vm: VmName,
+        /// The revision of the record it was made on.
+        changed: u64,
+        /// What was decided.
+        decision: Decision,
+    },
+    /// Leader: a node was silent for too long.
+    NodeLost {
+        /// Which.
+        node: NodeId,
+        /// The session that fell silent.
+        session: SessionId,
+        /// For how long.
+        silent_ms: u64,
+    },
+    /// Leader: its fence devices are to be asked.
+    FenceAsked {
+        /// Which.
+        node: NodeId,
+        /// Of which session a death is sought.
+        session: SessionId,
+    },
+    /// Leader: no fence device could say off.
+    FenceFailed {
+        /// Which.
+        node: NodeId,
+        /// Of which session.
+        session: SessionId,
+        /// What they said.
+        error: String,
+    },
+    /// Leader: it runs nothing any more.
+    NodeDead {
+        /// Which.
+        node: NodeId,
+        /// Of which session.
+        session: SessionId,
+        /// How that is known.
+        proof: ProofOfDeath,
+    },
+}
+
+/// What an agent says when it begins a session.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Registration {
+    /// The node's name.
+    pub name: NodeName,
+    /// The host's UUID.
+    pub hardware: Uuid,
+    /// The kernel's boot id.
+    pub boot_id: String,
+    /// What it has to give.
+    pub capacity: Capacity,
+    /// How other hosts migrate to it.
+    pub migration_uri: String,
+    /// The time-out of its armed watchdog.
+    pub watchdog_timeout_ms: Option<u64>,
+    /// The agent's version.
+    pub agent_version: String,
+    /// All domains there.
+    pub inventory: BTreeMap<Uuid, SeenDomain>,
+}
+
+/// What an agent says in a session.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Report {
+    /// A domain is there now.
+    Seen {
+        /// Which.
+        uuid: Uuid,
+        /// What was seen.
+        domain: SeenDomain,
+    },
+    /// libvirt answered, no domain and no QEMU process has this UUID, and orders up to `floor` are refused from now on.
+    Absent {
+        /// Which.
+        uuid: Uuid,
+        /// The highest order id that will be refused.
+        floor: u64,
+        /// Why it went, if it was seen to go.
+        cause: Option<StopCause>,
+    },
+    /// An order came to this.
+    OrderDone {
+        /// Of which VM.
+        uuid: Uuid,
+        /// Which order.
+        order: OrderId,
+        /// `None` for success.
+        error: Option<String>,
+    },
+}
+
+/// What the leader decides about one VM.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Decision {
+    /// Start it.
+    Start {
+        /// Where.
+        node: NodeId,
+        /// Why there, as a sentence.
+        why: String,
+        /// It counts as a restart in place.
+        restart: bool,
+    },
+    /// Stop it.
+    Stop {
+        /// Where it runs.
+        node: NodeId,
+        /// Milliseconds for the guest; `None` destroys at once.
+        graceful_ms: Option<u64>,
+    },
+    /// Migrate it.
+    Migrate {
+        /// From.
+        from: NodeId,
+        /// To.
+        to: NodeId,
+        /// How.
+        mode: MigrationMode,
+    },
+    /// It runs there: take that as its place.
+    Adopt {
+        /// Where.
+        node: NodeId,
+    },
+    /// It is down, as was wanted.
+    Settle,
+    /// Leave it down by policy.
+    Disable {
+        /// Why, as a sentence.
+        why: String,
+    },
+    /// No allowed node could start it: try again later.
+    Delay {
+        /// Not before.
+        until: Timestamp,
+        /// Why, as a sentence.
+        why: String,
+    },
+    /// Two nodes run it.
+    Conflict,
+    /// What the operator asked cannot be done.
+    FailOperation {
+        /// Why, as a sentence.
+        why: String,
+    },
+}
+
+impl Operation {
+    /// The operation's word and whom it is about, the same in every build: what a repeated request must share with
+    /// the first.
+    pub fn subject(&self) -> String {
+        match self {
+            Self::Initialise { .. } => "initialise".into(),
+            Self::AddVm(spec) => format!("add-vm {}", spec.name),
+            Self::EditVm(spec) => format!("edit-vm {}", spec.name),
+            Self::ForgetVm(vm) => format!("forget-vm {vm}"),
+            Self::Enable { vm, .. } => format!("enable {vm}"),
+            Self::Disable(vm) => format!("disable {vm}"),
+            Self::Stop { vm, .. } => format!("stop {vm}"),
+            Self::Restart(vm) => format!("restart {vm}"),
+            Self::Relocate { vm, .. } => format!("relocate {vm}"),
+            Self::Migrate { vm, to, .. } => format!("migrate {vm} {to}"),
+            Self::Cancel(vm) => format!("cancel {vm}"),
+            Self::PutFailoverDomain(domain) => format!("put-failover-domain {}", domain.name),
+            Self::RemoveFailoverDomain(name) => format!("remove-failover-domain {name}"),
+            Self::SetFenceDevices { node, .. } => format!("set-fence-devices {node}"),
+            Self::RemoveNode(node) => format!("remove-node {node}"),
+            Self::Register(registration) => format!("register {}", registration.name),
+            Self::Report { node, .. } => format!("report {node}"),
+            Self::Decide { vm, .. } => format!("decide {vm}"),
+            Self::NodeLost { node, .. } => format!("node-lost {node}"),
+            Self::FenceAsked { node, .. } => format!("fence-asked {node}"),
+            Self::FenceFailed { node, .. } => format!("fence-failed {node}"),
+            Self::NodeDead { node, .. } => format!("node-dead {node}"),
+        }
+    }
+}

@@ -1,0 +1,136 @@
+//! What happened, for people and programs: one event per transition, kept for a while in the state itself.
+
+use serde::{Deserialize, Serialize};
+
+use crate::id::{NodeName, VmName};
+use crate::time::Timestamp;
+
+/// How much an event matters.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+pub enum Severity {
+    /// As it should be.
+    Info,
+    /// Something failed and is being dealt with.
+    Warning,
+    /// An operator must look.
+    Alarm,
+}
+
+impl Severity {
+    /// The word operators read.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Info => "info",
+            Self::Warning => "warning",
+            Self::Alarm => "alarm",
+        }
+    }
+}
+
+macro_rules! kinds {
+    ($($(#[$doc:meta])* $name:ident = $word:literal, $severity:ident;)*) => {
+        /// What happened.
+        #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+        pub enum EventKind { $($(#[$doc])* $name,)* }
+
+        impl EventKind {
+            /// The word programs match on; stable.
+            pub fn as_str(self) -> &'static str {
+                match self { $(Self::$name => $word,)* }
+            }
+
+            /// How much it matters.
+            pub fn severity(self) -> Severity {
+                match self { $(Self::$name => Severity::$severity,)* }
+            }
+        }
+    };
+}
+
+kinds! {
+    /// The cluster came to be.
+    ClusterInitialised = "cluster-initialised", Info;
+    /// Settings changed.
+    SettingsChanged = "settings-changed", Info;
+    /// A failover domain was set or removed.
+    FailoverDomainChanged = "failover-domain-changed", Info;
+    /// A VM came under management.
+    VmAdded = "vm-added", Info;
+    /// A VM's spec changed.
+    VmEdited = "vm-edited", Info;
+    /// A VM left management.
+    VmForgotten = "vm-forgotten", Info;
+    /// An operator asked something of a VM.
+    OperationAsked = "operation-asked", Info;
+    /// What was asked holds.
+    OperationDone = "operation-done", Info;
+    /// What was asked did not work out.
+    OperationFailed = "operation-failed", Warning;
+    /// A start was ordered.
+    VmStarting = "vm-starting", Info;
+    /// It runs.
+    VmStarted = "vm-started", Info;
+    /// A start failed.
+    VmStartFailed = "vm-start-failed", Warning;
+    /// A stop was ordered.
+    VmStopping = "vm-stopping", Info;
+    /// It is down.
+    VmStopped = "vm-stopped", Info;
+    /// A stop failed.
+    VmStopFailed = "vm-stop-failed", Alarm;
+    /// It failed and is to be recovered.
+    VmFailed = "vm-failed", Warning;
+    /// A recovery gave up for now.
+    VmRecoveryDelayed = "vm-recovery-delayed", Warning;
+    /// It is down by policy.
+    VmDisabled = "vm-disabled", Warning;
+    /// A migration was ordered.
+    VmMigrating = "vm-migrating", Info;
+    /// A migration arrived.
+    VmMigrated = "vm-migrated", Info;
+    /// A migration failed; it runs where it was.
+    VmMigrationFailed = "vm-migration-failed", Warning;
+    /// A domain that ran already is now tracked.
+    VmAdopted = "vm-adopted", Info;
+    /// It left by a migration that was not ordered here.
+    VmLost = "vm-lost", Alarm;
+    /// Two nodes run it.
+    VmConflict = "vm-conflict", Alarm;
+    /// The conflict is over.
+    VmConflictEnded = "vm-conflict-ended", Info;
+    /// A domain of this VM was seen where none was ordered.
+    VmSeen = "vm-seen", Warning;
+    /// An agent registered.
+    NodeRegistered = "node-registered", Info;
+    /// A node fell silent.
+    NodeLost = "node-lost", Warning;
+    /// A fence was asked.
+    NodeFencing = "node-fencing", Warning;
+    /// A fence failed.
+    NodeFenceFailed = "node-fence-failed", Alarm;
+    /// A node is proven dead.
+    NodeDead = "node-dead", Warning;
+    /// How a node is fenced changed.
+    NodeFenceDevicesSet = "node-fence-devices-set", Info;
+    /// A node left the cluster.
+    NodeRemoved = "node-removed", Info;
+}
+
+/// One thing that happened.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Event {
+    /// The log index of the command that made it.
+    pub revision: u64,
+    /// Its place among the events of that command, from 0.
+    pub sequence: u32,
+    /// When, as the command says.
+    pub at: Timestamp,
+    /// What.
+    pub kind: EventKind,
+    /// The VM it is about.
+    pub vm: Option<VmName>,
+    /// The node it is about.
+    pub node: Option<NodeName>,
+    /// A sentence for people.
+    pub text: String,
+}

@@ -1,0 +1,23 @@
+//! What the leader hears of the nodes: the passing view that never enters the log.
+
+use std::collections::BTreeMap;
+
+use crate::id::{NodeId, SessionId};
+
+/// How one node's session sounds, in the leader's own elapsed time.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Heard {
+    /// The session that was heard.
+    pub session: SessionId,
+    /// Milliseconds since the last heartbeat of this session, or since this leader began to listen.
+    pub silent_ms: u64,
+    /// Milliseconds since the last answer to this session, or since this leader began: what a lease may still rest on.
+    pub unanswered_ms: u64,
+}
+
+/// What the leader hears of all nodes. A node that is not in it has not been listened for yet.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Liveness {
+    /// By node.
+    pub heard: BTreeMap<NodeId, Heard>,
+}

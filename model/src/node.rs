@@ -1,0 +1,153 @@
+//! A hypervisor host: what its agent said of it, its session, and the proof of its death.
+//!
+//! ```text
+//!            silence > lost_after        fence asked             a proof is committed
+//!  online ─────────────────────▶ lost ───────────────▶ fencing ───────────────────────▶ dead
+//!    ▲                            │ ◀─────────────────── │ the fence failed              │
+//!    └────────────────────────────┴──────────────────────────────────────────────────────┘
+//!                     its agent registers (not while a fence is asked and unresolved)
+//! ```
+//! Suspicion is not here: it is the leader's passing view, see [`crate::liveness`].
+
+use std::collections::BTreeMap;
+
+use serde::{Deserialize, Serialize};
+use uuid::Uuid;
+
+use crate::id::{NodeId, NodeName, SessionId};
+use crate::time::Timestamp;
+use crate::vm::Presence;
+
+/// What a host has to give.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, Default)]
+pub struct Capacity {
+    /// Memory for guests, in MiB: the host's, less what the agent's configuration keeps for the host itself.
+    pub memory_mib: u64,
+    /// Logical processors.
+    pub cpus: u32,
+}
+
+/// How the node's death can be made sure of: one fence agent program with its options, as the fence-agents standard
+/// has it (options go to its standard input as `key=value` lines).
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct FenceDevice {
+    /// The program's name, such as `fence_ipmilan`.
+    pub agent: String,
+    /// Its options. Values may be secret: they are never shown.
+    pub options: BTreeMap<String, String>,
+    /// How long one call may take.
+    pub timeout_ms: u64,
+}
+
+/// Why a node is known to run nothing.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub enum ProofOfDeath {
+    /// A fence device, asked after "off", said off.
+    Fenced {
+        /// The fence agent's name.
+        device: String,
+    },
+    /// The lease and the armed watchdog's time ran out.
+    Lease {
+        /// How long the node had been unanswered, in milliseconds.
+        silent_ms: u64,
+    },
+    /// The same hardware registered with a new boot id.
+    NewBoot,
+}
+
+/// Where a node is in its life.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub enum NodeState {
+    /// Its agent has a session.
+    Online,
+    /// Its session was ended for silence.
+    Lost,
+    /// A fence was asked and has not been resolved.
+    Fencing,
+    /// Proven dead.
+    Dead(ProofOfDeath),
+}
+
+impl NodeState {
+    /// The word operators read.
+    pub fn as_str(&self) -> &'static str {
+        match self {
+            Self::Online => "online",
+            Self::Lost => "lost",
+            Self::Fencing => "fencing",
+            Self::Dead(_) => "dead",
+        }
+    }
+}
+
+/// A domain as an agent sees it; the agent does not know which are the cluster's.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SeenDomain {
+    /// Its name there.
+    pub name: String,
+    /// What was seen, `None` for one that is defined and not active.
+    pub presence: Option<Presence>,
+    /// Its memory.
+    pub memory_mib: u64,
+}
+
+impl SeenDomain {
+    /// One that runs or is otherwise active.
+    pub fn active(name: &str, presence: Presence, memory_mib: u64) -> Self {
+        Self { name: name.to_owned(), presence: Some(presence), memory_mib }
+    }
+}
+
+/// The last attempt to fence a node.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct FenceAttempts {
+    /// How many failed since the node was lost.
+    pub failed: u32,
+    /// When the last was asked or failed.
+    pub at: Timestamp,
+    /// What the last said.
+    pub error: Option<String>,
+}
+
+/// What the cluster remembers of a node.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct NodeRecord {
+    /// For ever.
+    pub id: NodeId,
+    /// As the operator knows it.
+    pub name: NodeName,
+    /// The host's UUID (libvirt's `host_uuid`): tells the same hardware from another under the same name.
+    pub hardware: Uuid,
+    /// The kernel's boot id at its last registration.
+    pub boot_id: String,
+    /// The last session that was committed; of this one a death is proven.
+    pub last_session: SessionId,
+    /// Where it is in its life.
+    pub state: NodeState,
+    /// When `state` last changed.
+    pub state_since: Timestamp,
+    /// What it has to give.
+    pub capacity: Capacity,
+    /// The libvirt URI by which other hosts migrate to it.
+    pub migration_uri: String,
+    /// The time-out of its armed watchdog, as the device reads back; `None` without one: then no proof by lease.
+    pub watchdog_timeout_ms: Option<u64>,
+    /// The agent's version.
+    pub agent_version: String,
+    /// How it can be fenced, in the order of trying.
+    pub fence_devices: Vec<FenceDevice>,
+    /// How fencing has gone since it was lost.
+    pub fence_attempts: Option<FenceAttempts>,
+    /// Domains there that are not the cluster's.
+    pub unmanaged: BTreeMap<Uuid, SeenDomain>,
+    /// The revision of the last change of this record.
+    pub changed: u64,
+}
+
+impl NodeRecord {
+    /// The session, while it has one.
+    pub fn session(&self) -> Option<SessionId> {
+        (self.state == NodeState::Online).then_some(self.last_session)
+    }
+}

@@ -1,0 +1,109 @@
+//! What each node's agent is to do, read off the committed state.
+//!
+//! Orders are not stored as messages: they follow from the state, so that they are sent again until the state says
+//! that they were reported, whoever leads.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use uuid::Uuid;
+
+use crate::cluster::ClusterState;
+use crate::id::{Epoch, Generation, NodeId, OrderId, SessionId, VmName};
+use crate::vm::{MigrationMode, OrderIntent, VmRecord};
+
+/// One order to one agent, complete.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Order {
+    /// Its number; probes take the index at which the node entered the may-run set.
+    pub id: OrderId,
+    /// The session it is for: an agent does nothing for another one.
+    pub session: SessionId,
+    /// The control plane's epoch.
+    pub epoch: Epoch,
+    /// The ownership it serves.
+    pub generation: Generation,
+    /// The VM's name.
+    pub vm: VmName,
+    /// The VM's UUID, by which the agent knows it.
+    pub uuid: Uuid,
+    /// What to do.
+    pub kind: OrderKind,
+}
+
+/// What an agent is to do.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum OrderKind {
+    /// Create the domain from this XML, unless it is there.
+    Start {
+        /// The domain XML.
+        xml: Arc<str>,
+    },
+    /// Shut it down, and destroy it after so long; `None` destroys at once.
+    Stop {
+        /// Milliseconds for the guest.
+        graceful_ms: Option<u64>,
+    },
+    /// Migrate it.
+    Migrate {
+        /// The target's name, for messages.
+        to: String,
+        /// The target's libvirt URI.
+        uri: String,
+        /// Live or paused.
+        mode: MigrationMode,
+        /// Abort it where it is under way.
+        cancelled: bool,
+    },
+    /// Mark the running domain as the cluster's and note the generation.
+    Adopt,
+    /// Say whether it is there; when it is not, refuse from now on all orders up to this one.
+    Probe,
+}
+
+/// All orders that are outstanding now, by node. A node without a session gets none.
+pub fn outstanding(state: &ClusterState) -> BTreeMap<NodeId, Vec<Order>> {
+    let mut orders: BTreeMap<NodeId, Vec<Order>> = BTreeMap::new();
+    for record in state.vms.values() {
+        let mut add = |node: NodeId, id: u64, generation: Generation, kind: OrderKind| {
+            let Some(session) = state.nodes.get(&node).and_then(|node| node.session()) else {
+                return;
+            };
+            orders.entry(node).or_default().push(Order {
+                id: OrderId(id),
+                session,
+                epoch: state.epoch,
+                generation,
+                vm: record.spec.name.clone(),
+                uuid: record.spec.uuid,
+                kind,
+            });
+        };
+        if let Some(order) = &record.order
+            && let Some(kind) = kind_of(state, record, &order.intent)
+        {
+            add(order.node, order.id.0, order.generation, kind);
+        }
+        for (node, entry) in record.to_probe() {
+            add(node, entry.since, record.generation, OrderKind::Probe);
+        }
+    }
+    orders
+}
+
+fn kind_of(state: &ClusterState, record: &VmRecord, intent: &OrderIntent) -> Option<OrderKind> {
+    Some(match intent {
+        OrderIntent::Start => OrderKind::Start { xml: record.spec.xml.clone() },
+        OrderIntent::Stop { graceful_ms } => OrderKind::Stop { graceful_ms: *graceful_ms },
+        OrderIntent::Adopt => OrderKind::Adopt,
+        OrderIntent::Migrate { to, mode, cancelled } => {
+            let target = state.nodes.get(to)?;
+            OrderKind::Migrate {
+                to: target.name.to_string(),
+                uri: target.migration_uri.clone(),
+                mode: *mode,
+                cancelled: *cancelled,
+            }
+        }
+    })
+}

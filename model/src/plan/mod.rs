@@ -1,0 +1,58 @@
+//! The whole of the leader's policy: from the state, what it hears and the time to what it should propose.
+//!
+//! ```text
+//!  for every node:  silence ▶ lost ▶ fence asked │ lease proof ▶ dead            (failover.rs)
+//!  for every VM:    state × wanted × seen ▶ start, stop, migrate, adopt, wait    (vm.rs, recovery.rs, placement.rs)
+//! ```
+//! Planning twice is harmless: every decision names the revision of the record it was made on, and `apply` refuses it
+//! on another. It takes no hint of what changed.
+
+pub mod failover;
+pub mod placement;
+pub mod reason;
+mod recovery;
+mod vm;
+
+use std::collections::BTreeMap;
+
+use crate::cluster::ClusterState;
+use crate::command::Operation;
+use crate::id::{NodeId, VmName};
+use crate::liveness::Liveness;
+use crate::time::Timestamp;
+
+pub use placement::{Candidate, Load, NoPlace, Placement};
+pub use reason::Reason;
+
+/// What the leader should do now, and why not more.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Plan {
+    /// To be proposed, in this order.
+    pub operations: Vec<Operation>,
+    /// For each VM that is not as it should be: what is done about it, or why nothing is.
+    pub vms: BTreeMap<VmName, Reason>,
+    /// The same for nodes.
+    pub nodes: BTreeMap<NodeId, Reason>,
+    /// The next moment at which time alone changes the plan.
+    pub wake_at: Option<Timestamp>,
+}
+
+impl Plan {
+    fn wake(&mut self, at: Timestamp) {
+        self.wake_at = Some(self.wake_at.map_or(at, |earlier| earlier.min(at)));
+    }
+}
+
+/// Plans from the whole state.
+pub fn plan(state: &ClusterState, liveness: &Liveness, now: Timestamp) -> Plan {
+    let mut plan = Plan::default();
+    if state.cluster.is_none() {
+        return plan;
+    }
+    failover::plan_nodes(state, liveness, now, &mut plan);
+    let mut load = Load::of(state);
+    for record in state.vms.values() {
+        vm::plan_vm(state, liveness, now, &mut load, record, &mut plan);
+    }
+    plan
+}

@@ -1,0 +1,159 @@
+//! Why something is done to a VM or a node, and why nothing is: typed, and printed by `berthctl explain`.
+
+use crate::plan::placement::NoPlace;
+
+/// Why.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Reason {
+    /// It is as it should be.
+    AsWanted,
+    /// A decision is proposed now.
+    Deciding(String),
+    /// An order is out and not reported yet.
+    OrderOut {
+        /// What.
+        what: String,
+        /// To whom.
+        node: String,
+        /// That node is in session.
+        online: bool,
+    },
+    /// It may be running on nodes that have not said otherwise.
+    MayRunOn {
+        /// Which, with their states.
+        nodes: Vec<String>,
+    },
+    /// No node can take it.
+    NoPlace(NoPlace),
+    /// The owner is not heard; its death is not proven.
+    OwnerSilent {
+        /// Which.
+        node: String,
+        /// What is done about it.
+        doing: String,
+    },
+    /// A backoff runs.
+    WaitingUntil {
+        /// Milliseconds from now.
+        wait_ms: u64,
+        /// After what.
+        why: String,
+    },
+    /// A stop failed; the operator must act.
+    StopFailed {
+        /// What it said.
+        why: String,
+    },
+    /// It runs twice; the operator must act.
+    Conflict {
+        /// Where.
+        nodes: Vec<String>,
+    },
+    /// It left the cluster.
+    Lost,
+    /// It runs though it should not, started by somebody else.
+    RunsUnasked {
+        /// Where.
+        nodes: Vec<String>,
+    },
+    /// A node is silent, not yet for long.
+    Suspect {
+        /// For how long.
+        silent_ms: u64,
+    },
+    /// A fence is under way.
+    Fencing,
+    /// The fence failed, or there is none; the lease may still prove it.
+    NoProofYet {
+        /// What has been tried and what is waited for.
+        waiting_for: String,
+    },
+}
+
+impl Reason {
+    /// The word programs match on; stable.
+    pub fn code(&self) -> &'static str {
+        match self {
+            Self::AsWanted => "as-wanted",
+            Self::Deciding(_) => "deciding",
+            Self::OrderOut { .. } => "order-out",
+            Self::MayRunOn { .. } => "may-run-elsewhere",
+            Self::NoPlace(_) => "no-place",
+            Self::OwnerSilent { .. } => "owner-silent",
+            Self::WaitingUntil { .. } => "waiting",
+            Self::StopFailed { .. } => "stop-failed",
+            Self::Conflict { .. } => "conflict",
+            Self::Lost => "lost",
+            Self::RunsUnasked { .. } => "runs-unasked",
+            Self::Suspect { .. } => "suspect",
+            Self::Fencing => "fencing",
+            Self::NoProofYet { .. } => "no-proof-of-death",
+        }
+    }
+
+    /// Whether this will not pass by itself soon: who waits for it should be told.
+    pub fn is_stuck(&self) -> bool {
+        matches!(
+            self,
+            Self::NoPlace(_)
+                | Self::StopFailed { .. }
+                | Self::Conflict { .. }
+                | Self::Lost
+                | Self::NoProofYet { .. }
+        )
+    }
+}
+
+impl std::fmt::Display for Reason {
+    fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::AsWanted => write!(formatter, "it is as it should be"),
+            Self::Deciding(what) => write!(formatter, "{what}"),
+            Self::OrderOut { what, node, online: true } => {
+                write!(formatter, "waiting for {node} to {what}")
+            }
+            Self::OrderOut { what, node, online: false } => {
+                write!(
+                    formatter,
+                    "waiting for {node}, which is not in session, to {what} or to be proven dead"
+                )
+            }
+            Self::MayRunOn { nodes } => {
+                write!(formatter, "it may still be running on {}", nodes.join(", "))
+            }
+            Self::NoPlace(no_place) => write!(formatter, "{no_place}"),
+            Self::OwnerSilent { node, doing } => {
+                write!(formatter, "its node {node} is not heard: {doing}")
+            }
+            Self::WaitingUntil { wait_ms, why } => {
+                write!(formatter, "the next attempt is in {} s: {why}", wait_ms.div_ceil(1_000))
+            }
+            Self::StopFailed { why } => {
+                write!(formatter, "{why}; make sure that it is down, then `berthctl disable` it")
+            }
+            Self::Conflict { nodes } => {
+                write!(
+                    formatter,
+                    "it runs on {} at once: stop all but one of them by hand",
+                    nodes.join(" and ")
+                )
+            }
+            Self::Lost => write!(
+                formatter,
+                "it left by a migration that was not ordered here and is seen nowhere; `berthctl enable` starts it anew if it is surely down"
+            ),
+            Self::RunsUnasked { nodes } => {
+                write!(
+                    formatter,
+                    "it runs on {} though it is not enabled; `berthctl enable` tracks it there",
+                    nodes.join(" and ")
+                )
+            }
+            Self::Suspect { silent_ms } => write!(formatter, "not heard for {silent_ms} ms"),
+            Self::Fencing => write!(formatter, "its fence devices are being asked"),
+            Self::NoProofYet { waiting_for } => {
+                write!(formatter, "its death is not proven: {waiting_for}")
+            }
+        }
+    }
+}

@@ -1,0 +1,371 @@
+//! What one VM needs now.
+
+use std::collections::BTreeSet;
+
+use crate::cluster::ClusterState;
+use crate::command::{Decision, Operation};
+use crate::id::NodeId;
+use crate::liveness::Liveness;
+use crate::node::NodeState;
+use crate::plan::placement::{self, Load};
+use crate::plan::recovery::{self, Step};
+use crate::plan::{Plan, Reason};
+use crate::time::Timestamp;
+use crate::vm::{Desired, OperationPhase, OrderIntent, OrderRecord, Verb, VmRecord, VmState};
+
+struct Planner<'p> {
+    state: &'p ClusterState,
+    liveness: &'p Liveness,
+    now: Timestamp,
+    load: &'p mut Load,
+    record: &'p VmRecord,
+    plan: &'p mut Plan,
+}
+
+pub(super) fn plan_vm(
+    state: &ClusterState,
+    liveness: &Liveness,
+    now: Timestamp,
+    load: &mut Load,
+    record: &VmRecord,
+    plan: &mut Plan,
+) {
+    let mut planner = Planner { state, liveness, now, load, record, plan };
+    let reason = planner.reason();
+    planner.plan.vms.insert(record.spec.name.clone(), reason);
+}
+
+impl Planner<'_> {
+    fn decide(&mut self, decision: Decision, what: impl Into<String>) -> Reason {
+        if let Decision::Start { node, .. } = &decision {
+            self.load.add(*node, self.record);
+        }
+        self.plan.operations.push(Operation::Decide {
+            vm: self.record.spec.name.clone(),
+            changed: self.record.changed,
+            decision,
+        });
+        Reason::Deciding(what.into())
+    }
+
+    fn names(&self, nodes: impl IntoIterator<Item = NodeId>) -> Vec<String> {
+        nodes.into_iter().map(|node| self.state.node_name(node)).collect()
+    }
+
+    fn reason(&mut self) -> Reason {
+        let record = self.record;
+        let guests: Vec<NodeId> = record.seen_with_guest().collect();
+        if let Some(reason) = self.twice(&guests) {
+            return reason;
+        }
+        if let Some(order) = &record.order {
+            return self.order_out(order);
+        }
+        let wanted = record.desired == Desired::Enabled;
+        match (record.state, guests.as_slice()) {
+            (VmState::Conflict, []) => self.decide(Decision::Settle, "it runs nowhere any more"),
+            (VmState::Failed, _) if !self.asked(|verb| matches!(verb, Verb::Disable)) => {
+                Reason::StopFailed {
+                    why: record
+                        .failure
+                        .as_ref()
+                        .map(|failure| failure.why.clone())
+                        .unwrap_or_default(),
+                }
+            }
+            // It runs there already: that is its place, whoever brought it there.
+            (_, [node]) if (wanted || self.is_ours()) && !self.tracked_at(*node) => self.decide(
+                Decision::Adopt { node: *node },
+                format!("tracked on {}", self.state.node_name(*node)),
+            ),
+            (_, [node]) if !wanted && (self.is_ours() || record.open_operation().is_some()) => {
+                self.stop_at(*node)
+            }
+            (_, [_, ..]) if !wanted => {
+                Reason::RunsUnasked { nodes: self.names(guests.iter().copied()) }
+            }
+            (VmState::Started, _) => self.started(),
+            (VmState::Lost, _) if wanted => Reason::Lost,
+            _ if !wanted => self.down(),
+            (VmState::Stopped | VmState::Recovering, []) => self.start(),
+            _ => self.unknown_places().unwrap_or(Reason::AsWanted),
+        }
+    }
+
+    /// A VM seen with its guest on two nodes; a migration under way is no such thing.
+    fn twice(&mut self, guests: &[NodeId]) -> Option<Reason> {
+        if guests.len() < 2 || self.record.migration_target().is_some() {
+            return None;
+        }
+        if self.record.state == VmState::Conflict {
+            return Some(Reason::Conflict { nodes: self.names(guests.iter().copied()) });
+        }
+        let since = guests
+            .iter()
+            .filter_map(|node| self.record.seen.get(node))
+            .map(|sighting| sighting.at)
+            .max()?;
+        let due = since.plus(self.state.settings.conflict_grace_ms);
+        if due > self.now {
+            self.plan.wake(due);
+            return Some(Reason::Deciding(
+                "two nodes report it; one of them may be about to lose it".into(),
+            ));
+        }
+        Some(self.decide(Decision::Conflict, "it runs twice"))
+    }
+
+    /// The state says that Berth has it running, so that it is followed and can be stopped.
+    fn is_ours(&self) -> bool {
+        matches!(
+            self.record.state,
+            VmState::Started
+                | VmState::Starting
+                | VmState::Stopping
+                | VmState::Migrating
+                | VmState::Recovering
+                | VmState::Conflict
+                | VmState::Failed
+        ) || (self.record.state == VmState::Lost && self.record.desired == Desired::Enabled)
+    }
+
+    fn tracked_at(&self, node: NodeId) -> bool {
+        self.record.owner == Some(node)
+            && matches!(self.record.state, VmState::Started | VmState::Failed)
+    }
+
+    fn asked(&self, which: impl Fn(&Verb) -> bool) -> bool {
+        self.record.open_operation().is_some_and(|operation| which(&operation.verb))
+    }
+
+    fn order_out(&mut self, order: &OrderRecord) -> Reason {
+        let record = self.record;
+        // A graceful stop under way may be hastened.
+        if matches!(order.intent, OrderIntent::Stop { graceful_ms: Some(_) })
+            && self.asked(|verb| matches!(verb, Verb::Stop { now: true }))
+            && self.has_session(order.node)
+        {
+            let decision = Decision::Stop { node: order.node, graceful_ms: None };
+            return self.decide(decision, "it is destroyed now");
+        }
+        let what = match &order.intent {
+            OrderIntent::Start => "start it".to_owned(),
+            OrderIntent::Stop { graceful_ms: Some(limit) } => {
+                let left = (order.at.plus(*limit)).since(self.now).div_ceil(1_000);
+                format!("shut it down ({left} s left for the guest)")
+            }
+            OrderIntent::Stop { graceful_ms: None } => "destroy it".into(),
+            OrderIntent::Migrate { to, cancelled: false, .. } => {
+                format!("migrate it to {}", self.state.node_name(*to))
+            }
+            OrderIntent::Migrate { cancelled: true, .. } => "cancel its migration".into(),
+            OrderIntent::Adopt => "mark it as the cluster's".into(),
+        };
+        let online = self.has_session(order.node);
+        if !online && record.state == VmState::Started {
+            return self.owner_silent(order.node);
+        }
+        Reason::OrderOut { what, node: self.state.node_name(order.node), online }
+    }
+
+    fn has_session(&self, node: NodeId) -> bool {
+        self.state.nodes.get(&node).is_some_and(|node| node.session().is_some())
+    }
+
+    fn owner_silent(&self, node: NodeId) -> Reason {
+        let doing = match self.plan.nodes.get(&node) {
+            Some(reason) => reason.to_string(),
+            None => "it left the cluster".into(),
+        };
+        Reason::OwnerSilent { node: self.state.node_name(node), doing }
+    }
+
+    fn unknown_places(&self) -> Option<Reason> {
+        let nodes: Vec<_> = self
+            .record
+            .may_run
+            .keys()
+            .map(|id| match self.state.nodes.get(id) {
+                Some(node) if node.state == NodeState::Online => format!("{} (asked)", node.name),
+                Some(node) => format!("{} ({})", node.name, node.state.as_str()),
+                None => format!("node {id}"),
+            })
+            .collect();
+        (!nodes.is_empty()).then_some(Reason::MayRunOn { nodes })
+    }
+
+    fn started(&mut self) -> Reason {
+        let record = self.record;
+        let Some(owner) = record.owner else {
+            return self.unknown_places().unwrap_or(Reason::Lost);
+        };
+        if !self.has_session(owner) {
+            return self.owner_silent(owner);
+        }
+        if record.desired != Desired::Enabled {
+            return self.stop_at(owner);
+        }
+        let Some(operation) = record.open_operation() else { return Reason::AsWanted };
+        match &operation.verb {
+            Verb::Migrate { to, mode } => {
+                let decision = Decision::Migrate { from: owner, to: *to, mode: *mode };
+                self.with_target(*to, decision, "it is migrated")
+            }
+            Verb::Relocate { to: Some(to) } => {
+                let decision = self.stop_decision(owner);
+                self.with_target(*to, decision, "it stops, to start elsewhere")
+            }
+            // Stopping it is worth it only when another node can take it.
+            Verb::Relocate { to: None } => {
+                let here = BTreeSet::from([owner]);
+                match placement::place(self.state, self.liveness, self.load, record, &here) {
+                    Ok(_) => self.decide(self.stop_decision(owner), "it stops, to start elsewhere"),
+                    Err(no_place) => self
+                        .decide(Decision::FailOperation { why: no_place.to_string() }, "refused"),
+                }
+            }
+            Verb::Restart => self.decide(self.stop_decision(owner), "it stops, to start again"),
+            Verb::Enable { .. } | Verb::Disable | Verb::Stop { .. } => Reason::AsWanted,
+        }
+    }
+
+    /// Only when the target can take it; else the operation ends and nothing is touched.
+    fn with_target(&mut self, to: NodeId, decision: Decision, what: &str) -> Reason {
+        let none = BTreeSet::new();
+        let refused =
+            placement::candidates(self.state, self.liveness, self.load, self.record, &none)
+                .into_iter()
+                .find(|candidate| candidate.node == to)
+                .map_or(Some("it left the cluster".to_owned()), |candidate| candidate.refused);
+        match refused {
+            None => {
+                self.load.add(to, self.record);
+                self.decide(decision, what)
+            }
+            Some(why) => {
+                let why = format!("{} cannot take it: {why}", self.state.node_name(to));
+                self.decide(Decision::FailOperation { why: why.clone() }, why)
+            }
+        }
+    }
+
+    fn stop_decision(&self, node: NodeId) -> Decision {
+        let now = self.asked(|verb| matches!(verb, Verb::Stop { now: true }));
+        let graceful_ms = (!now).then_some(self.record.spec.policy.stop_timeout_ms);
+        Decision::Stop { node, graceful_ms }
+    }
+
+    fn stop_at(&mut self, node: NodeId) -> Reason {
+        if !self.has_session(node) {
+            return self.owner_silent(node);
+        }
+        self.decide(self.stop_decision(node), "it stops")
+    }
+
+    /// It is to be down and is seen nowhere.
+    fn down(&mut self) -> Reason {
+        let record = self.record;
+        let settled = match record.desired {
+            Desired::Disabled => record.state == VmState::Disabled,
+            Desired::Enabled | Desired::Stopped => record.state == VmState::Stopped,
+        };
+        if settled && record.open_operation().is_none() {
+            return Reason::AsWanted;
+        }
+        // A failed VM may be stopped once more where it was last, so that its agent looks again.
+        if let (VmState::Failed, Some(owner)) = (record.state, record.owner)
+            && record.may_run.contains_key(&owner)
+            && self.has_session(owner)
+        {
+            return self.decide(self.stop_decision(owner), "it is stopped once more");
+        }
+        match self.unknown_places() {
+            // A VM that never ran here need not be proven down to be called so.
+            Some(reason) if self.is_ours() => reason,
+            _ => self.decide(Decision::Settle, "it is down"),
+        }
+    }
+
+    /// It is to run and is seen nowhere.
+    fn start(&mut self) -> Reason {
+        let record = self.record;
+        if let Some(reason) = self.places_but_own() {
+            return reason;
+        }
+        if let (VmState::Recovering, Some(failure)) = (record.state, &record.failure) {
+            return match recovery::step(
+                self.state,
+                self.liveness,
+                self.load,
+                record,
+                failure,
+                self.now,
+            ) {
+                Step::Decide(decision) => {
+                    let what = decision_text(&decision);
+                    self.decide(decision, what)
+                }
+                Step::Wait(until) => {
+                    self.plan.wake(until);
+                    Reason::WaitingUntil {
+                        wait_ms: until.since(self.now),
+                        why: failure.why.clone(),
+                    }
+                }
+                Step::NoPlace(no_place) => Reason::NoPlace(no_place),
+            };
+        }
+        let (preferred, avoid) = self.wish();
+        if let Some(node) = preferred
+            && self.can_take(node)
+        {
+            let why = "asked for by the operator".to_owned();
+            return self.decide(Decision::Start { node, why, restart: false }, "it starts");
+        }
+        match placement::place(self.state, self.liveness, self.load, record, &avoid).or_else(|_| {
+            placement::place(self.state, self.liveness, self.load, record, &BTreeSet::new())
+        }) {
+            Ok(place) => {
+                let decision = Decision::Start { node: place.node, why: place.why, restart: false };
+                self.decide(decision, "it starts")
+            }
+            Err(no_place) => Reason::NoPlace(no_place),
+        }
+    }
+
+    /// Where the operator wants it, and where not.
+    fn wish(&self) -> (Option<NodeId>, BTreeSet<NodeId>) {
+        let last = self.record.last_owner;
+        match self.record.open_operation().map(|operation| (&operation.verb, &operation.phase)) {
+            Some((Verb::Enable { on }, _)) => (*on, BTreeSet::new()),
+            Some((Verb::Restart, OperationPhase::Halfway)) => (last, BTreeSet::new()),
+            Some((Verb::Relocate { to: Some(to) }, _)) => (Some(*to), BTreeSet::new()),
+            Some((Verb::Relocate { to: None }, _)) => (None, last.into_iter().collect()),
+            _ => (None, BTreeSet::new()),
+        }
+    }
+
+    fn can_take(&self, node: NodeId) -> bool {
+        placement::candidates(self.state, self.liveness, self.load, self.record, &BTreeSet::new())
+            .iter()
+            .any(|candidate| candidate.node == node && candidate.refused.is_none())
+    }
+
+    /// Nodes that must speak before a start anywhere can be lawful.
+    fn places_but_own(&self) -> Option<Reason> {
+        if self.record.may_run.is_empty() { None } else { self.unknown_places() }
+    }
+}
+
+fn decision_text(decision: &Decision) -> String {
+    match decision {
+        Decision::Start { why, .. } => format!("it starts: {why}"),
+        Decision::Disable { why } | Decision::Delay { why, .. } => why.clone(),
+        Decision::Stop { .. }
+        | Decision::Migrate { .. }
+        | Decision::Adopt { .. }
+        | Decision::Settle
+        | Decision::Conflict
+        | Decision::FailOperation { .. } => String::new(),
+    }
+}

@@ -1,0 +1,173 @@
+//! Every reason the cluster says no; each message names the thing, the reason and the way out.
+
+use serde::{Deserialize, Serialize};
+
+use crate::id::RequestId;
+
+/// A lawful no. Nothing changed.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, thiserror::Error)]
+pub enum Rejection {
+    /// Commands before the first.
+    #[error("the cluster is not initialised; run `berthctl replica init` first")]
+    NotInitialised,
+    /// A second first command.
+    #[error("the cluster is initialised already")]
+    AlreadyInitialised,
+    /// No such VM.
+    #[error("no VM is named {vm}; `berthctl status` lists them")]
+    UnknownVm {
+        /// As asked.
+        vm: String,
+    },
+    /// No such node.
+    #[error("no node is named {node}; `berthctl node list` lists them")]
+    UnknownNode {
+        /// As asked.
+        node: String,
+    },
+    /// No such failover domain.
+    #[error("no failover domain is named {domain}; `berthctl failover-domain list` lists them")]
+    UnknownFailoverDomain {
+        /// As asked.
+        domain: String,
+    },
+    /// The name is taken.
+    #[error(
+        "a VM named {vm} is managed already; edit it with `berthctl vm edit`, or forget it first"
+    )]
+    NameTaken {
+        /// As asked.
+        vm: String,
+    },
+    /// The UUID is taken.
+    #[error("UUID {uuid} belongs to VM {holder}; give the domain a UUID of its own")]
+    UuidTaken {
+        /// As asked.
+        uuid: String,
+        /// Who has it.
+        holder: String,
+    },
+    /// A disk is taken.
+    #[error(
+        "disk {disk} is written by VM {holder}; two VMs may share a disk only when both mark it <shareable/> or <readonly/>"
+    )]
+    DiskTaken {
+        /// The source.
+        disk: String,
+        /// Who has it.
+        holder: String,
+    },
+    /// An edit that would make it another VM.
+    #[error("the {what} of VM {vm} cannot be changed by an edit; forget the VM and add it anew")]
+    IdentityChanged {
+        /// Which.
+        vm: String,
+        /// Name or UUID.
+        what: String,
+    },
+    /// The VM is not in a state for this.
+    #[error("VM {vm} is {state}: {why}")]
+    WrongState {
+        /// Which.
+        vm: String,
+        /// Its state.
+        state: String,
+        /// Why that forbids it and what to do.
+        why: String,
+    },
+    /// The target cannot take it.
+    #[error("node {node} cannot take VM {vm}: {why}")]
+    BadTarget {
+        /// The VM.
+        vm: String,
+        /// The node.
+        node: String,
+        /// Why.
+        why: String,
+    },
+    /// Nothing is under way.
+    #[error("nothing of VM {vm} is under way that could be cancelled")]
+    NothingToCancel {
+        /// Which.
+        vm: String,
+    },
+    /// Something is under way.
+    #[error("{what} of VM {vm} is under way; wait for it, or `berthctl cancel {vm}`")]
+    Busy {
+        /// Which.
+        vm: String,
+        /// What.
+        what: String,
+    },
+    /// In use.
+    #[error("failover domain {domain} is used by VM {vm}; edit that VM first")]
+    FailoverDomainInUse {
+        /// Which.
+        domain: String,
+        /// By whom.
+        vm: String,
+    },
+    /// A node that may still run something.
+    #[error("node {node} cannot be removed: {why}")]
+    NodeInUse {
+        /// Which.
+        node: String,
+        /// Why.
+        why: String,
+    },
+    /// A value out of range.
+    #[error("{what} is {value}, and must be {range}")]
+    OutOfRange {
+        /// Which value.
+        what: String,
+        /// As given.
+        value: String,
+        /// What it may be.
+        range: String,
+    },
+    /// An agent of other hardware under a known name.
+    #[error(
+        "node {node} is known with other hardware (host UUID {known}); remove it first, or give this host another name"
+    )]
+    OtherHardware {
+        /// The name.
+        node: String,
+        /// The UUID on record.
+        known: String,
+    },
+    /// A node that is being fenced comes back.
+    #[error("node {node} is being fenced; it may register when that is resolved")]
+    FenceUnresolved {
+        /// The name.
+        node: String,
+    },
+    /// An order or word of an old session.
+    #[error("session {session} of node {node} is over; the agent must register again")]
+    OldSession {
+        /// The node.
+        node: String,
+        /// As given.
+        session: u64,
+    },
+    /// A decision made on an older state.
+    #[error("{what} changed since that was decided")]
+    Superseded {
+        /// What.
+        what: String,
+    },
+    /// The law: the VM may still run elsewhere.
+    #[error(
+        "VM {vm} may be running on {nodes}: it cannot be started on {node} before that is disproven"
+    )]
+    MayRunElsewhere {
+        /// The VM.
+        vm: String,
+        /// Where it would be started.
+        node: String,
+        /// Where it may run.
+        nodes: String,
+    },
+    /// The same request came with another content.
+    #[error("request {0} was used for another command; use a new id for each request")]
+    RequestReused(RequestId),
+}

@@ -1,0 +1,427 @@
+//! A virtual machine: what was asked (spec) and what the cluster remembers (record).
+//!
+//! ```text
+//!             enable            order Start          report Started
+//!  disabled ─────────▶ stopped ────────────▶ starting ─────────────▶ started ◀──────────┐
+//!     ▲                   ▲                     │ start failed          │ │ │           │ adopted at the target,
+//!     │ disable           │ stop                ▼                       │ │ └▶ migrating ┘ or back at the source
+//!     └───────────── stopping ◀──────────── recovering ◀────────────────┘ │
+//!                         │  stop failed        ▲  QEMU died, node dead   │ left by migration
+//!                         ▼                     └──────────── lost ◀──────┘
+//!                      failed                  conflict: seen running on two nodes
+//! ```
+//! The may-run set is the law's anchor: the nodes on which the VM may be running. See [`MayRun`].
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+
+use serde::{Deserialize, Serialize};
+use uuid::Uuid;
+
+use crate::domain_xml::Disk;
+use crate::id::{FailoverDomainName, Generation, NodeId, OrderId, RequestId, VmName};
+use crate::recovery::{RecoveryPolicy, RestartLimit};
+use crate::time::Timestamp;
+
+/// What the operator asked for: the domain and how to treat it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct VmSpec {
+    /// The domain's `<name>`.
+    pub name: VmName,
+    /// The domain's `<uuid>`.
+    pub uuid: Uuid,
+    /// The domain XML as it was given, plus the UUID where it had none.
+    pub xml: Arc<str>,
+    /// The domain's `<memory>`, rounded up.
+    pub memory_mib: u64,
+    /// The domain's `<vcpu>`.
+    pub vcpus: u32,
+    /// The domain's disks and other block sources.
+    pub disks: Vec<Disk>,
+    /// How to treat it.
+    pub policy: VmPolicy,
+}
+
+/// How to treat a VM; the names are RGManager's.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct VmPolicy {
+    /// What to do when it fails.
+    pub recovery: RecoveryPolicy,
+    /// How often.
+    pub restart_limit: RestartLimit,
+    /// Where it may run.
+    pub failover_domain: Option<FailoverDomainName>,
+    /// How it is migrated when nothing else is said.
+    pub migration: MigrationMode,
+    /// How long a guest may take to shut down before its domain is destroyed. RGManager's `vm.sh`: 120 s.
+    pub stop_timeout_ms: u64,
+}
+
+impl Default for VmPolicy {
+    fn default() -> Self {
+        Self {
+            recovery: RecoveryPolicy::Restart,
+            restart_limit: RestartLimit::default(),
+            failover_domain: None,
+            migration: MigrationMode::Live,
+            stop_timeout_ms: 120_000,
+        }
+    }
+}
+
+/// How a running VM is moved.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, Default)]
+pub enum MigrationMode {
+    /// The guest runs on while its memory is copied (`VIR_MIGRATE_LIVE`).
+    #[default]
+    Live,
+    /// The guest is paused for the copy.
+    Pause,
+}
+
+/// What the operator wants of a VM.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Desired {
+    /// It shall run.
+    Enabled,
+    /// It shall be down for now.
+    Stopped,
+    /// It shall be down and stay so.
+    Disabled,
+}
+
+/// Where a VM is in its life. RGManager's states, plus conflict and lost.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub enum VmState {
+    /// Down; started as soon as that is wanted and possible.
+    Stopped,
+    /// A start was ordered.
+    Starting,
+    /// It runs.
+    Started,
+    /// A stop was ordered.
+    Stopping,
+    /// A migration was ordered.
+    Migrating,
+    /// It failed and is to be started again.
+    Recovering,
+    /// A stop failed: it may still run.
+    Failed,
+    /// Down by the operator's or the policy's will.
+    Disabled,
+    /// Seen running on two nodes: nothing is done by itself.
+    Conflict,
+    /// It left by a migration nobody here ordered, and no node of the cluster has it.
+    Lost,
+}
+
+impl VmState {
+    /// The word operators read.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Stopped => "stopped",
+            Self::Starting => "starting",
+            Self::Started => "started",
+            Self::Stopping => "stopping",
+            Self::Migrating => "migrating",
+            Self::Recovering => "recovering",
+            Self::Failed => "failed",
+            Self::Disabled => "disabled",
+            Self::Conflict => "conflict",
+            Self::Lost => "lost",
+        }
+    }
+}
+
+/// One node on which a VM may be running. A node enters before any order leaves, and leaves by its agent's word or by
+/// proof of death only (design section 3).
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct MayRun {
+    /// The log index at which the node entered, or was last asked anew. Only a word given with a floor at or above
+    /// this takes the node out: an older one may have been spoken before the order arrived.
+    pub since: u64,
+}
+
+/// What an agent sees of an active domain.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Presence {
+    /// It runs.
+    Running,
+    /// Its vCPUs are stopped, by whomever.
+    Paused,
+    /// A migration's half-built target: never counts as running.
+    Incoming,
+    /// The guest is shutting down.
+    ShuttingDown,
+    /// The guest crashed and the domain is kept.
+    Crashed,
+}
+
+impl Presence {
+    /// It holds the guest, so that a second one would be one too many.
+    pub fn holds_guest(self) -> bool {
+        !matches!(self, Self::Incoming)
+    }
+
+    /// The word operators read.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Running => "running",
+            Self::Paused => "paused",
+            Self::Incoming => "incoming",
+            Self::ShuttingDown => "shutting down",
+            Self::Crashed => "crashed",
+        }
+    }
+}
+
+/// A domain seen on a node.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Sighting {
+    /// What was seen.
+    pub presence: Presence,
+    /// When it was committed.
+    pub at: Timestamp,
+}
+
+/// Why a domain that ran is gone; from libvirt's lifecycle event details.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub enum StopCause {
+    /// The guest shut itself down.
+    GuestShutdown,
+    /// Somebody destroyed the domain.
+    Destroyed,
+    /// QEMU or the guest crashed.
+    Crashed,
+    /// It left by migration.
+    MigratedAway,
+    /// It was saved to a file.
+    Saved,
+    /// QEMU failed.
+    Failed,
+    /// It was not seen to go.
+    Unknown,
+}
+
+impl StopCause {
+    /// For sentences: "the domain is gone: ...".
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::GuestShutdown => "the guest shut down",
+            Self::Destroyed => "the domain was destroyed",
+            Self::Crashed => "the guest or its QEMU crashed",
+            Self::MigratedAway => "it left by migration",
+            Self::Saved => "it was saved to a file",
+            Self::Failed => "its QEMU failed",
+            Self::Unknown => "its QEMU is gone, cause unknown",
+        }
+    }
+}
+
+/// The one order outstanding for a VM: committed, and sent to the node until it is reported done.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct OrderRecord {
+    /// Its number.
+    pub id: OrderId,
+    /// Who is to carry it out.
+    pub node: NodeId,
+    /// The ownership it serves.
+    pub generation: Generation,
+    /// When it was committed.
+    pub at: Timestamp,
+    /// What is to be done.
+    pub intent: OrderIntent,
+}
+
+/// What an order asks.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub enum OrderIntent {
+    /// Create the domain.
+    Start,
+    /// Shut it down, and destroy it after so long; `None` destroys at once.
+    Stop {
+        /// Milliseconds for the guest.
+        graceful_ms: Option<u64>,
+    },
+    /// Migrate it to another node.
+    Migrate {
+        /// The target.
+        to: NodeId,
+        /// Live or paused.
+        mode: MigrationMode,
+        /// The operator called it off.
+        cancelled: bool,
+    },
+    /// Take over a domain that runs there already: mark it and note the generation.
+    Adopt,
+}
+
+/// What the operator last asked of a VM, until it came to something.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct OperationRecord {
+    /// The request that asked.
+    pub request: RequestId,
+    /// What was asked.
+    pub verb: Verb,
+    /// When.
+    pub at: Timestamp,
+    /// What it came to.
+    pub phase: OperationPhase,
+}
+
+/// What an operator may ask of a VM.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Verb {
+    /// Run, preferably on this node.
+    Enable {
+        /// The operator's choice.
+        on: Option<NodeId>,
+    },
+    /// Be down and stay so.
+    Disable,
+    /// Be down for now.
+    Stop {
+        /// Destroy at once.
+        now: bool,
+    },
+    /// Stop and start on the same node.
+    Restart,
+    /// Stop and start on another node.
+    Relocate {
+        /// The operator's choice.
+        to: Option<NodeId>,
+    },
+    /// Move while running.
+    Migrate {
+        /// The target.
+        to: NodeId,
+        /// Live or paused.
+        mode: MigrationMode,
+    },
+}
+
+impl Verb {
+    /// The word operators write.
+    pub fn as_str(&self) -> &'static str {
+        match self {
+            Self::Enable { .. } => "enable",
+            Self::Disable => "disable",
+            Self::Stop { .. } => "stop",
+            Self::Restart => "restart",
+            Self::Relocate { .. } => "relocate",
+            Self::Migrate { .. } => "migrate",
+        }
+    }
+}
+
+/// How far an operation has come.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub enum OperationPhase {
+    /// Not yet there.
+    Pending,
+    /// Restart and relocate: the stop is done, the start is to come.
+    Halfway,
+    /// It holds now.
+    Done,
+    /// It did not work out, and why.
+    Failed(String),
+}
+
+impl OperationPhase {
+    /// Still to be worked on.
+    pub fn is_open(&self) -> bool {
+        matches!(self, Self::Pending | Self::Halfway)
+    }
+}
+
+/// Why a VM is to be recovered, and what was tried.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Failure {
+    /// What happened, as a sentence without its stop.
+    pub why: String,
+    /// When.
+    pub at: Timestamp,
+    /// The node it happened on.
+    pub node: NodeId,
+    /// Whether the node itself died: then the restart policy does not apply, the VM just moves.
+    pub node_died: bool,
+    /// Nodes on which a start failed since it last ran.
+    pub tried: BTreeSet<NodeId>,
+    /// How often all allowed nodes were tried in vain.
+    pub rounds: u32,
+    /// No start before this.
+    pub not_before: Timestamp,
+}
+
+/// What the cluster remembers of a VM.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct VmRecord {
+    /// What was asked.
+    pub spec: VmSpec,
+    /// The revision of the last change of the spec.
+    pub spec_revision: u64,
+    /// What the operator wants.
+    pub desired: Desired,
+    /// Where it is in its life.
+    pub state: VmState,
+    /// The node that has it.
+    pub owner: Option<NodeId>,
+    /// The node that had it before.
+    pub last_owner: Option<NodeId>,
+    /// The present ownership, or the last.
+    pub generation: Generation,
+    /// Where it may be running.
+    pub may_run: BTreeMap<NodeId, MayRun>,
+    /// Where its domain is seen active.
+    pub seen: BTreeMap<NodeId, Sighting>,
+    /// The order outstanding.
+    pub order: Option<OrderRecord>,
+    /// What the operator last asked.
+    pub operation: Option<OperationRecord>,
+    /// Why it is to be recovered.
+    pub failure: Option<Failure>,
+    /// The moments it was restarted in place, oldest first; those outside the window are dropped.
+    pub restarts: Vec<Timestamp>,
+    /// How often Berth has started it again since it was enabled (clustat's `restarts`).
+    pub restart_count: u32,
+    /// When `state` last changed.
+    pub state_since: Timestamp,
+    /// The revision of the last change of this record: a decision made on an older one is refused.
+    pub changed: u64,
+}
+
+impl VmRecord {
+    /// Nodes where the guest is seen, in the order of their ids; a half-built migration target does not count.
+    pub fn seen_with_guest(&self) -> impl Iterator<Item = NodeId> + '_ {
+        self.seen
+            .iter()
+            .filter(|(_, sighting)| sighting.presence.holds_guest())
+            .map(|(node, _)| *node)
+    }
+
+    /// The open operation, if there is one.
+    pub fn open_operation(&self) -> Option<&OperationRecord> {
+        self.operation.as_ref().filter(|operation| operation.phase.is_open())
+    }
+
+    /// The node a migration under way goes to.
+    pub fn migration_target(&self) -> Option<NodeId> {
+        match &self.order {
+            Some(OrderRecord { intent: OrderIntent::Migrate { to, .. }, .. }) => Some(*to),
+            _ => None,
+        }
+    }
+
+    /// Nodes that must be asked whether the VM is there: they may run it, it was not seen there, and no order that
+    /// would answer that is under way.
+    pub fn to_probe(&self) -> impl Iterator<Item = (NodeId, MayRun)> + '_ {
+        let ordered = self.order.as_ref().map(|order| order.node);
+        let target = self.migration_target();
+        self.may_run
+            .iter()
+            .filter(move |(node, _)| {
+                !self.seen.contains_key(node) && ordered != Some(**node) && target != Some(**node)
+            })
+            .map(|(node, entry)| (*node, *entry))
+    }
+}
