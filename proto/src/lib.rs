@@ -2,7 +2,11 @@
 //!
 //! No decisions here. Everything that comes in is checked in `convert`, the only place where both vocabularies meet.
 
-#[expect(missing_docs, unreachable_pub, clippy::all, reason = "generated from the protobuf files, which carry the words")]
+#[allow(
+    missing_docs,
+    clippy::all,
+    reason = "generated from the protobuf files, which carry the words"
+)]
 pub mod v1 {
     tonic::include_proto!("berth.v1");
 }

@@ -54,12 +54,22 @@ impl Load {
         *self.vcpus.entry(node).or_default() += u64::from(record.spec.vcpus);
     }
 
+    /// Memory taken of a node, in MiB.
+    pub fn used_memory_mib(&self, node: NodeId) -> u64 {
+        self.memory_mib.get(&node).copied().unwrap_or(0)
+    }
+
+    /// Virtual processors on a node.
+    pub fn used_vcpus(&self, node: NodeId) -> u64 {
+        self.vcpus.get(&node).copied().unwrap_or(0)
+    }
+
     fn free_memory_mib(&self, node: &NodeRecord) -> i64 {
-        node.capacity.memory_mib as i64 - self.memory_mib.get(&node.id).copied().unwrap_or(0) as i64
+        node.capacity.memory_mib as i64 - self.used_memory_mib(node.id) as i64
     }
 
     fn free_vcpus(&self, node: &NodeRecord) -> i64 {
-        i64::from(node.capacity.cpus) - self.vcpus.get(&node.id).copied().unwrap_or(0) as i64
+        i64::from(node.capacity.cpus) - self.used_vcpus(node.id) as i64
     }
 }
 

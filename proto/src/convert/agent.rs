@@ -1,0 +1,144 @@
+//! What agents say, and the orders they are given.
+
+use std::collections::BTreeMap;
+
+use model::command::{Registration, Report};
+use model::id::{NodeName, OrderId};
+use model::node::{Capacity, SeenDomain};
+use model::order::{Order, OrderKind};
+use model::vm::{MigrationMode, Presence, StopCause};
+use uuid::Uuid;
+
+use crate::convert::{ConvertError, name, uuid};
+use crate::v1;
+
+/// The most domains one host may report: far above real hosts, and below what one log entry may hold.
+const MAX_DOMAINS: usize = 500;
+/// libvirt's names have no limit of their own; this one keeps entries small.
+const MAX_TEXT: usize = 1_000;
+
+/// Reads a registration.
+pub fn registration(message: v1::RegisterRequest) -> Result<Registration, ConvertError> {
+    if message.inventory.len() > MAX_DOMAINS {
+        return Err(ConvertError::new(
+            "inventory",
+            format!("more than {MAX_DOMAINS} domains on one host"),
+        ));
+    }
+    let inventory: Result<BTreeMap<_, _>, _> =
+        message.inventory.into_iter().map(seen_domain).collect();
+    Ok(Registration {
+        name: name("node", NodeName::new(&message.node))?,
+        hardware: uuid("hardware", &message.hardware)?,
+        boot_id: text("boot_id", message.boot_id)?,
+        capacity: Capacity { memory_mib: message.memory_mib, cpus: message.cpus },
+        migration_uri: text("migration_uri", message.migration_uri)?,
+        watchdog_timeout_ms: message.watchdog_timeout_ms,
+        agent_version: text("agent_version", message.agent_version)?,
+        inventory: inventory?,
+    })
+}
+
+fn text(field: &'static str, text: String) -> Result<String, ConvertError> {
+    match text.len() {
+        0 => Err(ConvertError::new(field, "it is empty")),
+        length if length > MAX_TEXT => {
+            Err(ConvertError::new(field, format!("it is longer than {MAX_TEXT} bytes")))
+        }
+        _ => Ok(text),
+    }
+}
+
+fn seen_domain(message: v1::SeenDomain) -> Result<(Uuid, SeenDomain), ConvertError> {
+    let presence = match message.presence() {
+        v1::Presence::Unspecified => return Err(ConvertError::new("presence", "it is not given")),
+        v1::Presence::Inactive => None,
+        v1::Presence::Running => Some(Presence::Running),
+        v1::Presence::Paused => Some(Presence::Paused),
+        v1::Presence::Incoming => Some(Presence::Incoming),
+        v1::Presence::ShuttingDown => Some(Presence::ShuttingDown),
+        v1::Presence::Crashed => Some(Presence::Crashed),
+    };
+    let domain =
+        SeenDomain { name: text("name", message.name)?, presence, memory_mib: message.memory_mib };
+    Ok((uuid("uuid", &message.uuid)?, domain))
+}
+
+/// Reads a report.
+pub fn report(message: v1::Report) -> Result<Report, ConvertError> {
+    use v1::report::Report as Kind;
+    match message.report.ok_or_else(|| ConvertError::new("report", "it is empty"))? {
+        Kind::Seen(seen) => {
+            let (uuid, domain) = seen_domain(seen)?;
+            Ok(Report::Seen { uuid, domain })
+        }
+        Kind::Absent(absent) => {
+            let cause = match absent.cause() {
+                v1::StopCause::Unspecified => None,
+                v1::StopCause::GuestShutdown => Some(StopCause::GuestShutdown),
+                v1::StopCause::Destroyed => Some(StopCause::Destroyed),
+                v1::StopCause::GuestCrashed => Some(StopCause::Crashed),
+                v1::StopCause::MigratedAway => Some(StopCause::MigratedAway),
+                v1::StopCause::Saved => Some(StopCause::Saved),
+                v1::StopCause::Failed => Some(StopCause::Failed),
+                v1::StopCause::Unknown => Some(StopCause::Unknown),
+            };
+            Ok(Report::Absent { uuid: uuid("uuid", &absent.uuid)?, floor: absent.floor, cause })
+        }
+        Kind::OrderDone(done) => Ok(Report::OrderDone {
+            uuid: uuid("uuid", &done.uuid)?,
+            order: OrderId(done.order),
+            // libvirt's messages can be pages long; the beginning says what is wrong.
+            error: done.error.map(|error| error.chars().take(MAX_TEXT).collect()),
+        }),
+    }
+}
+
+/// Writes an order.
+pub fn order(order: &Order) -> v1::Order {
+    use v1::order::Kind;
+    let kind = match &order.kind {
+        OrderKind::Start { xml } => Kind::Start(v1::StartOrder { xml: xml.to_string() }),
+        OrderKind::Stop { graceful_ms } => Kind::Stop(v1::StopOrder { graceful_ms: *graceful_ms }),
+        OrderKind::Migrate { to, uri, mode, cancelled } => Kind::Migrate(v1::MigrateOrder {
+            to: to.clone(),
+            uri: uri.clone(),
+            live: *mode == MigrationMode::Live,
+            cancelled: *cancelled,
+        }),
+        OrderKind::Adopt => Kind::Adopt(v1::AdoptOrder {}),
+        OrderKind::Probe => Kind::Probe(v1::ProbeOrder {}),
+    };
+    v1::Order {
+        id: order.id.0,
+        session: order.session.0,
+        generation: order.generation.0,
+        vm: order.vm.to_string(),
+        uuid: order.uuid.to_string(),
+        kind: Some(kind),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_report_with_a_wrong_uuid_or_without_content_is_refused_with_the_field() {
+        let absent = v1::Absent { uuid: "12".into(), floor: 1, cause: 0 };
+        let message = v1::Report { report: Some(v1::report::Report::Absent(absent)) };
+        assert_eq!(report(message).unwrap_err().field, "uuid");
+        assert_eq!(report(v1::Report { report: None }).unwrap_err().field, "report");
+    }
+
+    #[test]
+    fn a_domain_without_a_presence_is_refused() {
+        let seen = v1::SeenDomain {
+            uuid: Uuid::nil().to_string(),
+            name: "v".into(),
+            presence: 0,
+            memory_mib: 1,
+        };
+        assert_eq!(seen_domain(seen).unwrap_err().field, "presence");
+    }
+}

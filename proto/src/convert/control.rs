@@ -1,0 +1,209 @@
+//! What operators ask.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use model::command::Operation;
+use model::domain_xml;
+use model::failover_domain::FailoverDomain;
+use model::id::{FailoverDomainName, NodeName, VmName};
+use model::node::FenceDevice;
+use model::recovery::{RecoveryPolicy, RestartLimit};
+use model::vm::{MigrationMode, VmPolicy, VmSpec};
+use uuid::Uuid;
+
+use crate::convert::{ConvertError, name};
+use crate::v1;
+
+/// A guest that takes longer than a day to shut down will not.
+const MAX_STOP_TIMEOUT: Duration = Duration::from_secs(24 * 3_600);
+/// The time-out of one call of a fence agent: the standard's own default is of this order.
+const FENCE_TIMEOUT_MS: std::ops::RangeInclusive<u64> = 1_000..=600_000;
+
+/// Reads an operation. `fresh` is the UUID given to a domain that has none; it must be the same when the same request
+/// is read again, so that a repeated request stays the same.
+pub fn operation(
+    operation: v1::submit_request::Operation,
+    fresh: Uuid,
+) -> Result<Operation, ConvertError> {
+    use v1::submit_request::Operation as Asked;
+    Ok(match operation {
+        Asked::AddVm(add) => Operation::AddVm(Box::new(vm_spec(add, fresh)?)),
+        Asked::EditVm(edit) => Operation::EditVm(Box::new(vm_spec(edit, fresh)?)),
+        Asked::ForgetVm(name) => Operation::ForgetVm(vm(&name)?),
+        Asked::Enable(enable) => Operation::Enable {
+            vm: vm(&enable.vm)?,
+            on: enable.on.as_deref().map(node).transpose()?,
+        },
+        Asked::Disable(name) => Operation::Disable(vm(&name)?),
+        Asked::Stop(stop) => Operation::Stop { vm: vm(&stop.vm)?, now: stop.now },
+        Asked::Restart(name) => Operation::Restart(vm(&name)?),
+        Asked::Relocate(relocate) => Operation::Relocate {
+            vm: vm(&relocate.vm)?,
+            to: relocate.to.as_deref().map(node).transpose()?,
+        },
+        Asked::Migrate(migrate) => Operation::Migrate {
+            vm: vm(&migrate.vm)?,
+            to: node(&migrate.to)?,
+            mode: migrate.mode.as_deref().map(migration_mode).transpose()?,
+        },
+        Asked::Cancel(name) => Operation::Cancel(vm(&name)?),
+        Asked::PutFailoverDomain(domain) => Operation::PutFailoverDomain(failover_domain(domain)?),
+        Asked::RemoveFailoverDomain(name) => {
+            Operation::RemoveFailoverDomain(failover_domain_name(&name)?)
+        }
+        Asked::SetFenceDevices(set) => Operation::SetFenceDevices {
+            node: node(&set.node)?,
+            devices: set.devices.into_iter().map(fence_device).collect::<Result<_, _>>()?,
+        },
+        Asked::RemoveNode(name) => Operation::RemoveNode(node(&name)?),
+    })
+}
+
+/// Reads a VM's name.
+pub fn vm(text: &str) -> Result<VmName, ConvertError> {
+    name("vm", VmName::new(text))
+}
+
+fn node(text: &str) -> Result<NodeName, ConvertError> {
+    name("node", NodeName::new(text))
+}
+
+fn failover_domain_name(text: &str) -> Result<FailoverDomainName, ConvertError> {
+    name("failover_domain", FailoverDomainName::new(text))
+}
+
+fn migration_mode(text: &str) -> Result<MigrationMode, ConvertError> {
+    match text {
+        "live" => Ok(MigrationMode::Live),
+        "pause" => Ok(MigrationMode::Pause),
+        other => {
+            Err(ConvertError::new("migration", format!("{other:?} is neither live nor pause")))
+        }
+    }
+}
+
+fn vm_spec(add: v1::AddVm, fresh: Uuid) -> Result<VmSpec, ConvertError> {
+    let domain =
+        domain_xml::parse(&add.xml).map_err(|error| ConvertError::new("xml", error.to_string()))?;
+    let (uuid, xml) = match domain.uuid {
+        Some(uuid) => (uuid, add.xml),
+        None => (fresh, domain.xml_with_uuid(&add.xml, fresh)),
+    };
+    Ok(VmSpec {
+        name: domain.name,
+        uuid,
+        xml: xml.into(),
+        memory_mib: domain.memory_mib,
+        vcpus: domain.vcpus,
+        disks: domain.disks,
+        policy: add.policy.map(policy).transpose()?.unwrap_or_default(),
+    })
+}
+
+fn policy(policy: v1::VmPolicy) -> Result<VmPolicy, ConvertError> {
+    let recovery = RecoveryPolicy::parse(&policy.recovery).ok_or_else(|| {
+        let reason =
+            format!("{:?} is none of restart, relocate, disable, restart-disable", policy.recovery);
+        ConvertError::new("recovery", reason)
+    })?;
+    if Duration::from_millis(policy.stop_timeout_ms) > MAX_STOP_TIMEOUT {
+        return Err(ConvertError::new("stop_timeout", "it is longer than a day"));
+    }
+    Ok(VmPolicy {
+        recovery,
+        restart_limit: RestartLimit {
+            max_restarts: policy.max_restarts,
+            expire_ms: policy.restart_expire_ms,
+        },
+        failover_domain: policy.failover_domain.as_deref().map(failover_domain_name).transpose()?,
+        migration: migration_mode(&policy.migration)?,
+        stop_timeout_ms: policy.stop_timeout_ms,
+    })
+}
+
+fn failover_domain(domain: v1::FailoverDomain) -> Result<FailoverDomain, ConvertError> {
+    let mut nodes = BTreeMap::new();
+    for (text, priority) in domain.nodes {
+        let priority = u8::try_from(priority).map_err(|_| {
+            ConvertError::new("priority", format!("{priority} is not between 1 and 100"))
+        })?;
+        nodes.insert(node(&text)?, priority);
+    }
+    Ok(FailoverDomain {
+        name: failover_domain_name(&domain.name)?,
+        nodes,
+        ordered: domain.ordered,
+        restricted: domain.restricted,
+        nofailback: domain.nofailback,
+    })
+}
+
+fn fence_device(device: v1::FenceDevice) -> Result<FenceDevice, ConvertError> {
+    // The agent's name becomes a program that the leader runs: no path, nothing but the standard's names.
+    let plain =
+        |character: char| character.is_ascii_alphanumeric() || matches!(character, '_' | '-');
+    if !device.agent.starts_with("fence_") || !device.agent.chars().all(plain) {
+        let reason =
+            format!("{:?} is not the name of a fence agent, such as fence_ipmilan", device.agent);
+        return Err(ConvertError::new("agent", reason));
+    }
+    for (key, value) in &device.options {
+        if key.is_empty() || !key.chars().all(plain) || value.contains(['\n', '\r', '\0']) {
+            return Err(ConvertError::new(
+                "options",
+                format!("option {key:?} or its value is not one plain line"),
+            ));
+        }
+        if key == "action" {
+            return Err(ConvertError::new("options", "the action is Berth's to choose"));
+        }
+    }
+    if !FENCE_TIMEOUT_MS.contains(&device.timeout_ms) {
+        return Err(ConvertError::new(
+            "timeout",
+            format!("{} ms is not between 1 s and 600 s", device.timeout_ms),
+        ));
+    }
+    Ok(FenceDevice {
+        agent: device.agent,
+        options: device.options.into_iter().collect(),
+        timeout_ms: device.timeout_ms,
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn device(agent: &str, key: &str, value: &str) -> v1::FenceDevice {
+        v1::FenceDevice {
+            agent: agent.into(),
+            options: [(key.to_owned(), value.to_owned())].into(),
+            timeout_ms: 20_000,
+        }
+    }
+
+    #[test]
+    fn a_fence_agent_is_a_plain_name_and_its_options_are_plain_lines() {
+        assert!(fence_device(device("fence_ipmilan", "ip", "10.0.0.1")).is_ok());
+        for (agent, key, value) in [
+            ("/bin/sh", "ip", "x"),
+            ("fence_../../bin/sh", "ip", "x"),
+            ("fence_ipmilan", "ip", "x\naction=on"),
+            ("fence_ipmilan", "action", "on"),
+            ("fence_ipmilan", "", "x"),
+        ] {
+            assert!(fence_device(device(agent, key, value)).is_err(), "{agent} {key}={value}");
+        }
+    }
+
+    #[test]
+    fn a_domain_without_a_uuid_gets_the_fresh_one_and_keeps_it_in_its_xml() {
+        let xml = "<domain type='qemu'><name>v</name><memory>1024</memory></domain>";
+        let fresh = Uuid::from_u128(5);
+        let spec = vm_spec(v1::AddVm { xml: xml.into(), policy: None }, fresh).unwrap();
+        assert_eq!(spec.uuid, fresh);
+        assert!(spec.xml.contains(&fresh.to_string()));
+    }
+}

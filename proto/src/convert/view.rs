@@ -1,0 +1,216 @@
+//! The state as operators see it.
+
+use model::cluster::ClusterState;
+use model::event::Event;
+use model::failover_domain::Rank;
+use model::id::NodeId;
+use model::liveness::Liveness;
+use model::node::{NodeRecord, NodeState, ProofOfDeath};
+use model::plan::{Candidate, Load, Plan, Reason};
+use model::vm::{Desired, MigrationMode, OperationPhase, VmRecord};
+
+use crate::v1;
+
+/// What the leader knows beyond the state; a follower has none of it.
+#[derive(Debug, Clone, Default)]
+pub struct LeaderView {
+    /// What it hears.
+    pub liveness: Liveness,
+    /// What it plans.
+    pub plan: Plan,
+}
+
+/// A VM, with the leader's reason where there is one.
+pub fn vm(
+    state: &ClusterState,
+    record: &VmRecord,
+    leader: Option<&LeaderView>,
+    with_xml: bool,
+) -> v1::Vm {
+    let name = |node: NodeId| state.node_name(node);
+    let policy = &record.spec.policy;
+    v1::Vm {
+        name: record.spec.name.to_string(),
+        uuid: record.spec.uuid.to_string(),
+        state: record.state.as_str().into(),
+        desired: match record.desired {
+            Desired::Enabled => "enabled",
+            Desired::Stopped => "stopped",
+            Desired::Disabled => "disabled",
+        }
+        .into(),
+        owner: record.owner.map(name),
+        last_owner: record.last_owner.map(name),
+        generation: record.generation.0,
+        memory_mib: record.spec.memory_mib,
+        vcpus: record.spec.vcpus,
+        policy: Some(v1::VmPolicy {
+            recovery: policy.recovery.as_str().into(),
+            max_restarts: policy.restart_limit.max_restarts,
+            restart_expire_ms: policy.restart_limit.expire_ms,
+            failover_domain: policy.failover_domain.as_ref().map(ToString::to_string),
+            migration: migration_mode(policy.migration).into(),
+            stop_timeout_ms: policy.stop_timeout_ms,
+        }),
+        disks: record
+            .spec
+            .disks
+            .iter()
+            .map(|disk| v1::Disk {
+                source: disk.source.clone(),
+                readonly: disk.readonly,
+                shareable: disk.shareable,
+            })
+            .collect(),
+        seen: record
+            .seen
+            .iter()
+            .map(|(node, sighting)| v1::Sighting {
+                node: name(*node),
+                presence: sighting.presence.as_str().into(),
+            })
+            .collect(),
+        may_run: record.may_run.keys().map(|node| name(*node)).collect(),
+        restart_count: record.restart_count,
+        state_since_ms: record.state_since.0,
+        revision: record.changed,
+        spec_revision: record.spec_revision,
+        operation: record.operation.as_ref().map(operation),
+        reason: leader.and_then(|leader| leader.plan.vms.get(&record.spec.name)).map(reason),
+        progress: None,
+        failure: record.failure.as_ref().map(|failure| failure.why.clone()),
+        xml: if with_xml { record.spec.xml.to_string() } else { String::new() },
+        owner_silent: record
+            .owner
+            .and_then(|owner| state.nodes.get(&owner))
+            .is_some_and(|node| node.state != NodeState::Online),
+    }
+}
+
+fn migration_mode(mode: MigrationMode) -> &'static str {
+    match mode {
+        MigrationMode::Live => "live",
+        MigrationMode::Pause => "pause",
+    }
+}
+
+fn operation(operation: &model::vm::OperationRecord) -> v1::Operation {
+    let (phase, failure) = match &operation.phase {
+        OperationPhase::Pending => ("pending", None),
+        OperationPhase::Halfway => ("halfway", None),
+        OperationPhase::Done => ("done", None),
+        OperationPhase::Failed(why) => ("failed", Some(why.clone())),
+    };
+    v1::Operation {
+        request_id: operation.request.to_string(),
+        verb: operation.verb.as_str().into(),
+        phase: phase.into(),
+        failure,
+        at_ms: operation.at.0,
+    }
+}
+
+/// A reason.
+pub fn reason(reason: &Reason) -> v1::Reason {
+    v1::Reason { code: reason.code().into(), text: reason.to_string(), stuck: reason.is_stuck() }
+}
+
+/// A node; `load` is what is taken of it.
+pub fn node(
+    state: &ClusterState,
+    record: &NodeRecord,
+    load: &Load,
+    leader: Option<&LeaderView>,
+) -> v1::Node {
+    let heard = leader.and_then(|leader| leader.liveness.heard.get(&record.id));
+    let silent_ms =
+        heard.filter(|heard| heard.session == record.last_session).map(|heard| heard.silent_ms);
+    let suspect = record.state == NodeState::Online
+        && silent_ms.is_some_and(|silent_ms| silent_ms > state.settings.suspect_after_ms);
+    v1::Node {
+        id: record.id.0,
+        name: record.name.to_string(),
+        state: if suspect { "suspect" } else { record.state.as_str() }.into(),
+        hardware: record.hardware.to_string(),
+        boot_id: record.boot_id.clone(),
+        session: record.last_session.0,
+        memory_mib: record.capacity.memory_mib,
+        cpus: record.capacity.cpus,
+        used_memory_mib: load.used_memory_mib(record.id),
+        used_vcpus: load.used_vcpus(record.id) as u32,
+        migration_uri: record.migration_uri.clone(),
+        watchdog_timeout_ms: record.watchdog_timeout_ms,
+        agent_version: record.agent_version.clone(),
+        fence_devices: record.fence_devices.iter().map(|device| device.agent.clone()).collect(),
+        state_since_ms: record.state_since.0,
+        silent_ms,
+        reason: leader.and_then(|leader| leader.plan.nodes.get(&record.id)).map(reason),
+        unmanaged: record
+            .unmanaged
+            .iter()
+            .map(|(uuid, domain)| v1::UnmanagedDomain {
+                uuid: uuid.to_string(),
+                name: domain.name.clone(),
+                presence: domain.presence.map_or("inactive", |presence| presence.as_str()).into(),
+                memory_mib: domain.memory_mib,
+            })
+            .collect(),
+        vms: state
+            .vms
+            .values()
+            .filter(|vm| vm.owner == Some(record.id))
+            .map(|vm| vm.spec.name.to_string())
+            .collect(),
+        proof_of_death: match &record.state {
+            NodeState::Dead(ProofOfDeath::Fenced { device }) => Some(format!("{device} says off")),
+            NodeState::Dead(ProofOfDeath::Lease { silent_ms }) => {
+                Some(format!("lease and watchdog ran out after {silent_ms} ms"))
+            }
+            NodeState::Dead(ProofOfDeath::NewBoot) => Some("it booted anew".into()),
+            NodeState::Online | NodeState::Lost | NodeState::Fencing => None,
+        },
+    }
+}
+
+/// An event.
+pub fn event(event: &Event) -> v1::Event {
+    v1::Event {
+        revision: event.revision,
+        sequence: event.sequence,
+        at_ms: event.at.0,
+        kind: event.kind.as_str().into(),
+        severity: event.kind.severity().as_str().into(),
+        vm: event.vm.as_ref().map(ToString::to_string),
+        node: event.node.as_ref().map(ToString::to_string),
+        text: event.text.clone(),
+    }
+}
+
+/// A node weighed for a VM.
+pub fn candidate(candidate: Candidate) -> v1::Candidate {
+    v1::Candidate {
+        node: candidate.name,
+        priority: match candidate.rank {
+            Some(Rank::Member(priority)) if priority > 0 => Some(u32::from(priority)),
+            Some(Rank::Member(_) | Rank::Outside) | None => None,
+        },
+        free_memory_mib: candidate.free_memory_mib,
+        free_vcpus: candidate.free_vcpus,
+        refused: candidate.refused,
+    }
+}
+
+/// A failover domain.
+pub fn failover_domain(domain: &model::failover_domain::FailoverDomain) -> v1::FailoverDomain {
+    v1::FailoverDomain {
+        name: domain.name.to_string(),
+        nodes: domain
+            .nodes
+            .iter()
+            .map(|(node, priority)| (node.to_string(), u32::from(*priority)))
+            .collect(),
+        ordered: domain.ordered,
+        restricted: domain.restricted,
+        nofailback: domain.nofailback,
+    }
+}
