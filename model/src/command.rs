@@ -259,6 +259,33 @@ pub enum Decision {
 }
 
 impl Operation {
+    /// The VM an operator's operation is about.
+    pub fn vm(&self) -> Option<&VmName> {
+        match self {
+            Self::AddVm(spec) | Self::EditVm(spec) => Some(&spec.name),
+            Self::ForgetVm(vm)
+            | Self::Enable { vm, .. }
+            | Self::Disable(vm)
+            | Self::Stop { vm, .. }
+            | Self::Restart(vm)
+            | Self::Relocate { vm, .. }
+            | Self::Migrate { vm, .. }
+            | Self::Cancel(vm)
+            | Self::Decide { vm, .. } => Some(vm),
+            Self::Initialise { .. }
+            | Self::PutFailoverDomain(_)
+            | Self::RemoveFailoverDomain(_)
+            | Self::SetFenceDevices { .. }
+            | Self::RemoveNode(_)
+            | Self::Register(_)
+            | Self::Report { .. }
+            | Self::NodeLost { .. }
+            | Self::FenceAsked { .. }
+            | Self::FenceFailed { .. }
+            | Self::NodeDead { .. } => None,
+        }
+    }
+
     /// The operation's word and whom it is about, the same in every build: what a repeated request must share with
     /// the first.
     pub fn subject(&self) -> String {

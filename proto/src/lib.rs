@@ -11,4 +11,5 @@ pub mod v1 {
     tonic::include_proto!("berth.v1");
 }
 
+pub mod channel;
 pub mod convert;

@@ -1,1 +1,10 @@
-//! To be written.
+//! One replica of Berth's control plane.
+
+mod clock;
+pub mod config;
+pub mod fence;
+pub mod grpc;
+pub mod leader;
+pub mod raft;
+pub mod server;
+pub mod store;

@@ -1,0 +1,229 @@
+//! The agents' service.
+
+use std::pin::Pin;
+use std::time::Duration;
+
+use futures::Stream;
+use model::cluster::Detail;
+use model::command::{Command, Operation};
+use model::id::{NodeId, RequestId, SessionId};
+use model::rejection::Rejection;
+use proto::convert::{self, agent as convert_agent, rejection};
+use proto::v1::agent_session_client::AgentSessionClient;
+use proto::v1::agent_session_server::AgentSession;
+use proto::v1::{self, OrderList};
+use tokio::sync::mpsc;
+use tokio_stream::wrappers::ReceiverStream;
+use tonic::{Request, Response, Status};
+
+use crate::clock;
+use crate::grpc::forward::{Route, Router, forwarded};
+use crate::grpc::status;
+use crate::leader::{LeaderHandle, OrderBook};
+use crate::raft::RaftHandle;
+
+type Answer<T> = Result<Response<T>, Status>;
+
+/// Orders are sent again this often even when nothing changed: what an agent could not answer it is asked again.
+const REPEAT: Duration = Duration::from_secs(2);
+
+/// Serves agents, or passes them on to the leader.
+#[derive(Clone)]
+pub struct AgentService {
+    raft: RaftHandle,
+    router: Router,
+    leader: LeaderHandle,
+}
+
+impl AgentService {
+    /// The service of this replica.
+    pub fn new(raft: RaftHandle, router: Router, leader: LeaderHandle) -> Self {
+        Self { raft, router, leader }
+    }
+
+    async fn propose(
+        &self,
+        request_id: &str,
+        by: String,
+        operation: Operation,
+    ) -> Result<model::Accepted, Status> {
+        let request =
+            convert::uuid("request_id", request_id).map_err(|error| status::invalid(&error))?;
+        let command = Command { request: RequestId(request), at: clock::now(), by, operation };
+        let applied =
+            self.raft.propose(command).await.map_err(|error| status::not_proposed(&error))?;
+        status::rejected(applied.outcome)
+    }
+
+    fn old_session(&self, node: NodeId, session: SessionId) -> Status {
+        let node = self.raft.state().node_name(node);
+        rejection::status(&Rejection::OldSession { node, session: session.0 })
+    }
+
+    fn is_current(&self, node: NodeId, session: SessionId) -> bool {
+        self.raft.state().nodes.get(&node).and_then(|node| node.session()) == Some(session)
+    }
+}
+
+#[tonic::async_trait]
+impl AgentSession for AgentService {
+    async fn register(&self, request: Request<v1::RegisterRequest>) -> Answer<v1::RegisterReply> {
+        if let Route::Leader(channel) = self.router.route(&request)? {
+            return AgentSessionClient::new(channel).register(forwarded(request)).await;
+        }
+        let message = request.into_inner();
+        let request_id = message.request_id.clone();
+        let registration =
+            convert_agent::registration(message).map_err(|error| status::invalid(&error))?;
+        let by = registration.name.to_string();
+        let accepted =
+            self.propose(&request_id, by, Operation::Register(Box::new(registration))).await?;
+        let Detail::Registered { node, session } = accepted.detail else {
+            return Err(Status::internal("a registration gave no session"));
+        };
+        let state = self.raft.state();
+        Ok(Response::new(v1::RegisterReply {
+            node_id: node.0,
+            session: session.0,
+            epoch: state.epoch.0,
+            cluster: state.cluster.map(|cluster| cluster.to_string()).unwrap_or_default(),
+            heartbeat_ms: state.settings.heartbeat_ms,
+            answer_timeout_ms: state.settings.answer_timeout_ms,
+            lease_ttl_ms: state.settings.lease_ttl_ms,
+        }))
+    }
+
+    /// Answered only after a quorum round begun after the heartbeat arrived, and after an entry of the leader's own
+    /// term was applied (that is what `leadership` says): design section 3, lease.
+    async fn heartbeat(
+        &self,
+        request: Request<v1::HeartbeatRequest>,
+    ) -> Answer<v1::HeartbeatReply> {
+        if let Route::Leader(channel) = self.router.route(&request)? {
+            return AgentSessionClient::new(channel).heartbeat(forwarded(request)).await;
+        }
+        let message = request.into_inner();
+        let (node, session) = (NodeId(message.node_id), SessionId(message.session));
+        let over = |_| self.old_session(node, session);
+        if !self.is_current(node, session) {
+            // A replica that has just been elected may lag behind; only what a quorum agrees to is the truth.
+            self.raft.read_barrier().await.map_err(|error| status::not_proposed(&error))?;
+            if !self.is_current(node, session) {
+                return Err(self.old_session(node, session));
+            }
+        }
+        self.leader.detector().heard(node, session, self.leader.elapsed_ms()).map_err(over)?;
+        self.leader.note_progress(message.jobs.into_iter().filter_map(|job| {
+            let uuid = convert::uuid("uuid", &job.uuid).ok()?;
+            Some((
+                uuid,
+                v1::MigrationProgress {
+                    elapsed_ms: job.elapsed_ms,
+                    total_bytes: job.total_bytes,
+                    processed_bytes: job.processed_bytes,
+                    remaining_bytes: job.remaining_bytes,
+                },
+            ))
+        }));
+        self.raft.read_barrier().await.map_err(|error| status::not_proposed(&error))?;
+        let term = self
+            .raft
+            .leadership()
+            .borrow()
+            .ok_or_else(|| Status::unavailable("no longer the leader"))?;
+        if !self.is_current(node, session) {
+            return Err(self.old_session(node, session));
+        }
+        self.leader.detector().answered(node, session, self.leader.elapsed_ms()).map_err(over)?;
+        Ok(Response::new(v1::HeartbeatReply { number: message.number, term }))
+    }
+
+    async fn report(&self, request: Request<v1::ReportRequest>) -> Answer<v1::ReportReply> {
+        if let Route::Leader(channel) = self.router.route(&request)? {
+            return AgentSessionClient::new(channel).report(forwarded(request)).await;
+        }
+        let message = request.into_inner();
+        let (node, session) = (NodeId(message.node_id), SessionId(message.session));
+        let reports: Result<Vec<_>, _> =
+            message.reports.into_iter().map(convert_agent::report).collect();
+        let reports = reports.map_err(|error| status::invalid(&error))?;
+        let by = self.raft.state().node_name(node);
+        let operation = Operation::Report { node, session, reports };
+        let accepted = self.propose(&message.request_id, by, operation).await?;
+        Ok(Response::new(v1::ReportReply { revision: accepted.revision }))
+    }
+
+    type WatchOrdersStream = Pin<Box<dyn Stream<Item = Result<OrderList, Status>> + Send>>;
+
+    async fn watch_orders(
+        &self,
+        request: Request<v1::WatchOrdersRequest>,
+    ) -> Answer<Self::WatchOrdersStream> {
+        if let Route::Leader(channel) = self.router.route(&request)? {
+            let stream = AgentSessionClient::new(channel).watch_orders(forwarded(request)).await?;
+            return Ok(Response::new(Box::pin(stream.into_inner())));
+        }
+        let message = request.into_inner();
+        let (node, session) = (NodeId(message.node_id), SessionId(message.session));
+        if !self.is_current(node, session) {
+            return Err(self.old_session(node, session));
+        }
+        // One list in the pipe: a slow agent gets the newest state, not a queue of old ones.
+        let (sender, receiver) = mpsc::channel(1);
+        let service = self.clone();
+        tokio::spawn(async move { service.feed(node, session, sender).await });
+        Ok(Response::new(Box::pin(ReceiverStream::new(receiver))))
+    }
+}
+
+impl AgentService {
+    /// Sends the whole list whenever it changed, until the session or the leadership ends.
+    async fn feed(
+        &self,
+        node: NodeId,
+        session: SessionId,
+        sender: mpsc::Sender<Result<OrderList, Status>>,
+    ) {
+        let mut book = self.leader.book();
+        let mut applied = self.raft.applied();
+        let mut sent: Option<OrderList> = None;
+        let mut repeat = tokio::time::interval(REPEAT);
+        repeat.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+        loop {
+            applied.mark_unchanged();
+            let list = book.borrow_and_update().as_deref().map(|book| list(book, node, session));
+            let Some(list) = list else {
+                let status = Status::unavailable("no longer the leader");
+                // A receiver that is gone needs no farewell.
+                let _ = sender.send(Err(status)).await;
+                return;
+            };
+            if !self.is_current(node, session) {
+                let _ = sender.send(Err(self.old_session(node, session))).await;
+                return;
+            }
+            if sent.as_ref() != Some(&list) {
+                if sender.send(Ok(list.clone())).await.is_err() {
+                    return;
+                }
+                sent = Some(list);
+            }
+            tokio::select! {
+                changed = book.changed() => if changed.is_err() { return },
+                changed = applied.changed() => if changed.is_err() { return },
+                _ = repeat.tick() => sent = sent.filter(|list| list.orders.is_empty()),
+                () = sender.closed() => return,
+            }
+        }
+    }
+}
+
+fn list(book: &OrderBook, node: NodeId, session: SessionId) -> OrderList {
+    let orders = book.orders.get(&node).into_iter().flatten();
+    OrderList {
+        term: book.term,
+        epoch: book.epoch.0,
+        cluster: book.cluster.to_string(),
+        orders: orders.filter(|order| order.session == session).map(convert_agent::order).collect(),
+    }
+}

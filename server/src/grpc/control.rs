@@ -1,0 +1,236 @@
+//! The operators' service.
+
+mod replicas;
+mod watch;
+
+use std::collections::BTreeSet;
+use std::pin::Pin;
+
+use futures::Stream;
+use model::ClusterState;
+use model::command::Command;
+use model::id::RequestId;
+use model::plan::{Load, placement};
+use model::rejection::Rejection;
+use model::vm::VmRecord;
+use proto::convert::control as convert_control;
+use proto::convert::{self, rejection, view};
+use proto::v1::control_client::ControlClient;
+use proto::v1::control_server::Control;
+use proto::v1::{self};
+use tonic::{Request, Response, Status};
+use uuid::Uuid;
+
+use crate::clock;
+use crate::grpc::forward::{Route, Router, forwarded};
+use crate::grpc::status;
+use crate::leader::LeaderHandle;
+use crate::raft::RaftHandle;
+
+type Answer<T> = Result<Response<T>, Status>;
+type Streamed<T> = Pin<Box<dyn Stream<Item = Result<T, Status>> + Send>>;
+
+/// How many of a VM's last events `explain` shows.
+const EXPLAINED_EVENTS: usize = 10;
+
+/// Serves operators, or passes them on to the leader.
+#[derive(Clone)]
+pub struct ControlService {
+    raft: RaftHandle,
+    router: Router,
+    leader: LeaderHandle,
+}
+
+/// Passes a request on to the leader unless this replica leads.
+macro_rules! or_forward {
+    ($self:ident, $request:ident, $method:ident) => {
+        if let Route::Leader(channel) = $self.router.route(&$request)? {
+            return ControlClient::new(channel).$method(forwarded($request)).await;
+        }
+    };
+}
+
+impl ControlService {
+    /// The service of this replica.
+    pub fn new(raft: RaftHandle, router: Router, leader: LeaderHandle) -> Self {
+        Self { raft, router, leader }
+    }
+
+    /// The leader's state, as new as anything acknowledged before this was called.
+    async fn newest(&self) -> Result<std::sync::Arc<ClusterState>, Status> {
+        self.raft.read_barrier().await.map_err(|error| status::not_proposed(&error))?;
+        Ok(self.raft.state())
+    }
+
+    fn vm_view(&self, state: &ClusterState, record: &VmRecord, with_xml: bool) -> v1::Vm {
+        let leader = self.leader.view().borrow().clone();
+        let mut vm = view::vm(state, record, leader.as_deref(), with_xml);
+        vm.progress = self.leader.progress().borrow().get(&record.spec.uuid).cloned();
+        vm
+    }
+}
+
+fn find<'s>(state: &'s ClusterState, name: &str) -> Result<&'s VmRecord, Status> {
+    let vm = convert_control::vm(name).map_err(|error| status::invalid(&error))?;
+    let unknown = || rejection::status(&Rejection::UnknownVm { vm: name.to_owned() });
+    state.vms.get(&vm).map(|record| &**record).ok_or_else(unknown)
+}
+
+/// The UUID of a domain that has none follows from the request, so that a repeated request makes the same one.
+fn fresh_uuid(request: Uuid) -> Uuid {
+    uuid::Builder::from_random_bytes(request.as_u128().rotate_left(64).to_be_bytes()).into_uuid()
+}
+
+#[tonic::async_trait]
+impl Control for ControlService {
+    async fn submit(&self, request: Request<v1::SubmitRequest>) -> Answer<v1::SubmitReply> {
+        or_forward!(self, request, submit);
+        let message = request.into_inner();
+        let request = convert::uuid("request_id", &message.request_id)
+            .map_err(|error| status::invalid(&error))?;
+        let asked = message
+            .operation
+            .ok_or_else(|| Status::invalid_argument("operation: it is not given"))?;
+        let operation = convert_control::operation(asked, fresh_uuid(request))
+            .map_err(|error| status::invalid(&error))?;
+        let vm = operation.vm().map(ToString::to_string);
+        let by = match message.operator.trim() {
+            "" => "an operator".to_owned(),
+            name => name.chars().filter(|character| !character.is_control()).take(100).collect(),
+        };
+        let command = Command { request: RequestId(request), at: clock::now(), by, operation };
+        let applied =
+            self.raft.propose(command).await.map_err(|error| status::not_proposed(&error))?;
+        let accepted = status::rejected(applied.outcome)?;
+        Ok(Response::new(v1::SubmitReply { revision: accepted.revision, vm }))
+    }
+
+    async fn get_status(&self, request: Request<v1::GetStatusRequest>) -> Answer<v1::Status> {
+        let state = if request.get_ref().stale {
+            self.raft.state()
+        } else {
+            or_forward!(self, request, get_status);
+            self.newest().await?
+        };
+        let leader = self.leader.view().borrow().clone();
+        let load = Load::of(&state);
+        let replicas = self.replicas();
+        Ok(Response::new(v1::Status {
+            cluster: state.cluster.map(|cluster| cluster.to_string()).unwrap_or_default(),
+            epoch: state.epoch.0,
+            revision: state.revision,
+            leader: replicas.leader,
+            term: replicas.term,
+            nodes: state
+                .nodes
+                .values()
+                .map(|node| view::node(&state, node, &load, leader.as_deref()))
+                .collect(),
+            vms: state.vms.values().map(|record| self.vm_view(&state, record, false)).collect(),
+            failover_domains: state
+                .failover_domains
+                .values()
+                .map(|domain| view::failover_domain(domain))
+                .collect(),
+            replicas: replicas.replicas,
+        }))
+    }
+
+    async fn get_vm(&self, request: Request<v1::GetVmRequest>) -> Answer<v1::Vm> {
+        or_forward!(self, request, get_vm);
+        let message = request.into_inner();
+        let state = self.newest().await?;
+        let record = find(&state, &message.vm)?;
+        Ok(Response::new(self.vm_view(&state, record, message.with_xml)))
+    }
+
+    type WatchVmStream = Streamed<v1::Vm>;
+
+    async fn watch_vm(&self, request: Request<v1::GetVmRequest>) -> Answer<Self::WatchVmStream> {
+        if let Route::Leader(channel) = self.router.route(&request)? {
+            let stream = ControlClient::new(channel).watch_vm(forwarded(request)).await?;
+            return Ok(Response::new(Box::pin(stream.into_inner())));
+        }
+        let message = request.into_inner();
+        find(&*self.newest().await?, &message.vm)?;
+        Ok(Response::new(self.stream_vm(message)))
+    }
+
+    type WatchEventsStream = Streamed<v1::Event>;
+
+    async fn watch_events(
+        &self,
+        request: Request<v1::WatchEventsRequest>,
+    ) -> Answer<Self::WatchEventsStream> {
+        // Served from what is applied here: events come in the same order everywhere.
+        self.stream_events(request.into_inner())
+    }
+
+    async fn explain_vm(&self, request: Request<v1::ExplainVmRequest>) -> Answer<v1::Explanation> {
+        or_forward!(self, request, explain_vm);
+        let state = self.newest().await?;
+        let record = find(&state, &request.into_inner().vm)?;
+        let liveness = self
+            .leader
+            .view()
+            .borrow()
+            .as_ref()
+            .map(|view| view.liveness.clone())
+            .unwrap_or_default();
+        let candidates =
+            placement::candidates(&state, &liveness, &Load::of(&state), record, &BTreeSet::new());
+        let mut events: Vec<_> = state
+            .events
+            .iter()
+            .rev()
+            .filter(|event| event.vm.as_ref() == Some(&record.spec.name))
+            .take(EXPLAINED_EVENTS)
+            .map(|event| view::event(event))
+            .collect();
+        events.reverse();
+        Ok(Response::new(v1::Explanation {
+            vm: Some(self.vm_view(&state, record, false)),
+            candidates: candidates.into_iter().map(view::candidate).collect(),
+            events,
+        }))
+    }
+
+    async fn initialise_cluster(
+        &self,
+        request: Request<v1::InitialiseClusterRequest>,
+    ) -> Answer<v1::InitialiseClusterReply> {
+        self.initialise(request.into_inner()).await
+    }
+
+    async fn list_replicas(
+        &self,
+        request: Request<v1::ListReplicasRequest>,
+    ) -> Answer<v1::ListReplicasReply> {
+        or_forward!(self, request, list_replicas);
+        Ok(Response::new(self.replicas()))
+    }
+
+    async fn add_replica(
+        &self,
+        request: Request<v1::AddReplicaRequest>,
+    ) -> Answer<v1::ListReplicasReply> {
+        or_forward!(self, request, add_replica);
+        self.add(request.into_inner()).await
+    }
+
+    async fn remove_replica(
+        &self,
+        request: Request<v1::RemoveReplicaRequest>,
+    ) -> Answer<v1::ListReplicasReply> {
+        or_forward!(self, request, remove_replica);
+        self.remove(request.into_inner()).await
+    }
+
+    async fn transfer_leader(
+        &self,
+        request: Request<v1::TransferLeaderRequest>,
+    ) -> Answer<v1::ListReplicasReply> {
+        or_forward!(self, request, transfer_leader);
+        self.transfer(request.into_inner()).await
+    }
+}

@@ -1,0 +1,78 @@
+//! Follower to leader: any replica takes any request.
+
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex, PoisonError};
+
+use proto::channel::{TlsFiles, endpoint};
+use tonic::metadata::MetadataValue;
+use tonic::transport::Channel;
+use tonic::{Request, Status};
+use tracing::warn;
+
+use crate::raft::RaftHandle;
+
+/// Marks a request that was passed on once: it is not passed on again, so that two replicas that each take the other
+/// for the leader do not play ball with it.
+const FORWARDED: &str = "berth-forwarded";
+
+/// Where a request is to be served.
+pub enum Route {
+    /// Here: this replica leads.
+    Here,
+    /// There.
+    Leader(Channel),
+}
+
+/// Finds the leader and keeps one connection to each replica it has been.
+#[derive(Clone)]
+pub struct Router {
+    raft: RaftHandle,
+    tls: Option<TlsFiles>,
+    channels: Arc<Mutex<BTreeMap<String, Channel>>>,
+}
+
+impl Router {
+    /// A router for this replica.
+    pub fn new(raft: RaftHandle, tls: Option<TlsFiles>) -> Self {
+        Self { raft, tls, channels: Arc::default() }
+    }
+
+    /// Where this request is to be served; UNAVAILABLE while no leader is known.
+    pub fn route<T>(&self, request: &Request<T>) -> Result<Route, Status> {
+        if self.raft.leadership().borrow().is_some() {
+            return Ok(Route::Here);
+        }
+        let no_leader =
+            || Status::unavailable("the control plane has no leader now; try again in a moment");
+        if request.metadata().contains_key(FORWARDED) {
+            return Err(no_leader());
+        }
+        let (id, address) = self.raft.leader().ok_or_else(no_leader)?;
+        if id == self.raft.id() {
+            // Elected, and its first entry is not applied yet.
+            return Err(no_leader());
+        }
+        let mut channels = self.channels.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(channel) = channels.get(&address) {
+            return Ok(Route::Leader(channel.clone()));
+        }
+        let endpoint = endpoint(&address, self.tls.as_ref()).map_err(|error| {
+            warn!(
+                address,
+                error = &error as &dyn std::error::Error,
+                "the leader's address is of no use"
+            );
+            no_leader()
+        })?;
+        let channel = endpoint.connect_lazy();
+        channels.insert(address, channel.clone());
+        Ok(Route::Leader(channel))
+    }
+}
+
+/// The request as it is passed on: marked, with its time-out kept.
+pub fn forwarded<T>(request: Request<T>) -> Request<T> {
+    let (mut metadata, extensions, message) = request.into_parts();
+    metadata.insert(FORWARDED, MetadataValue::from_static("1"));
+    Request::from_parts(metadata, extensions, message)
+}

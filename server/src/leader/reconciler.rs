@@ -1,0 +1,159 @@
+//! Wake, plan from the whole state, propose, publish. Takes no hint of what changed.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use futures::stream::{self, StreamExt};
+use model::command::{Command, Operation};
+use model::id::{NodeId, RequestId, SessionId};
+use model::order;
+use model::plan::plan;
+use proto::convert::view::LeaderView;
+use tokio::sync::watch;
+use tokio::time::MissedTickBehavior;
+use tracing::{debug, info, warn};
+use uuid::Uuid;
+
+use crate::clock;
+use crate::fence::FenceAgents;
+use crate::leader::fencer::Fencer;
+use crate::leader::{LeaderHandle, OrderBook};
+use crate::raft::{ProposeError, RaftHandle};
+
+/// How often time alone is looked at. A tenth of `suspect_after` would do; a plan costs microseconds.
+const PERIOD: Duration = Duration::from_millis(100);
+/// Proposals under way at once: they share fsyncs, and this is more than one fsync can take with it.
+const PROPOSALS_AT_ONCE: usize = 256;
+
+/// Leads whenever this replica is the leader, until the process ends.
+pub async fn run(raft: RaftHandle, handle: LeaderHandle, agents: FenceAgents) {
+    let mut leadership = raft.leadership();
+    loop {
+        let term = *leadership.borrow_and_update();
+        if let Some(term) = term {
+            info!(term, "leading");
+            let mut reconciler = Reconciler {
+                raft: raft.clone(),
+                handle: handle.clone(),
+                fencer: Fencer::new(raft.clone(), agents.clone(), term),
+                term,
+            };
+            reconciler.lead(&mut leadership).await;
+            handle.shared.view.send_replace(None);
+            handle.shared.book.send_replace(None);
+            info!(term, "no longer leading");
+        } else if leadership.changed().await.is_err() {
+            return;
+        }
+    }
+}
+
+struct Reconciler {
+    raft: RaftHandle,
+    handle: LeaderHandle,
+    fencer: Fencer,
+    term: u64,
+}
+
+impl Reconciler {
+    async fn lead(&mut self, leadership: &mut watch::Receiver<Option<u64>>) {
+        self.handle.detector().begin(self.handle.elapsed_ms());
+        let mut applied = self.raft.applied();
+        let mut ticks = tokio::time::interval(PERIOD);
+        ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        loop {
+            if *leadership.borrow() != Some(self.term) {
+                return;
+            }
+            applied.mark_unchanged();
+            let operations = self.look();
+            self.propose(operations).await;
+            tokio::select! {
+                changed = leadership.changed() => if changed.is_err() { return },
+                changed = applied.changed() => if changed.is_err() { return },
+                () = self.handle.shared.wake.notified() => {}
+                _ = ticks.tick() => {}
+            }
+        }
+    }
+
+    /// One plan, published; what it wants proposed is returned.
+    fn look(&mut self) -> Vec<Operation> {
+        let state = self.raft.state();
+        let now = self.handle.elapsed_ms();
+        let liveness = self.handle.detector().look(&state, now);
+        let plan = plan(&state, &liveness, clock::now());
+        let operations = plan.operations.clone();
+        for operation in &operations {
+            if let Operation::NodeLost { node, session, .. } = operation {
+                self.give_up(*node, *session, now);
+            }
+        }
+        self.handle.shared.view.send_if_modified(|view| {
+            let new = LeaderView { liveness, plan };
+            let changed = view.as_ref().is_none_or(|view| view.plan != new.plan);
+            *view = Some(Arc::new(new));
+            changed
+        });
+        if let Some(cluster) = state.cluster {
+            let orders = order::outstanding(&state);
+            let book = OrderBook { term: self.term, epoch: state.epoch, cluster, orders };
+            self.handle.shared.book.send_if_modified(|old| {
+                let changed = old.as_deref() != Some(&book);
+                *old = Some(Arc::new(book));
+                changed
+            });
+        }
+        self.forget_old_progress(&state);
+        self.fencer.look(&state);
+        operations
+    }
+
+    /// Once a loss is proposed the session is answered no more (design section 3, lease).
+    fn give_up(&self, node: NodeId, session: SessionId, now: u64) {
+        self.handle.detector().end(node, session, now);
+    }
+
+    fn forget_old_progress(&self, state: &model::ClusterState) {
+        self.handle.shared.progress.send_if_modified(|progress| {
+            let before = progress.len();
+            progress.retain(|uuid, _| {
+                state.vm_with_uuid(uuid).is_some_and(|record| record.migration_target().is_some())
+            });
+            progress.len() != before
+        });
+    }
+
+    async fn propose(&self, operations: Vec<Operation>) {
+        stream::iter(operations)
+            .for_each_concurrent(PROPOSALS_AT_ONCE, |operation| async move {
+                propose(&self.raft, self.term, operation).await;
+            })
+            .await;
+    }
+}
+
+/// Proposes as the leader of `term`; a refusal means that the state has moved on, and the next plan will see it.
+pub(super) async fn propose(raft: &RaftHandle, term: u64, operation: Operation) {
+    let subject = operation.subject();
+    let command = Command {
+        request: RequestId(Uuid::new_v4()),
+        at: clock::now(),
+        by: "leader".into(),
+        operation,
+    };
+    match raft.propose_in_term(term, command).await {
+        Ok(applied) => match applied.outcome {
+            Ok(_) => {}
+            Err(rejection) => debug!(subject, %rejection, "a decision was refused"),
+        },
+        Err(ProposeError::NotLeader { .. }) => {
+            debug!(subject, term, "a decision was not proposed: no longer the leader")
+        }
+        Err(error) => warn!(
+            subject,
+            error = &error as &dyn std::error::Error,
+            "a decision could not be proposed"
+        ),
+    }
+}

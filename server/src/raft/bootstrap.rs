@@ -1,0 +1,231 @@
+//! The first membership, and changes to it: add, remove, hand over.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::time::Duration;
+
+use model::command::{Command, Operation};
+use model::id::{ClusterId, RequestId};
+use model::settings::Settings;
+use openraft::ChangeMembers;
+use openraft::async_runtime::WatchReceiver;
+use openraft::error::{ClientWriteError, RaftError};
+use proto::channel::endpoint;
+use proto::convert;
+use proto::v1::raft_peer_client::RaftPeerClient;
+use proto::v1::{IdentifyReply, IdentifyRequest};
+use tokio::time::timeout;
+use tonic::Request;
+use uuid::Uuid;
+
+use super::handle::{Members, MembershipError, RaftHandle, stopped};
+use super::{Replica, TypeConfig};
+use crate::clock;
+
+const IDENTIFY_PATIENCE: Duration = Duration::from_secs(3);
+/// A new cluster elects within a second; a learner takes longer over a large state.
+const ELECTION_PATIENCE: Duration = Duration::from_secs(15);
+const LEARNER_PATIENCE: Duration = Duration::from_secs(120);
+
+type WriteError = RaftError<TypeConfig, ClientWriteError<TypeConfig>>;
+
+impl RaftHandle {
+    /// Makes a cluster of these replicas, of which this is one. Every one must answer and must never have been part
+    /// of a cluster.
+    pub async fn initialise(
+        &self,
+        members: BTreeMap<u64, String>,
+    ) -> Result<ClusterId, MembershipError> {
+        if !members.contains_key(&self.id()) {
+            return Err(MembershipError::Refused(format!(
+                "replica {} was asked to begin a cluster that it is not part of; send this to one of the members",
+                self.id()
+            )));
+        }
+        let mut replicas = Members::new();
+        for (id, address) in &members {
+            replicas.insert(*id, self.pristine(*id, address).await?);
+        }
+        let cluster = Uuid::new_v4();
+        self.identity.join(cluster).map_err(|error| MembershipError::Refused(error.to_string()))?;
+        self.raft
+            .initialize(replicas)
+            .await
+            .map_err(|error| MembershipError::Refused(error.to_string()))?;
+        let mut leadership = self.leadership();
+        // Whoever is elected first; usually this one. The command is sent to it by the caller's own retry otherwise.
+        let led = timeout(ELECTION_PATIENCE, async {
+            leadership.wait_for(Option::is_some).await.is_ok()
+        })
+        .await;
+        if led != Ok(true) {
+            return Err(MembershipError::Refused(
+                "the replicas did not elect this one in time; check that they reach each other, and start over with empty data directories".into(),
+            ));
+        }
+        let command = Command {
+            request: RequestId(Uuid::new_v4()),
+            at: clock::now(),
+            by: "bootstrap".into(),
+            operation: Operation::Initialise {
+                cluster: ClusterId(cluster),
+                settings: Settings::default(),
+            },
+        };
+        let applied = self.propose(command).await?;
+        applied.outcome.map_err(|rejection| MembershipError::Refused(rejection.to_string()))?;
+        Ok(ClusterId(cluster))
+    }
+
+    /// Adds a replica: first as a learner, until it has caught up, then as a voter.
+    pub async fn add_replica(&self, id: u64, address: String) -> Result<(), MembershipError> {
+        let metrics = self.raft.metrics().borrow_watched().clone();
+        if metrics.membership_config.membership().get_node(&id).is_some() {
+            return Err(MembershipError::Refused(format!("replica {id} is a member already")));
+        }
+        let replica = self.pristine(id, &address).await?;
+        let learning = timeout(LEARNER_PATIENCE, self.raft.add_learner(id, replica, true)).await;
+        match learning {
+            Err(_) => {
+                return Err(MembershipError::Refused(format!(
+                    "replica {id} did not catch up within {} s; it stays a learner, add it again or remove it",
+                    LEARNER_PATIENCE.as_secs()
+                )));
+            }
+            Ok(added) => added.map_err(|error| self.refused(error))?,
+        };
+        self.change(ChangeMembers::AddVoterIds(BTreeSet::from([id]))).await
+    }
+
+    /// Removes a replica. The leader hands over first, where it is the one.
+    pub async fn remove_replica(&self, id: u64) -> Result<(), MembershipError> {
+        let metrics = self.raft.metrics().borrow_watched().clone();
+        let membership = metrics.membership_config.membership();
+        if membership.get_node(&id).is_none() {
+            return Err(MembershipError::Refused(format!("replica {id} is not a member")));
+        }
+        let voters: BTreeSet<u64> = membership.voter_ids().collect();
+        if voters == BTreeSet::from([id]) {
+            return Err(MembershipError::Refused("the last replica cannot be removed".into()));
+        }
+        if voters.contains(&id) {
+            // Two voters left of which one is silent would be no quorum; the library would wait for ever.
+            let status = self.status();
+            let alive = status
+                .replicas
+                .iter()
+                .filter(|replica| {
+                    replica.voter && replica.id != id && replica.role != "unreachable"
+                })
+                .count();
+            if alive < (voters.len() - 1) / 2 + 1 {
+                return Err(MembershipError::Refused(format!(
+                    "without replica {id} only {alive} of {} voters answer, which is no quorum",
+                    voters.len() - 1
+                )));
+            }
+            self.change(ChangeMembers::RemoveVoters(BTreeSet::from([id]))).await?;
+        }
+        let left = self
+            .raft
+            .metrics()
+            .borrow_watched()
+            .membership_config
+            .membership()
+            .get_node(&id)
+            .is_some();
+        if left {
+            self.change(ChangeMembers::RemoveNodes(BTreeSet::from([id]))).await
+        } else {
+            Ok(())
+        }
+    }
+
+    /// Hands leadership to `to`, or to the follower that has most of the log.
+    pub async fn transfer_leader(&self, to: Option<u64>) -> Result<(), MembershipError> {
+        let status = self.status();
+        let target = match to {
+            Some(id) => status
+                .replicas
+                .iter()
+                .find(|replica| replica.id == id && replica.voter)
+                .ok_or_else(|| {
+                    MembershipError::Refused(format!(
+                        "replica {id} is not a voter, so it cannot lead"
+                    ))
+                })?,
+            None => status
+                .replicas
+                .iter()
+                .filter(|replica| {
+                    replica.voter && replica.id != self.id() && replica.role != "unreachable"
+                })
+                .max_by_key(|replica| replica.matched_index)
+                .ok_or_else(|| MembershipError::Refused("no other replica could lead".into()))?,
+        };
+        if target.id == self.id() {
+            return Err(MembershipError::Refused(format!("replica {} leads already", target.id)));
+        }
+        self.raft.trigger().transfer_leader(target.id).await.map_err(stopped)?;
+        let mut leadership = self.leadership();
+        match timeout(ELECTION_PATIENCE, async {
+            leadership.wait_for(Option::is_none).await.is_ok()
+        })
+        .await
+        {
+            Ok(_) => Ok(()),
+            Err(_) => Err(MembershipError::Refused(format!(
+                "replica {} did not take over in time",
+                target.id
+            ))),
+        }
+    }
+
+    async fn change(&self, change: ChangeMembers<u64, Replica>) -> Result<(), MembershipError> {
+        match timeout(ELECTION_PATIENCE, self.raft.change_membership(change, false)).await {
+            Err(_) => Err(MembershipError::Propose(super::ProposeError::Unknown)),
+            Ok(changed) => changed.map(|_| ()).map_err(|error| self.refused(error)),
+        }
+    }
+
+    fn refused(&self, error: WriteError) -> MembershipError {
+        match error {
+            RaftError::Fatal(fatal) => MembershipError::Propose(stopped(fatal)),
+            RaftError::APIError(ClientWriteError::ChangeMembershipError(error)) => {
+                MembershipError::Refused(error.to_string())
+            }
+            RaftError::APIError(error) => MembershipError::Propose(self.write_error(error)),
+        }
+    }
+
+    /// Asks a replica who it is; it must be the one meant, and new.
+    async fn pristine(&self, id: u64, address: &str) -> Result<Replica, MembershipError> {
+        let unreachable = |reason: String| MembershipError::Unreachable {
+            id,
+            address: address.to_owned(),
+            reason,
+        };
+        let endpoint = endpoint(address, self.tls.as_ref())
+            .map_err(|error| MembershipError::Refused(error.to_string()))?;
+        let mut client = RaftPeerClient::new(endpoint.connect_lazy());
+        let mut request = Request::new(IdentifyRequest {});
+        request.set_timeout(IDENTIFY_PATIENCE);
+        let there: IdentifyReply = client
+            .identify(request)
+            .await
+            .map_err(|status| unreachable(status.message().to_owned()))?
+            .into_inner();
+        if there.replica != id {
+            let text = format!("at {address} is replica {}, not replica {id}", there.replica);
+            return Err(MembershipError::Refused(text));
+        }
+        if !there.pristine {
+            let text = format!(
+                "replica {id} at {address} has been part of a cluster; give it an empty data directory and a new id"
+            );
+            return Err(MembershipError::Refused(text));
+        }
+        let instance = convert::uuid("instance", &there.instance)
+            .map_err(|error| unreachable(error.to_string()))?;
+        Ok(Replica { address: address.to_owned(), instance })
+    }
+}

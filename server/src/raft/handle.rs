@@ -1,0 +1,448 @@
+//! The door to the replica's Raft for the rest of the server.
+
+use std::collections::BTreeMap;
+use std::io;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use model::command::Command;
+use model::{ClusterState, Outcome};
+use openraft::async_runtime::WatchReceiver;
+use openraft::error::{ClientWriteError, Fatal, LinearizableReadError, RaftError};
+use openraft::impls::ProgressResponder;
+use openraft::vote::RaftLeaderId;
+use openraft::{Config, ConfigError, Instant, ReadPolicy, ServerState, SnapshotPolicy};
+use proto::channel::TlsFiles;
+use tokio::sync::watch;
+use tokio::time::timeout;
+use uuid::Uuid;
+
+use super::identity::Identity;
+use super::log_store::{LogStore, encode};
+use super::network::Network;
+use super::peer::PeerService;
+use super::state_machine::{Published, StateMachine};
+use super::{Answer, Entry, Raft, TypeConfig};
+
+type LeaderId = openraft::type_config::alias::LeaderIdOf<TypeConfig>;
+use crate::store::snapshot::SnapshotFiles;
+use crate::store::{MAX_VALUE_BYTES, SledStore, Store, StoreError};
+
+/// How long a proposal is waited for. A quorum that takes longer is gone; the outcome is unknown then.
+const PROPOSAL_PATIENCE: Duration = Duration::from_secs(5);
+/// How long a read waits for its quorum round. Agents ask another replica long before.
+const READ_PATIENCE: Duration = Duration::from_secs(2);
+/// What the entry around a command may take of a stored value.
+const ENTRY_MARGIN_BYTES: usize = 512;
+/// Entries kept behind a snapshot, so that a replica that was away for a moment needs no snapshot.
+const LOG_KEPT: u64 = 1_000;
+/// A snapshot of a large state takes its time over a slow link; the library's default is 200 ms.
+const SNAPSHOT_TIMEOUT_MS: u64 = 60_000;
+
+/// Raft's own times, in milliseconds.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Timing {
+    /// How often the leader is heard.
+    pub heartbeat_ms: u64,
+    /// The shortest time after which a follower stands for election.
+    pub election_min_ms: u64,
+    /// The longest.
+    pub election_max_ms: u64,
+    /// A snapshot is taken every so many entries.
+    pub snapshot_entries: u64,
+}
+
+impl Default for Timing {
+    /// Design section 5.
+    fn default() -> Self {
+        Self {
+            heartbeat_ms: 100,
+            election_min_ms: 300,
+            election_max_ms: 600,
+            snapshot_entries: 5_000,
+        }
+    }
+}
+
+/// What a replica needs to know at its start.
+#[derive(Debug, Clone)]
+pub struct RaftOptions {
+    /// Its id, for ever.
+    pub id: u64,
+    /// Its data directory.
+    pub data_dir: PathBuf,
+    /// TLS towards the other replicas.
+    pub tls: Option<TlsFiles>,
+    /// Raft's times.
+    pub timing: Timing,
+}
+
+/// Why a replica could not start.
+#[derive(Debug, thiserror::Error)]
+pub enum OpenError {
+    /// Its disk.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+    /// What is on it.
+    #[error("the data directory {} cannot be used", path.display())]
+    Data {
+        /// Which.
+        path: PathBuf,
+        /// Why.
+        #[source]
+        source: io::Error,
+    },
+    /// Its times.
+    #[error("the Raft timing does not fit together")]
+    Timing(#[source] ConfigError),
+    /// The library.
+    #[error("Raft did not start: {0}")]
+    Fatal(String),
+}
+
+/// Why a command was not acknowledged.
+#[derive(Debug, thiserror::Error)]
+pub enum ProposeError {
+    /// Somebody else leads, or nobody.
+    #[error("{}", match leader {
+        Some((id, address)) => format!("replica {id} at {address} leads"),
+        None => "the control plane has no leader now; try again in a moment".to_owned(),
+    })]
+    NotLeader {
+        /// Who leads.
+        leader: Option<(u64, String)>,
+    },
+    /// There is no cluster yet.
+    #[error("this replica belongs to no cluster; run `berthctl replica init`")]
+    NotInitialised,
+    /// It cannot be stored safely.
+    #[error("the request takes {bytes} bytes, more than the {limit} that one log entry may have")]
+    TooLarge {
+        /// How many.
+        bytes: usize,
+        /// How many may be.
+        limit: usize,
+    },
+    /// It may have been committed, or not: the same request may be sent again.
+    #[error(
+        "no quorum answered in time; whether it was done is unknown, the same request may be sent again"
+    )]
+    Unknown,
+    /// The replica stopped.
+    #[error("this replica has stopped: {0}")]
+    Stopped(String),
+}
+
+/// Why a change among the replicas was not made.
+#[derive(Debug, thiserror::Error)]
+pub enum MembershipError {
+    /// As for any proposal.
+    #[error(transparent)]
+    Propose(#[from] ProposeError),
+    /// It would be wrong.
+    #[error("{0}")]
+    Refused(String),
+    /// The other replica does not answer.
+    #[error("replica {id} at {address} does not answer: {reason}")]
+    Unreachable {
+        /// Which.
+        id: u64,
+        /// Where.
+        address: String,
+        /// What was said.
+        reason: String,
+    },
+}
+
+/// A command that was committed and applied.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Applied {
+    /// Its log index.
+    pub revision: u64,
+    /// What it came to.
+    pub outcome: Outcome,
+}
+
+/// One replica in [`ReplicaStatus`].
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ReplicaView {
+    /// Its id.
+    pub id: u64,
+    /// Where it listens.
+    pub address: String,
+    /// Of its data directory.
+    pub instance: Uuid,
+    /// Whether it counts for quorums.
+    pub voter: bool,
+    /// leader, follower, candidate, learner; unreachable as the leader sees it.
+    pub role: &'static str,
+    /// How much of the log it has, as the leader knows.
+    pub matched_index: Option<u64>,
+}
+
+/// What this replica knows of all.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ReplicaStatus {
+    /// The present term.
+    pub term: u64,
+    /// Who leads.
+    pub leader: Option<u64>,
+    /// All of them.
+    pub replicas: Vec<ReplicaView>,
+}
+
+/// The door. Cheap to clone.
+#[derive(Clone)]
+pub struct RaftHandle {
+    pub(super) raft: Raft,
+    pub(super) identity: Identity,
+    pub(super) tls: Option<TlsFiles>,
+    published: Published,
+    leadership: watch::Receiver<Option<u64>>,
+}
+
+impl RaftHandle {
+    /// Opens the data directory and starts Raft.
+    pub async fn open(options: RaftOptions) -> Result<Self, OpenError> {
+        let path = options.data_dir.clone();
+        let opened = tokio::task::spawn_blocking(move || open_disk(&options)).await;
+        let (options, store, identity, state_machine) =
+            opened.map_err(|error| OpenError::Fatal(error.to_string()))??;
+        let config = config(&options.timing).map_err(OpenError::Timing)?;
+        let published = state_machine.published();
+        let log = LogStore::new(store).map_err(|source| OpenError::Data { path, source })?;
+        let network = Network::new(identity.clone(), options.tls.clone());
+        let raft = openraft::Raft::new(options.id, Arc::new(config), network, log, state_machine)
+            .await
+            .map_err(|error| OpenError::Fatal(error.to_string()))?;
+        let leadership = watch_leadership(raft.clone());
+        Ok(Self { raft, identity, tls: options.tls, published, leadership })
+    }
+
+    /// This replica's id.
+    pub fn id(&self) -> u64 {
+        self.identity.id()
+    }
+
+    /// The service for the other replicas.
+    pub fn peer_service(&self) -> PeerService {
+        PeerService::new(self.raft.clone(), self.identity.clone())
+    }
+
+    /// Proposes a command and waits until it is applied here.
+    pub async fn propose(&self, command: Command) -> Result<Applied, ProposeError> {
+        self.write(command, None).await
+    }
+
+    /// The same, only if this replica still leads in `term`: for what the leader of that term decided.
+    pub async fn propose_in_term(
+        &self,
+        term: u64,
+        command: Command,
+    ) -> Result<Applied, ProposeError> {
+        self.write(command, Some(term)).await
+    }
+
+    async fn write(&self, command: Command, term: Option<u64>) -> Result<Applied, ProposeError> {
+        let bytes =
+            encode(&command).map_err(|error| ProposeError::Stopped(error.to_string()))?.len();
+        let limit = MAX_VALUE_BYTES - ENTRY_MARGIN_BYTES;
+        if bytes > limit {
+            return Err(ProposeError::TooLarge { bytes, limit });
+        }
+        let (responder, receiver) = ProgressResponder::complete_only();
+        let mut request = self.raft.write(Entry(command)).responder(responder);
+        if let Some(term) = term {
+            let leader = LeaderId::new(term, self.id());
+            request = request.with_leader(leader.to_committed());
+        }
+        request.await.map_err(stopped)?;
+        let written = match timeout(PROPOSAL_PATIENCE, receiver).await {
+            Err(_) => return Err(ProposeError::Unknown),
+            Ok(Err(_)) => return Err(ProposeError::Stopped("the proposal was dropped".into())),
+            Ok(Ok(written)) => written.map_err(|error| self.write_error(error))?,
+        };
+        let Answer(outcome) = written.data;
+        let outcome = outcome.ok_or_else(|| {
+            ProposeError::Stopped("a command was applied without an answer".into())
+        })?;
+        Ok(Applied { revision: written.log_id.index, outcome })
+    }
+
+    pub(super) fn write_error(&self, error: ClientWriteError<TypeConfig>) -> ProposeError {
+        match error {
+            ClientWriteError::ForwardToLeader(forward) => self.not_leader(
+                forward.leader_id.zip(forward.leader_node).map(|(id, node)| (id, node.address)),
+            ),
+            // It may be committed by another leader.
+            ClientWriteError::LogEntryDiscarded(_) => ProposeError::Unknown,
+            ClientWriteError::PreconditionFailed(_) => self.not_leader(self.leader()),
+            ClientWriteError::ChangeMembershipError(error) => {
+                ProposeError::Stopped(error.to_string())
+            }
+        }
+    }
+
+    fn not_leader(&self, leader: Option<(u64, String)>) -> ProposeError {
+        if self.identity.cluster().is_none() {
+            return ProposeError::NotInitialised;
+        }
+        ProposeError::NotLeader { leader: leader.filter(|(id, _)| *id != self.id()) }
+    }
+
+    /// Returns after a quorum round that began after this call, with everything committed before it applied here.
+    pub async fn read_barrier(&self) -> Result<(), ProposeError> {
+        match timeout(READ_PATIENCE, self.raft.ensure_linearizable(ReadPolicy::ReadIndex)).await {
+            Err(_) => Err(ProposeError::Unknown),
+            Ok(Ok(_)) => Ok(()),
+            Ok(Err(RaftError::Fatal(fatal))) => Err(stopped(fatal)),
+            Ok(Err(RaftError::APIError(LinearizableReadError::ForwardToLeader(forward)))) => {
+                Err(self.not_leader(
+                    forward.leader_id.zip(forward.leader_node).map(|(id, node)| (id, node.address)),
+                ))
+            }
+            Ok(Err(RaftError::APIError(_))) => Err(ProposeError::Unknown),
+        }
+    }
+
+    /// What is applied here.
+    pub fn state(&self) -> Arc<ClusterState> {
+        self.published.state()
+    }
+
+    /// Told after each change of what is applied here.
+    pub fn applied(&self) -> watch::Receiver<u64> {
+        self.published.applied()
+    }
+
+    /// The term in which this replica leads and has applied an entry of its own.
+    pub fn leadership(&self) -> watch::Receiver<Option<u64>> {
+        self.leadership.clone()
+    }
+
+    /// Who leads, as far as is known here.
+    pub fn leader(&self) -> Option<(u64, String)> {
+        let metrics = self.raft.metrics().borrow_watched().clone();
+        let id = metrics.current_leader?;
+        let node = metrics.membership_config.membership().get_node(&id)?;
+        Some((id, node.address.clone()))
+    }
+
+    /// What this replica knows of all.
+    pub fn status(&self) -> ReplicaStatus {
+        let metrics = self.raft.metrics().borrow_watched().clone();
+        let membership = metrics.membership_config.membership();
+        let voters: Vec<u64> = membership.voter_ids().collect();
+        let replicas = membership
+            .nodes()
+            .map(|(id, node)| {
+                let voter = voters.contains(id);
+                let silent = metrics
+                    .heartbeat
+                    .as_ref()
+                    .and_then(|heard| heard.get(id))
+                    .is_some_and(|last| last.is_none_or(|last| last.elapsed() > READ_PATIENCE));
+                let role = match (metrics.current_leader == Some(*id), voter) {
+                    (true, _) => "leader",
+                    _ if silent && *id != metrics.id => "unreachable",
+                    _ if *id == metrics.id && metrics.state == ServerState::Candidate => {
+                        "candidate"
+                    }
+                    (_, true) => "follower",
+                    (_, false) => "learner",
+                };
+                let matched = metrics.replication.as_ref().and_then(|matched| matched.get(id));
+                ReplicaView {
+                    id: *id,
+                    address: node.address.clone(),
+                    instance: node.instance,
+                    voter,
+                    role,
+                    matched_index: matched
+                        .and_then(|log_id| log_id.as_ref().map(|log_id| log_id.index)),
+                }
+            })
+            .collect();
+        ReplicaStatus { term: metrics.current_term, leader: metrics.current_leader, replicas }
+    }
+
+    /// Ends, with the reason, when Raft stops by itself: a disk that fails, for one.
+    pub async fn fatal(&self) -> String {
+        let mut metrics = self.raft.server_metrics();
+        let mut data = self.raft.metrics();
+        loop {
+            if let Err(fatal) = &data.borrow_watched().running_state {
+                return fatal.to_string();
+            }
+            tokio::select! {
+                changed = data.changed() => if changed.is_err() { return "Raft has ended".into() },
+                changed = metrics.changed() => if changed.is_err() { return "Raft has ended".into() },
+            }
+        }
+    }
+
+    /// Stops Raft in good order.
+    pub async fn shutdown(&self) {
+        if let Err(error) = self.raft.shutdown().await {
+            tracing::warn!(%error, "Raft did not stop in good order");
+        }
+    }
+}
+
+pub(super) fn stopped(fatal: Fatal<TypeConfig>) -> ProposeError {
+    ProposeError::Stopped(fatal.to_string())
+}
+
+type Disk = (RaftOptions, Arc<dyn Store>, Identity, StateMachine);
+
+fn open_disk(options: &RaftOptions) -> Result<Disk, OpenError> {
+    let data = |source| OpenError::Data { path: options.data_dir.clone(), source };
+    let store: Arc<dyn Store> = Arc::new(SledStore::open(&options.data_dir)?);
+    let identity = Identity::open(store.clone(), options.id).map_err(data)?;
+    let files = SnapshotFiles::open(&options.data_dir)?;
+    let state_machine = StateMachine::open(files).map_err(data)?;
+    Ok((options.clone(), store, identity, state_machine))
+}
+
+fn config(timing: &Timing) -> Result<Config, ConfigError> {
+    Config {
+        cluster_name: "berth".into(),
+        heartbeat_interval: timing.heartbeat_ms,
+        election_timeout_min: timing.election_min_ms,
+        election_timeout_max: timing.election_max_ms,
+        install_snapshot_timeout: SNAPSHOT_TIMEOUT_MS,
+        replication_lag_threshold: timing.snapshot_entries * 2,
+        snapshot_policy: SnapshotPolicy::LogsSinceLast(timing.snapshot_entries),
+        max_in_snapshot_log_to_keep: LOG_KEPT,
+        enable_pre_vote: Some(true),
+        ..Config::default()
+    }
+    .validate()
+}
+
+/// Follows the library's metrics, and says in which term this replica leads once it has applied an entry of that term.
+fn watch_leadership(raft: Raft) -> watch::Receiver<Option<u64>> {
+    let (sender, receiver) = watch::channel(None);
+    tokio::spawn(async move {
+        let mut metrics = raft.metrics();
+        loop {
+            let term = {
+                let now = metrics.borrow_watched();
+                let applied =
+                    now.last_applied.as_ref().map(|log_id| log_id.committed_leader_id().term);
+                (now.state == ServerState::Leader && applied == Some(now.current_term))
+                    .then_some(now.current_term)
+            };
+            sender.send_if_modified(|old| std::mem::replace(old, term) != term);
+            if metrics.changed().await.is_err() {
+                sender.send_replace(None);
+                return;
+            }
+        }
+    });
+    receiver
+}
+
+/// The members of a new cluster, by id.
+pub(super) type Members = BTreeMap<u64, super::Replica>;

@@ -1,0 +1,136 @@
+//! Who this replica is: its id, its data directory's instance id, and the cluster it belongs to.
+
+use std::io;
+use std::sync::{Arc, Mutex, PoisonError};
+
+use serde::{Deserialize, Serialize};
+use uuid::Uuid;
+
+use super::log_store::{decode, encode};
+use crate::store::{MetaKey, Store};
+
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+struct Stored {
+    id: u64,
+    instance: Uuid,
+    cluster: Option<Uuid>,
+}
+
+/// This replica's identity; the cluster is learned once and never changes.
+#[derive(Clone)]
+pub(super) struct Identity {
+    store: Arc<dyn Store>,
+    stored: Arc<Mutex<Stored>>,
+}
+
+/// A message that is for somebody else.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub(super) enum Misdirected {
+    /// Another replica.
+    #[error("this is replica {here}, not replica {asked}")]
+    Replica {
+        /// Here.
+        here: u64,
+        /// As asked.
+        asked: u64,
+    },
+    /// The same id with another data directory.
+    #[error(
+        "replica {id} has another data directory now; remove it from the cluster and add it under a new id"
+    )]
+    Instance {
+        /// Whose.
+        id: u64,
+    },
+    /// Another cluster.
+    #[error("this replica belongs to cluster {here}, not to {asked}")]
+    Cluster {
+        /// Here.
+        here: Uuid,
+        /// As asked.
+        asked: Uuid,
+    },
+    /// The cluster could not be noted.
+    #[error("the cluster's id could not be stored: {0}")]
+    Store(String),
+}
+
+impl Identity {
+    /// Reads the identity of a data directory, or makes a new one. A directory of another replica is refused.
+    pub(super) fn open(store: Arc<dyn Store>, id: u64) -> io::Result<Self> {
+        let stored = match store.get(MetaKey::Identity)? {
+            Some(bytes) => decode::<Stored>(&bytes)?,
+            None => {
+                let made = Stored { id, instance: Uuid::new_v4(), cluster: None };
+                store.put(MetaKey::Identity, &encode(&made)?)?;
+                store.sync()?;
+                made
+            }
+        };
+        if stored.id != id {
+            return Err(io::Error::other(format!(
+                "the data directory belongs to replica {}, and this one is configured as replica {id}; give each replica a directory of its own",
+                stored.id
+            )));
+        }
+        Ok(Self { store, stored: Arc::new(Mutex::new(stored)) })
+    }
+
+    fn read(&self) -> Stored {
+        self.stored.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// The replica's id.
+    pub(super) fn id(&self) -> u64 {
+        self.read().id
+    }
+
+    /// The data directory's id.
+    pub(super) fn instance(&self) -> Uuid {
+        self.read().instance
+    }
+
+    /// The cluster, once known.
+    pub(super) fn cluster(&self) -> Option<Uuid> {
+        self.read().cluster
+    }
+
+    /// Checks that a message is for this replica; the first one that is tells the cluster.
+    pub(super) fn check(
+        &self,
+        replica: u64,
+        instance: Uuid,
+        cluster: Uuid,
+    ) -> Result<(), Misdirected> {
+        let stored = self.read();
+        if stored.id != replica {
+            return Err(Misdirected::Replica { here: stored.id, asked: replica });
+        }
+        if stored.instance != instance {
+            return Err(Misdirected::Instance { id: stored.id });
+        }
+        match stored.cluster {
+            Some(here) if here == cluster => Ok(()),
+            Some(here) => Err(Misdirected::Cluster { here, asked: cluster }),
+            None => self.join(cluster).map_err(|error| Misdirected::Store(error.to_string())),
+        }
+    }
+
+    /// Notes the cluster, durably. Refused when another one is known.
+    pub(super) fn join(&self, cluster: Uuid) -> io::Result<()> {
+        let mut stored = self.stored.lock().unwrap_or_else(PoisonError::into_inner);
+        match stored.cluster {
+            Some(known) if known == cluster => Ok(()),
+            Some(known) => {
+                Err(io::Error::other(format!("this replica belongs to cluster {known} already")))
+            }
+            None => {
+                let joined = Stored { cluster: Some(cluster), ..stored.clone() };
+                self.store.put(MetaKey::Identity, &encode(&joined)?)?;
+                self.store.sync()?;
+                *stored = joined;
+                Ok(())
+            }
+        }
+    }
+}

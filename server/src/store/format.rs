@@ -1,0 +1,58 @@
+//! The version of the data directory: a newer one is refused, an older one would be upgraded here.
+
+use std::fs;
+use std::io::Write;
+use std::path::Path;
+
+use crate::store::{StoreError, file};
+
+/// The format this version writes.
+///
+/// 1 (2026-11-23): sled 0.34 with trees `log` and `meta`, postcard inside envelope 1; snapshots with header 1.
+pub const CURRENT: u32 = 1;
+
+/// Checks the format of an existing directory, or makes a new one.
+pub fn check_or_write(directory: &Path) -> Result<(), StoreError> {
+    fs::create_dir_all(directory)
+        .map_err(|source| file("making the directory", directory, source))?;
+    let path = directory.join("FORMAT");
+    match fs::read_to_string(&path) {
+        Ok(text) => {
+            let found = text.trim().parse::<u32>().map_err(|error| StoreError::Damaged {
+                what: "the file FORMAT".into(),
+                path: directory.to_owned(),
+                reason: error.to_string(),
+            })?;
+            if found > CURRENT {
+                return Err(StoreError::NewerFormat {
+                    path: directory.to_owned(),
+                    found,
+                    known: CURRENT,
+                });
+            }
+            Ok(())
+        }
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
+            write_durably(&path, format!("{CURRENT}\n").as_bytes())
+        }
+        Err(source) => Err(file("reading", &path, source)),
+    }
+}
+
+/// Temporary name, fsync, rename, fsync of the directory: after this the file is there, whole, whatever happens.
+pub fn write_durably(path: &Path, bytes: &[u8]) -> Result<(), StoreError> {
+    let temporary = path.with_extension("tmp");
+    let mut out =
+        fs::File::create(&temporary).map_err(|source| file("creating", &temporary, source))?;
+    out.write_all(bytes).map_err(|source| file("writing", &temporary, source))?;
+    out.sync_all().map_err(|source| file("syncing", &temporary, source))?;
+    fs::rename(&temporary, path).map_err(|source| file("renaming to", path, source))?;
+    sync_parent(path)
+}
+
+/// Makes a change of names in a file's directory durable.
+pub fn sync_parent(path: &Path) -> Result<(), StoreError> {
+    let parent = path.parent().unwrap_or(Path::new("."));
+    let directory = fs::File::open(parent).map_err(|source| file("opening", parent, source))?;
+    directory.sync_all().map_err(|source| file("syncing", parent, source))
+}
