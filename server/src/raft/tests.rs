@@ -32,7 +32,8 @@ impl StoreBuilder<TypeConfig, LogStore, StateMachine, TempDir> for Builder {
         let directory = tempfile::tempdir().unwrap();
         let store = Arc::new(SledStore::open(directory.path()).unwrap());
         let log = LogStore::new(store).unwrap();
-        let state_machine = StateMachine::open(SnapshotFiles::open(directory.path()).unwrap()).unwrap();
+        let state_machine =
+            StateMachine::open(SnapshotFiles::open(directory.path()).unwrap()).unwrap();
         Ok((directory, log, state_machine))
     }
 }
@@ -84,7 +85,8 @@ impl Cluster {
         for id in 1..=size {
             cluster.begin(id).await;
         }
-        let members = cluster.replicas.iter().map(|(id, replica)| (*id, replica.address.clone())).collect();
+        let members =
+            cluster.replicas.iter().map(|(id, replica)| (*id, replica.address.clone())).collect();
         cluster.replicas[&1].raft.initialise(members).await.unwrap();
         cluster
     }
@@ -106,14 +108,18 @@ impl Cluster {
                 &replica.raft
             })
         });
-        tokio::time::timeout(Duration::from_secs(20), futures::future::select_all(waits)).await.unwrap().0
+        tokio::time::timeout(Duration::from_secs(20), futures::future::select_all(waits))
+            .await
+            .unwrap()
+            .0
     }
 
     /// Proposes to whoever leads, until it is acknowledged.
     async fn put(&self, name: &str) -> u64 {
         let request = RequestId(Uuid::new_v4());
         loop {
-            let command = Command { request, at: Timestamp(1), by: "test".into(), operation: domain(name) };
+            let command =
+                Command { request, at: Timestamp(1), by: "test".into(), operation: domain(name) };
             if let Ok(applied) = self.leader().await.propose(command).await {
                 // Refused, for there is no such node: an answer all the same, and remembered under its request.
                 assert!(applied.outcome.is_err());
@@ -188,7 +194,10 @@ async fn leadership_is_handed_over_to_the_replica_that_was_named() {
     let heir = if leader.id() == 3 { 2 } else { 3 };
     leader.transfer_leader(Some(heir)).await.unwrap();
     let mut leadership = cluster.replicas[&heir].raft.leadership();
-    tokio::time::timeout(Duration::from_secs(20), leadership.wait_for(Option::is_some)).await.unwrap().unwrap();
+    tokio::time::timeout(Duration::from_secs(20), leadership.wait_for(Option::is_some))
+        .await
+        .unwrap()
+        .unwrap();
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -206,7 +215,8 @@ async fn a_replica_is_added_by_snapshot_and_another_removed() {
     removed.stop().await;
     let revision = cluster.put("after").await;
     cluster.all_reach(revision).await;
-    let members: Vec<_> = cluster.leader().await.status().replicas.iter().map(|replica| replica.id).collect();
+    let members: Vec<_> =
+        cluster.leader().await.status().replicas.iter().map(|replica| replica.id).collect();
     assert!(members.contains(&4) && !members.contains(&out), "{members:?}");
 }
 
@@ -232,8 +242,12 @@ async fn an_empty_directory_under_a_known_id_is_not_let_in() {
 async fn a_repeated_request_is_done_once_and_answers_the_same() {
     let cluster = Cluster::of(1).await;
     let leader = cluster.leader().await;
-    let command =
-        Command { request: RequestId(Uuid::new_v4()), at: Timestamp(1), by: "test".into(), operation: domain("d") };
+    let command = Command {
+        request: RequestId(Uuid::new_v4()),
+        at: Timestamp(1),
+        by: "test".into(),
+        operation: domain("d"),
+    };
     let first = leader.propose(command.clone()).await.unwrap();
     let second = leader.propose(command).await.unwrap();
     assert_eq!(first.outcome, second.outcome);
@@ -244,7 +258,12 @@ async fn a_repeated_request_is_done_once_and_answers_the_same() {
 async fn a_command_too_large_for_the_store_is_refused_before_it_is_proposed() {
     let cluster = Cluster::of(1).await;
     let by = "x".repeat(200_000);
-    let command = Command { request: RequestId(Uuid::new_v4()), at: Timestamp(1), by, operation: domain("d") };
+    let command = Command {
+        request: RequestId(Uuid::new_v4()),
+        at: Timestamp(1),
+        by,
+        operation: domain("d"),
+    };
     let error = cluster.leader().await.propose(command).await.unwrap_err();
     assert!(matches!(error, ProposeError::TooLarge { .. }), "{error}");
     cluster.put("still-alive").await;
@@ -255,8 +274,12 @@ async fn what_a_deposed_leader_decided_is_not_proposed() {
     let cluster = Cluster::of(1).await;
     let leader = cluster.leader().await;
     let term = leader.leadership().borrow().unwrap();
-    let command =
-        || Command { request: RequestId(Uuid::new_v4()), at: Timestamp(1), by: "test".into(), operation: domain("d") };
+    let command = || Command {
+        request: RequestId(Uuid::new_v4()),
+        at: Timestamp(1),
+        by: "test".into(),
+        operation: domain("d"),
+    };
     assert!(leader.propose_in_term(term, command()).await.is_ok());
     let error = leader.propose_in_term(term + 1, command()).await.unwrap_err();
     assert!(matches!(error, ProposeError::NotLeader { .. }), "{error}");

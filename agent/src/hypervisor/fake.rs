@@ -1,0 +1,188 @@
+//! Hosts in memory, with faults: for tests. No threads and no clock; what is asked takes effect at the call.
+
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use model::domain_xml;
+use model::node::{Capacity, SeenDomain};
+use model::vm::{Presence, StopCause};
+use tokio::sync::mpsc;
+use uuid::Uuid;
+
+use crate::hypervisor::mark::Mark;
+use crate::hypervisor::{
+    DomainFacts, HostFacts, Hypervisor, HypervisorError, HypervisorEvent, JobStats, Result,
+};
+
+/// What goes wrong, until it is changed.
+#[derive(Debug, Clone, Default)]
+pub struct Faults {
+    /// Starts that fail from now on.
+    pub start_fails: u32,
+    /// libvirt does not answer.
+    pub disconnected: bool,
+    /// Guests do not react to a shutdown.
+    pub deaf_guests: bool,
+}
+
+#[derive(Default)]
+struct State {
+    domains: BTreeMap<Uuid, SeenDomain>,
+    marks: BTreeMap<Uuid, Mark>,
+    calls: Vec<String>,
+    faults: Faults,
+}
+
+/// One host in memory.
+pub struct FakeHypervisor {
+    state: Arc<Mutex<State>>,
+    events: mpsc::UnboundedSender<HypervisorEvent>,
+}
+
+impl FakeHypervisor {
+    /// A host without domains, and its events.
+    pub fn new() -> (Arc<Self>, mpsc::UnboundedReceiver<HypervisorEvent>) {
+        let (events, receiver) = mpsc::unbounded_channel();
+        (Arc::new(Self { state: Arc::default(), events }), receiver)
+    }
+
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn answering(&self) -> Result<MutexGuard<'_, State>> {
+        let state = self.state();
+        if state.faults.disconnected {
+            return Err(HypervisorError::Disconnected("the fake is told so".into()));
+        }
+        Ok(state)
+    }
+
+    fn tell(&self, event: HypervisorEvent) {
+        // Nobody listens in a test that does not care.
+        let _ = self.events.send(event);
+    }
+
+    /// Changes the faults.
+    pub fn set_faults(&self, faults: Faults) {
+        self.state().faults = faults;
+    }
+
+    /// A QEMU dies.
+    pub fn kill(&self, uuid: Uuid, cause: StopCause) {
+        self.state().domains.remove(&uuid);
+        self.tell(HypervisorEvent::Stopped(uuid, cause));
+    }
+
+    /// Somebody starts a domain by hand.
+    pub fn appear(&self, uuid: Uuid, name: &str, presence: Presence) {
+        self.state().domains.insert(uuid, SeenDomain::active(name, presence, 16));
+        self.tell(HypervisorEvent::Changed(uuid));
+    }
+
+    /// All calls that change something, in order.
+    pub fn calls(&self) -> Vec<String> {
+        self.state().calls.clone()
+    }
+
+    /// The mark of a domain.
+    pub fn mark_of(&self, uuid: Uuid) -> Option<Mark> {
+        self.state().marks.get(&uuid).copied()
+    }
+}
+
+impl Hypervisor for FakeHypervisor {
+    fn host(&self) -> Result<HostFacts> {
+        drop(self.answering()?);
+        Ok(HostFacts {
+            hardware: Uuid::from_u128(1),
+            capacity: Capacity { memory_mib: 1_024, cpus: 4 },
+        })
+    }
+
+    fn domains(&self) -> Result<Vec<DomainFacts>> {
+        let state = self.answering()?;
+        Ok(state
+            .domains
+            .iter()
+            .map(|(uuid, seen)| DomainFacts { uuid: *uuid, seen: seen.clone() })
+            .collect())
+    }
+
+    fn domain(&self, uuid: Uuid) -> Result<Option<DomainFacts>> {
+        Ok(self
+            .answering()?
+            .domains
+            .get(&uuid)
+            .map(|seen| DomainFacts { uuid, seen: seen.clone() }))
+    }
+
+    fn create(&self, xml: &str) -> Result<()> {
+        let mut state = self.answering()?;
+        let domain =
+            domain_xml::parse(xml).map_err(|error| HypervisorError::Refused(error.to_string()))?;
+        let uuid = domain.uuid.unwrap_or_default();
+        state.calls.push(format!("create {}", domain.name));
+        if state.faults.start_fails > 0 {
+            state.faults.start_fails -= 1;
+            return Err(HypervisorError::Refused("the fake is told to fail".into()));
+        }
+        state.domains.insert(
+            uuid,
+            SeenDomain::active(domain.name.as_str(), Presence::Running, domain.memory_mib),
+        );
+        drop(state);
+        self.tell(HypervisorEvent::Changed(uuid));
+        Ok(())
+    }
+
+    fn shutdown(&self, uuid: Uuid) -> Result<()> {
+        let mut state = self.answering()?;
+        state.calls.push("shutdown".into());
+        if !state.faults.deaf_guests && state.domains.remove(&uuid).is_some() {
+            drop(state);
+            self.tell(HypervisorEvent::Stopped(uuid, StopCause::GuestShutdown));
+        }
+        Ok(())
+    }
+
+    fn destroy(&self, uuid: Uuid) -> Result<()> {
+        let mut state = self.answering()?;
+        state.calls.push("destroy".into());
+        state.domains.remove(&uuid).ok_or(HypervisorError::NoDomain)?;
+        drop(state);
+        self.tell(HypervisorEvent::Stopped(uuid, StopCause::Destroyed));
+        Ok(())
+    }
+
+    fn migrate(&self, uuid: Uuid, uri: &str, _live: bool) -> Result<()> {
+        let mut state = self.answering()?;
+        state.calls.push(format!("migrate to {uri}"));
+        state.domains.remove(&uuid).ok_or(HypervisorError::NoDomain)?;
+        drop(state);
+        self.tell(HypervisorEvent::Stopped(uuid, StopCause::MigratedAway));
+        Ok(())
+    }
+
+    fn job(&self, _uuid: Uuid) -> Result<Option<JobStats>> {
+        Ok(None)
+    }
+
+    fn abort_job(&self, _uuid: Uuid) -> Result<()> {
+        self.answering()?.calls.push("abort".into());
+        Ok(())
+    }
+
+    fn mark(&self, uuid: Uuid, mark: &Mark) -> Result<()> {
+        let mut state = self.answering()?;
+        if !state.domains.contains_key(&uuid) {
+            return Err(HypervisorError::NoDomain);
+        }
+        state.marks.insert(uuid, *mark);
+        Ok(())
+    }
+
+    fn process(&self, _uuid: Uuid) -> Result<Option<i32>> {
+        Ok(None)
+    }
+}

@@ -1,0 +1,263 @@
+//! libvirt through the `virt` crate; only this folder names it.
+//!
+//! One connection, opened when it is first needed and again whenever it breaks: a libvirtd that restarts is not a dead
+//! VM. One thread runs libvirt's event loop, which events, keep-alive and the close callback depend on.
+
+mod domain;
+mod event;
+mod ffi;
+
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
+use std::time::Duration;
+
+use model::node::Capacity;
+use tokio::sync::mpsc;
+use tracing::{info, warn};
+use uuid::Uuid;
+use virt::connect::Connect;
+use virt::domain::Domain;
+use virt::error::{Error, ErrorNumber};
+use virt::sys;
+
+use crate::hypervisor::mark::{Mark, NAMESPACE, PREFIX};
+use crate::hypervisor::{
+    DomainFacts, HostFacts, Hypervisor, HypervisorError, HypervisorEvent, JobStats, Result,
+};
+
+/// libvirt's own keep-alive: a hung libvirtd is noticed after about twenty seconds, our calls time out long before.
+const KEEP_ALIVE_SECONDS: i32 = 5;
+const KEEP_ALIVE_COUNT: u32 = 3;
+/// There is no event that says "libvirtd is back"; its socket is tried this often.
+const RECONNECT: Duration = Duration::from_millis(500);
+
+struct Open {
+    connection: Connect,
+    _watch: ffi::Watch,
+}
+
+struct Shared {
+    uri: String,
+    open: Mutex<Option<Open>>,
+    events: mpsc::UnboundedSender<HypervisorEvent>,
+}
+
+/// A libvirt connection that heals.
+pub struct Libvirt {
+    shared: Arc<Shared>,
+}
+
+impl Libvirt {
+    /// Starts the event loop and connects in the background; events begin with `Connected`.
+    pub fn start(uri: &str) -> Result<(Self, mpsc::UnboundedReceiver<HypervisorEvent>)> {
+        run_event_loop()?;
+        let (events, receiver) = mpsc::unbounded_channel();
+        let shared = Arc::new(Shared { uri: uri.to_owned(), open: Mutex::new(None), events });
+        let weak = Arc::downgrade(&shared);
+        let reconnect = move || {
+            let mut complained = false;
+            while let Some(shared) = weak.upgrade() {
+                match shared.connection() {
+                    Ok(_) => complained = false,
+                    Err(error) if !complained => {
+                        warn!(uri = shared.uri, %error, "libvirt is not reachable; trying on");
+                        complained = true;
+                    }
+                    Err(_) => {}
+                }
+                drop(shared);
+                std::thread::park_timeout(RECONNECT);
+            }
+        };
+        std::thread::Builder::new()
+            .name("libvirt-connect".into())
+            .spawn(reconnect)
+            .map_err(|error| HypervisorError::Refused(error.to_string()))?;
+        Ok((Self { shared }, receiver))
+    }
+
+    fn with<T>(&self, call: impl FnOnce(&Connect) -> std::result::Result<T, Error>) -> Result<T> {
+        let connection = self.shared.connection()?;
+        call(&connection).map_err(|error| self.shared.classify(&connection, &error))
+    }
+
+    fn with_domain<T>(
+        &self,
+        uuid: Uuid,
+        call: impl FnOnce(&Domain) -> std::result::Result<T, Error>,
+    ) -> Result<T> {
+        self.with(|connection| call(&connection.lookup_domain_by_uuid(uuid)?))
+    }
+}
+
+/// Registered before the first connection and run for the process's life, as libvirt asks.
+fn run_event_loop() -> Result<()> {
+    static LOOP: OnceLock<std::result::Result<(), String>> = OnceLock::new();
+    LOOP.get_or_init(|| {
+        ffi::silence();
+        virt::event::event_register_default_impl().map_err(|error| error.message().to_owned())?;
+        let run = || loop {
+            if let Err(error) = virt::event::event_run_default_impl() {
+                warn!(error = error.message(), "libvirt's event loop failed once");
+            }
+        };
+        std::thread::Builder::new()
+            .name("libvirt-events".into())
+            .spawn(run)
+            .map(|_| ())
+            .map_err(|error| error.to_string())
+    })
+    .clone()
+    .map_err(HypervisorError::Refused)
+}
+
+impl Shared {
+    fn open(&self) -> MutexGuard<'_, Option<Open>> {
+        self.open.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The connection that is open, or a new one.
+    fn connection(self: &Arc<Self>) -> Result<Connect> {
+        if let Some(open) = &*self.open() {
+            return Ok(open.connection.clone());
+        }
+        let disconnected = |error: Error| HypervisorError::Disconnected(error.message().to_owned());
+        // Opened outside the lock: a libvirtd that hangs must not hang those that want to know that it does.
+        let connection = Connect::open(Some(&self.uri)).map_err(disconnected)?;
+        if let Err(error) = connection.set_keep_alive(KEEP_ALIVE_SECONDS, KEEP_ALIVE_COUNT) {
+            info!(error = error.message(), "libvirt's keep-alive is not to be had here");
+        }
+        let events = self.events.clone();
+        let on_lifecycle = Box::new(move |uuid, event, detail| {
+            // A receiver that is gone belongs to an agent that is ending.
+            let _ = events.send(event::translate(uuid, event, detail));
+        });
+        let weak = Arc::downgrade(self);
+        let on_close = Box::new(move |reason| {
+            // Not on this thread: dropping the connection inside its own callback would wait for itself.
+            let weak = weak.clone();
+            let closing = move || {
+                if let Some(shared) = weak.upgrade() {
+                    shared
+                        .disconnected(&format!("libvirt closed the connection (reason {reason})"));
+                }
+            };
+            if std::thread::Builder::new().name("libvirt-closed".into()).spawn(closing).is_err() {
+                warn!("libvirt closed the connection, and no thread could be had to note it");
+            }
+        });
+        let watch = ffi::watch(&connection, on_lifecycle, on_close).map_err(disconnected)?;
+        let mut open = self.open();
+        if let Some(open) = &*open {
+            // Another thread was faster.
+            return Ok(open.connection.clone());
+        }
+        *open = Some(Open { connection: connection.clone(), _watch: watch });
+        info!(uri = self.uri, "connected to libvirt");
+        let _ = self.events.send(HypervisorEvent::Connected);
+        Ok(connection)
+    }
+
+    fn disconnected(&self, why: &str) {
+        let closed = self.open().take();
+        if closed.is_some() {
+            warn!(uri = self.uri, why, "disconnected from libvirt");
+            let _ = self.events.send(HypervisorEvent::Disconnected);
+        }
+    }
+
+    fn classify(&self, connection: &Connect, error: &Error) -> HypervisorError {
+        let text = error.message().to_owned();
+        if !connection.is_alive().unwrap_or(false) {
+            self.disconnected(&text);
+            return HypervisorError::Disconnected(text);
+        }
+        if error.code().is_known_and(|code| code == ErrorNumber::NoDomain) {
+            return HypervisorError::NoDomain;
+        }
+        HypervisorError::Refused(text)
+    }
+}
+
+impl Hypervisor for Libvirt {
+    fn host(&self) -> Result<HostFacts> {
+        let (capabilities, info) =
+            self.with(|connection| Ok((connection.capabilities()?, connection.node_info()?)))?;
+        Ok(HostFacts {
+            hardware: domain::host_uuid(&capabilities)?,
+            // libvirt gives KiB.
+            capacity: Capacity { memory_mib: info.memory / 1024, cpus: info.cpus },
+        })
+    }
+
+    fn domains(&self) -> Result<Vec<DomainFacts>> {
+        let domains = self.with(|connection| connection.list_all_domains(0))?;
+        let mut facts = Vec::new();
+        for domain in domains {
+            match domain::facts(&domain) {
+                Ok(fact) => facts.push(fact),
+                // It went while it was looked at.
+                Err(error) if error.code().is_known_and(|code| code == ErrorNumber::NoDomain) => {}
+                Err(error) => return self.with(|_| Err(error)),
+            }
+        }
+        Ok(facts)
+    }
+
+    fn domain(&self, uuid: Uuid) -> Result<Option<DomainFacts>> {
+        match self.with_domain(uuid, domain::facts) {
+            Ok(facts) => Ok(Some(facts)),
+            Err(HypervisorError::NoDomain) => Ok(None),
+            Err(error) => Err(error),
+        }
+    }
+
+    fn create(&self, xml: &str) -> Result<()> {
+        self.with(|connection| connection.create_domain_xml(xml, 0).map(|_| ()))
+    }
+
+    fn shutdown(&self, uuid: Uuid) -> Result<()> {
+        self.with_domain(uuid, Domain::shutdown)
+    }
+
+    fn destroy(&self, uuid: Uuid) -> Result<()> {
+        self.with_domain(uuid, Domain::destroy)
+    }
+
+    fn migrate(&self, uuid: Uuid, uri: &str, live: bool) -> Result<()> {
+        self.with_domain(uuid, |domain| domain::migrate(domain, uri, live))
+    }
+
+    fn job(&self, uuid: Uuid) -> Result<Option<JobStats>> {
+        self.with_domain(uuid, domain::job)
+    }
+
+    fn abort_job(&self, uuid: Uuid) -> Result<()> {
+        self.with_domain(uuid, ffi::abort_job)
+    }
+
+    fn mark(&self, uuid: Uuid, mark: &Mark) -> Result<()> {
+        self.with_domain(uuid, |domain| {
+            let mut flags = sys::VIR_DOMAIN_AFFECT_LIVE;
+            if domain.is_persistent()? {
+                flags |= sys::VIR_DOMAIN_AFFECT_CONFIG;
+            }
+            let element = mark.element();
+            domain.set_metadata(
+                sys::VIR_DOMAIN_METADATA_ELEMENT as i32,
+                Some(&element),
+                Some(PREFIX),
+                Some(NAMESPACE),
+                flags,
+            )?;
+            Ok(())
+        })
+    }
+
+    fn process(&self, uuid: Uuid) -> Result<Option<i32>> {
+        domain::qemu_process(uuid)
+            .map_err(|error| HypervisorError::Refused(format!("/proc could not be read: {error}")))
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,179 @@
+//! The agent's one door to the hypervisor, in libvirt's words.
+//!
+//! The trait's methods block; [`HypervisorHandle`] runs them beside the async threads, with a limit in time and number,
+//! so that a libvirtd that hangs hangs nothing else.
+
+pub mod fake;
+pub mod libvirt;
+pub mod mark;
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use model::node::{Capacity, SeenDomain};
+use model::vm::StopCause;
+use tokio::sync::Semaphore;
+use tokio::time::timeout;
+use uuid::Uuid;
+
+use crate::hypervisor::mark::Mark;
+
+/// Calls to libvirt under way at once, migrations aside. libvirtd itself works on 5 to 20 at a time by default.
+const CALLS_AT_ONCE: usize = 8;
+
+/// Why the hypervisor did not do something.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum HypervisorError {
+    /// No such domain, active or defined.
+    #[error("there is no such domain")]
+    NoDomain,
+    /// There is no connection to libvirt now.
+    #[error("libvirt is not reachable: {0}")]
+    Disconnected(String),
+    /// It takes too long; it may still be done.
+    #[error("libvirt did not {what} within {} ms", limit.as_millis())]
+    Timeout {
+        /// What was asked.
+        what: &'static str,
+        /// How long it was waited for.
+        limit: Duration,
+    },
+    /// libvirt said no; its words.
+    #[error("{0}")]
+    Refused(String),
+}
+
+/// The result of a call.
+pub type Result<T> = std::result::Result<T, HypervisorError>;
+
+/// What the host is and has.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct HostFacts {
+    /// The host's UUID, from `virConnectGetCapabilities`.
+    pub hardware: Uuid,
+    /// All its memory and processors.
+    pub capacity: Capacity,
+}
+
+/// One domain, active or defined.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct DomainFacts {
+    /// By which it is known.
+    pub uuid: Uuid,
+    /// Its name, what is seen of it, and its memory.
+    pub seen: SeenDomain,
+}
+
+/// Something happened. A hint to look, but for the cause of an end, which can be had from nowhere else.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum HypervisorEvent {
+    /// Look at this domain.
+    Changed(Uuid),
+    /// This domain ended.
+    Stopped(Uuid, StopCause),
+    /// The connection is there (again): look at everything.
+    Connected,
+    /// The connection is gone. Says nothing about any domain.
+    Disconnected,
+}
+
+/// How far a migration is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct JobStats {
+    /// Milliseconds since it began.
+    pub elapsed_ms: u64,
+    /// Bytes to copy in all, as of now.
+    pub total_bytes: u64,
+    /// Bytes copied.
+    pub processed_bytes: u64,
+    /// Bytes left.
+    pub remaining_bytes: u64,
+}
+
+/// What the agent asks of a hypervisor.
+pub trait Hypervisor: Send + Sync + 'static {
+    /// What the host is and has.
+    fn host(&self) -> Result<HostFacts>;
+    /// All domains, active and defined.
+    fn domains(&self) -> Result<Vec<DomainFacts>>;
+    /// One domain; `None` when libvirt answers that there is none.
+    fn domain(&self, uuid: Uuid) -> Result<Option<DomainFacts>>;
+    /// Creates a transient domain (`virDomainCreateXML`).
+    fn create(&self, xml: &str) -> Result<()>;
+    /// Asks the guest to shut down (`virDomainShutdown`).
+    fn shutdown(&self, uuid: Uuid) -> Result<()>;
+    /// Ends the domain at once (`virDomainDestroy`).
+    fn destroy(&self, uuid: Uuid) -> Result<()>;
+    /// Migrates it peer-to-peer (`virDomainMigrateToURI3`); returns when it has ended, well or not.
+    fn migrate(&self, uuid: Uuid, uri: &str, live: bool) -> Result<()>;
+    /// How far the migration is; `None` when there is none.
+    fn job(&self, uuid: Uuid) -> Result<Option<JobStats>>;
+    /// Calls off the migration (`virDomainAbortJob`).
+    fn abort_job(&self, uuid: Uuid) -> Result<()>;
+    /// Marks a running domain as the cluster's (`virDomainSetMetadata`).
+    fn mark(&self, uuid: Uuid, mark: &Mark) -> Result<()>;
+    /// The process of a QEMU with this UUID, found without libvirt's help.
+    fn process(&self, uuid: Uuid) -> Result<Option<i32>>;
+
+    /// What is seen of the domain: `Ok(None)` only when libvirt answers that none is active **and** no QEMU process
+    /// has this UUID (design section 3: "not here").
+    fn look(&self, uuid: Uuid) -> Result<Option<SeenDomain>> {
+        let domain = self.domain(uuid)?.filter(|domain| domain.seen.presence.is_some());
+        if let Some(domain) = domain {
+            return Ok(Some(domain.seen));
+        }
+        match self.process(uuid)? {
+            None => Ok(None),
+            // libvirt has let go of it, or not taken it up yet; it still holds the disk.
+            Some(process) => Err(HypervisorError::Refused(format!(
+                "libvirt has no such domain, but process {process} runs a QEMU with its UUID"
+            ))),
+        }
+    }
+}
+
+/// A hypervisor to be called from async code. Cheap to clone.
+#[derive(Clone)]
+pub struct HypervisorHandle {
+    hypervisor: Arc<dyn Hypervisor>,
+    permits: Arc<Semaphore>,
+}
+
+impl HypervisorHandle {
+    /// Over any hypervisor.
+    pub fn new(hypervisor: Arc<dyn Hypervisor>) -> Self {
+        Self { hypervisor, permits: Arc::new(Semaphore::new(CALLS_AT_ONCE)) }
+    }
+
+    /// Calls it within `limit`. After the limit the call is left to end by itself and keeps its place.
+    pub async fn call<T: Send + 'static>(
+        &self,
+        what: &'static str,
+        limit: Duration,
+        call: impl FnOnce(&dyn Hypervisor) -> Result<T> + Send + 'static,
+    ) -> Result<T> {
+        let late = HypervisorError::Timeout { what, limit };
+        let hypervisor = self.hypervisor.clone();
+        let permits = self.permits.clone();
+        let called = async move {
+            let gone = |error: &dyn std::error::Error| HypervisorError::Refused(error.to_string());
+            let permit = permits.acquire_owned().await.map_err(|error| gone(&error))?;
+            tokio::task::spawn_blocking(move || {
+                let result = call(&*hypervisor);
+                drop(permit);
+                result
+            })
+            .await
+            .map_err(|error| gone(&error))?
+        };
+        timeout(limit, called).await.unwrap_or(Err(late))
+    }
+
+    /// A migration, on a thread of its own, for as long as it takes.
+    pub async fn migrate(&self, uuid: Uuid, uri: String, live: bool) -> Result<()> {
+        let hypervisor = self.hypervisor.clone();
+        tokio::task::spawn_blocking(move || hypervisor.migrate(uuid, &uri, live))
+            .await
+            .map_err(|error| HypervisorError::Refused(error.to_string()))?
+    }
+}

@@ -1,0 +1,326 @@
+//! The session with the control plane: register, heartbeat, orders, reports; through any replica.
+//!
+//! ```text
+//!  register ──▶ in session: heartbeats │ orders │ reports ──"the session is over"──▶ register …
+//! ```
+//! A replica that does not answer is left for the next one at once. Reports survive sessions only where they say what
+//! became of an order; what was seen is told anew by the next registration.
+
+use std::collections::BTreeMap;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use proto::channel::{ChannelError, TlsFiles, endpoint};
+use proto::convert::{self, rejection};
+use proto::v1::agent_session_client::AgentSessionClient;
+use proto::v1::{
+    self, HeartbeatRequest, JobProgress, RegisterReply, RegisterRequest, ReportRequest,
+    WatchOrdersRequest,
+};
+use tokio::sync::mpsc;
+use tonic::transport::Channel;
+use tonic::{Code, Request, Status};
+use tracing::{debug, info, warn};
+use uuid::Uuid;
+
+use crate::agent::clock_ms;
+use crate::lease::Lease;
+use crate::vm::driver::{Jobs, jobs};
+use crate::vm::order::{self, Order};
+
+/// Between two rounds over all replicas that all failed.
+const ROUND_PAUSE: Duration = Duration::from_millis(200);
+/// A report or a registration waits for a commit, and for an election before it.
+const COMMIT_LIMIT: Duration = Duration::from_secs(3);
+/// While a migration runs its progress is told this often.
+const PROGRESS_PERIOD: Duration = Duration::from_millis(200);
+/// Reports that go in one request: one log entry holds a few hundred.
+const REPORTS_AT_ONCE: usize = 100;
+
+type Client = AgentSessionClient<Channel>;
+
+/// The replicas, and the one that answered last.
+#[derive(Clone)]
+pub struct Servers {
+    clients: Arc<Vec<(String, Client)>>,
+    current: Arc<AtomicUsize>,
+}
+
+impl Servers {
+    /// Connections are made when they are first used.
+    pub fn new(addresses: &[String], tls: Option<&TlsFiles>) -> Result<Self, ChannelError> {
+        let client = |address: &String| {
+            Ok((address.clone(), Client::new(endpoint(address, tls)?.connect_lazy())))
+        };
+        let clients = addresses.iter().map(client).collect::<Result<Vec<_>, ChannelError>>()?;
+        Ok(Self { clients: Arc::new(clients), current: Arc::default() })
+    }
+
+    fn pick(&self) -> (usize, &str, Client) {
+        let current = self.current.load(Ordering::Relaxed) % self.clients.len();
+        let (address, client) = &self.clients[current];
+        (current, address, client.clone())
+    }
+
+    /// Leaves a replica that failed, unless somebody did before. Pauses after each round.
+    async fn leave(&self, failed: usize) {
+        let next = (failed + 1) % self.clients.len();
+        let left =
+            self.current.compare_exchange(failed, next, Ordering::Relaxed, Ordering::Relaxed);
+        if left.is_err() || next == 0 {
+            tokio::time::sleep(ROUND_PAUSE).await;
+        }
+    }
+}
+
+/// Whether the leader said that this session is over.
+fn is_over(status: &Status) -> bool {
+    rejection::word(status) == Some("old-session")
+}
+
+/// What a session works with.
+pub struct Session {
+    /// The replicas.
+    pub servers: Servers,
+    /// What the leader gave.
+    pub given: RegisterReply,
+    /// The lease to renew.
+    pub lease: Arc<Mutex<Lease>>,
+    /// Migrations under way.
+    pub jobs: Jobs,
+    /// Where orders go: the whole list, each time.
+    pub orders: mpsc::UnboundedSender<Vec<Order>>,
+}
+
+/// The reports that wait, and what was taken of them and is not answered yet.
+pub struct Outbox {
+    queue: mpsc::UnboundedReceiver<v1::Report>,
+    unanswered: Vec<v1::Report>,
+}
+
+impl Outbox {
+    /// Over the drivers' queue.
+    pub fn new(queue: mpsc::UnboundedReceiver<v1::Report>) -> Self {
+        Self { queue, unanswered: Vec::new() }
+    }
+
+    /// Before a registration: what was seen before is told by its inventory; what became of orders is kept.
+    pub fn keep_outcomes(&mut self) {
+        while let Ok(report) = self.queue.try_recv() {
+            self.unanswered.push(report);
+        }
+        self.unanswered
+            .retain(|report| matches!(report.report, Some(v1::report::Report::OrderDone(_))));
+    }
+
+    async fn take(&mut self) -> Option<()> {
+        if self.unanswered.is_empty() {
+            self.unanswered.push(self.queue.recv().await?);
+        }
+        while self.unanswered.len() < REPORTS_AT_ONCE
+            && let Ok(report) = self.queue.try_recv()
+        {
+            self.unanswered.push(report);
+        }
+        Some(())
+    }
+}
+
+/// Registers, for as long as it takes. `request` is made anew for each attempt but its id.
+pub async fn register(servers: &Servers, request: RegisterRequest) -> RegisterReply {
+    let mut complaint = String::new();
+    loop {
+        let (index, address, mut client) = servers.pick();
+        let mut message = Request::new(request.clone());
+        message.set_timeout(COMMIT_LIMIT);
+        match client.register(message).await {
+            Ok(reply) => {
+                let reply = reply.into_inner();
+                info!(session = reply.session, through = address, "registered");
+                return reply;
+            }
+            Err(status) => {
+                // One line for each new complaint, not for each attempt.
+                if complaint != status.message() {
+                    complaint = status.message().to_owned();
+                    warn!(through = address, code = ?status.code(), complaint, "not registered yet");
+                }
+                if rejection::word(&status).is_some() {
+                    tokio::time::sleep(ROUND_PAUSE).await;
+                } else {
+                    servers.leave(index).await;
+                }
+            }
+        }
+    }
+}
+
+impl Session {
+    /// Until the leader says that the session is over.
+    pub async fn run(&self, outbox: &mut Outbox) {
+        let why = tokio::select! {
+            why = self.heartbeats() => why,
+            why = self.watch_orders() => why,
+            why = self.reports(outbox) => why,
+        };
+        info!(session = self.given.session, why, "the session is over");
+    }
+
+    fn lease(&self) -> MutexGuard<'_, Lease> {
+        self.lease.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    async fn heartbeats(&self) -> String {
+        let period = Duration::from_millis(self.given.heartbeat_ms.max(10));
+        let limit = Duration::from_millis(self.given.answer_timeout_ms.max(10));
+        let mut number = 0;
+        loop {
+            number += 1;
+            let (index, address, mut client) = self.servers.pick();
+            let jobs = self.progress();
+            let migrating = !jobs.is_empty();
+            let mut request = Request::new(HeartbeatRequest {
+                node_id: self.given.node_id,
+                session: self.given.session,
+                number,
+                jobs,
+            });
+            request.set_timeout(limit);
+            let sent = clock_ms();
+            // The time-out that travels with the request is the server's to keep; this one is ours.
+            let answer = tokio::time::timeout(limit, client.heartbeat(request)).await;
+            match answer.unwrap_or_else(|_| Err(Status::deadline_exceeded("no answer in time"))) {
+                Ok(_) => {
+                    self.lease().renew(sent, self.given.lease_ttl_ms);
+                    let pause = if migrating { PROGRESS_PERIOD.min(period) } else { period };
+                    let spent = Duration::from_millis(clock_ms().saturating_sub(sent));
+                    tokio::time::sleep(pause.saturating_sub(spent)).await;
+                }
+                Err(status) if is_over(&status) => return status.message().to_owned(),
+                Err(status) => {
+                    debug!(through = address, code = ?status.code(), "a heartbeat was not answered: {}", status.message());
+                    // At once through the next one: every half second counts towards the lease.
+                    self.servers.leave(index).await;
+                }
+            }
+        }
+    }
+
+    fn progress(&self) -> Vec<JobProgress> {
+        let jobs: BTreeMap<Uuid, _> = jobs(&self.jobs).clone();
+        jobs.into_iter()
+            .map(|(uuid, (order, stats))| JobProgress {
+                uuid: uuid.to_string(),
+                order,
+                elapsed_ms: stats.elapsed_ms,
+                total_bytes: stats.total_bytes,
+                processed_bytes: stats.processed_bytes,
+                remaining_bytes: stats.remaining_bytes,
+            })
+            .collect()
+    }
+
+    async fn watch_orders(&self) -> String {
+        loop {
+            let (index, address, mut client) = self.servers.pick();
+            let request =
+                WatchOrdersRequest { node_id: self.given.node_id, session: self.given.session };
+            let status =
+                match tokio::time::timeout(COMMIT_LIMIT, client.watch_orders(request)).await {
+                    Err(_) => Status::deadline_exceeded("no answer in time"),
+                    Ok(Err(status)) => status,
+                    Ok(Ok(stream)) => {
+                        let mut stream = stream.into_inner();
+                        loop {
+                            match stream.message().await {
+                                Ok(Some(list)) => self.take(list),
+                                Ok(None) => break Status::unavailable("the stream ended"),
+                                Err(status) => break status,
+                            }
+                        }
+                    }
+                };
+            if is_over(&status) {
+                return status.message().to_owned();
+            }
+            debug!(through = address, code = ?status.code(), "no orders from there: {}", status.message());
+            self.servers.leave(index).await;
+        }
+    }
+
+    /// Orders for another session, epoch or cluster are not for this agent (design section 3, order).
+    fn take(&self, list: v1::OrderList) {
+        if list.epoch != self.given.epoch || list.cluster != self.given.cluster {
+            warn!(
+                epoch = list.epoch,
+                cluster = list.cluster,
+                "orders of another epoch or cluster are refused"
+            );
+            return;
+        }
+        let Ok(cluster) = convert::uuid("cluster", &list.cluster) else {
+            warn!(cluster = list.cluster, "orders of a cluster without a UUID are refused");
+            return;
+        };
+        let mut orders = Vec::new();
+        for order in list.orders {
+            if order.session != self.given.session {
+                warn!(
+                    order = order.id,
+                    session = order.session,
+                    "an order of another session is refused"
+                );
+                continue;
+            }
+            match order::read(order, cluster) {
+                Ok(Some(order)) => orders.push(order),
+                Ok(None) => {
+                    warn!("an order of a kind that this version does not know is left alone")
+                }
+                Err(error) => warn!(%error, "an order that cannot be read is left alone"),
+            }
+        }
+        // The receiver lives as long as the process.
+        let _ = self.orders.send(orders);
+    }
+
+    async fn reports(&self, outbox: &mut Outbox) -> String {
+        let mut request_id = Uuid::new_v4();
+        loop {
+            if outbox.take().await.is_none() {
+                return "the agent is ending".into();
+            }
+            let reports = outbox.unanswered.clone();
+            loop {
+                let (index, address, mut client) = self.servers.pick();
+                let mut request = Request::new(ReportRequest {
+                    request_id: request_id.to_string(),
+                    node_id: self.given.node_id,
+                    session: self.given.session,
+                    reports: reports.clone(),
+                });
+                request.set_timeout(COMMIT_LIMIT);
+                match client.report(request).await {
+                    Ok(_) => break,
+                    Err(status) if is_over(&status) => return status.message().to_owned(),
+                    Err(status) if status.code() == Code::InvalidArgument => {
+                        // Sending it again would never help, and would hold up all that comes after.
+                        warn!(
+                            through = address,
+                            "reports were not understood and are left out: {}",
+                            status.message()
+                        );
+                        break;
+                    }
+                    Err(status) => {
+                        debug!(through = address, code = ?status.code(), "reports were not taken: {}", status.message());
+                        self.servers.leave(index).await;
+                    }
+                }
+            }
+            outbox.unanswered.clear();
+            request_id = Uuid::new_v4();
+        }
+    }
+}

@@ -1,0 +1,173 @@
+//! Pure: what to do about an order that arrives, given what was done and what is being done.
+//!
+//! Orders come as a whole list, again and again, until they are reported; each is done once.
+
+use crate::vm::ledger::Entry;
+use crate::vm::order::{Kind, Order};
+
+/// What to do about an order.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Verdict {
+    /// Note it in the ledger, then carry it out.
+    Run,
+    /// It was done; say again what it came to (`None` for success).
+    AnswerAgain(Option<String>),
+    /// It is being done.
+    UnderWay,
+    /// Something else is being done; it comes again.
+    Wait,
+    /// Hasten the graceful stop that is being done; this order takes its place.
+    Hasten,
+    /// Call off the migration that is being done.
+    CallOff,
+    /// Look, and answer.
+    Look,
+    /// It is older than what was promised: not to be done by anyone any more.
+    Stale,
+}
+
+/// The verdict on `order`. `noted` is the ledger's entry, `running` the order being carried out.
+pub fn judge(order: &Order, noted: Option<&Entry>, running: Option<&Order>) -> Verdict {
+    if let Some(running) = running {
+        return beside(order, running);
+    }
+    if order.kind == Kind::Probe {
+        return Verdict::Look;
+    }
+    let Some(noted) = noted else { return Verdict::Run };
+    if let Some(done) = noted.done.as_ref().filter(|done| done.order == order.id) {
+        return Verdict::AnswerAgain(done.error.clone());
+    }
+    match order.id {
+        id if id < noted.floor => Verdict::Stale,
+        // Begun by an agent that did not live to finish it; carrying out an order finds what is there already.
+        id if id == noted.floor && noted.begun == Some(id) => Verdict::Run,
+        id if id == noted.floor => Verdict::Stale,
+        _ => Verdict::Run,
+    }
+}
+
+fn beside(order: &Order, running: &Order) -> Verdict {
+    if order.id == running.id {
+        return match (&order.kind, &running.kind) {
+            (Kind::Migrate { cancelled: true, .. }, Kind::Migrate { cancelled: false, .. }) => {
+                Verdict::CallOff
+            }
+            _ => Verdict::UnderWay,
+        };
+    }
+    match (&order.kind, &running.kind) {
+        (Kind::Stop { graceful_ms: None }, Kind::Stop { graceful_ms: Some(_) })
+            if order.id > running.id =>
+        {
+            Verdict::Hasten
+        }
+        _ => Verdict::Wait,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use uuid::Uuid;
+
+    use super::*;
+    use crate::vm::ledger::Done;
+
+    fn order(id: u64, kind: Kind) -> Order {
+        Order { id, generation: 1, cluster: Uuid::nil(), vm: "v".into(), uuid: Uuid::nil(), kind }
+    }
+
+    fn start(id: u64) -> Order {
+        order(id, Kind::Start { xml: String::new() })
+    }
+
+    fn stop(id: u64, graceful_ms: Option<u64>) -> Order {
+        order(id, Kind::Stop { graceful_ms })
+    }
+
+    fn migrate(id: u64, cancelled: bool) -> Order {
+        order(id, Kind::Migrate { uri: String::new(), live: true, cancelled })
+    }
+
+    fn entry(floor: u64, begun: Option<u64>, done: Option<(u64, Option<&str>)>) -> Entry {
+        let done = done.map(|(order, error)| Done { order, error: error.map(str::to_owned) });
+        Entry { floor, generation: 1, begun, done }
+    }
+
+    #[test]
+    fn each_order_has_its_verdict() {
+        let failed = Some("no".to_owned());
+        for (name, order, noted, running, expected) in [
+            ("a first order is run", start(5), None, None, Verdict::Run),
+            ("a newer order is run", start(9), Some(entry(5, None, None)), None, Verdict::Run),
+            ("an older order is stale", start(4), Some(entry(5, None, None)), None, Verdict::Stale),
+            (
+                "an order that a probe's answer ruled out is stale",
+                start(5),
+                Some(entry(5, None, None)),
+                None,
+                Verdict::Stale,
+            ),
+            (
+                "an order that was cut short is run again",
+                start(5),
+                Some(entry(5, Some(5), None)),
+                None,
+                Verdict::Run,
+            ),
+            (
+                "a done order is answered again",
+                start(5),
+                Some(entry(5, None, Some((5, None)))),
+                None,
+                Verdict::AnswerAgain(None),
+            ),
+            (
+                "a failed order is answered again, not done again",
+                start(5),
+                Some(entry(5, None, Some((5, Some("no"))))),
+                None,
+                Verdict::AnswerAgain(failed),
+            ),
+            ("a repeated order is under way", start(5), None, Some(start(5)), Verdict::UnderWay),
+            ("another order waits", stop(6, None), None, Some(start(5)), Verdict::Wait),
+            (
+                "a graceful stop is hastened",
+                stop(6, None),
+                None,
+                Some(stop(5, Some(1))),
+                Verdict::Hasten,
+            ),
+            (
+                "a stop at once is not hastened",
+                stop(6, None),
+                None,
+                Some(stop(5, None)),
+                Verdict::Wait,
+            ),
+            (
+                "a migration is called off",
+                migrate(5, true),
+                None,
+                Some(migrate(5, false)),
+                Verdict::CallOff,
+            ),
+            (
+                "a probe looks",
+                order(2, Kind::Probe),
+                Some(entry(5, None, None)),
+                None,
+                Verdict::Look,
+            ),
+            (
+                "a probe waits for what is under way",
+                order(7, Kind::Probe),
+                None,
+                Some(start(5)),
+                Verdict::Wait,
+            ),
+        ] {
+            assert_eq!(judge(&order, noted.as_ref(), running.as_ref()), expected, "{name}");
+        }
+    }
+}

@@ -1,0 +1,46 @@
+//! The device that cuts this host's power when it is not fed, and when it is fed.
+//!
+//! It stays armed when the agent ends: whether the host may live is decided by the lease, not by this process. It is
+//! disarmed only by an orderly stop while nothing runs here.
+
+use std::fs::{File, OpenOptions};
+use std::io::{self, Write};
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::Path;
+
+/// The byte after which closing the device disarms it (Linux watchdog API, "magic close").
+const MAGIC_CLOSE: u8 = b'V';
+
+/// Something to be fed.
+pub trait Watchdog: Send {
+    /// Puts off the bite by its time-out.
+    fn feed(&mut self) -> io::Result<()>;
+    /// Takes it out of service; to be dropped right after.
+    fn disarm(&mut self) -> io::Result<()>;
+}
+
+/// A watchdog device, or a pipe that behaves like one.
+pub struct DeviceWatchdog {
+    file: File,
+}
+
+impl DeviceWatchdog {
+    /// Opens and thereby arms it.
+    pub fn arm(path: &Path) -> io::Result<Self> {
+        // Never waits: a device that does not take its food at once is as good as none, and is reported so.
+        let file = OpenOptions::new().write(true).custom_flags(nix::libc::O_NONBLOCK).open(path)?;
+        let mut watchdog = Self { file };
+        watchdog.feed()?;
+        Ok(watchdog)
+    }
+}
+
+impl Watchdog for DeviceWatchdog {
+    fn feed(&mut self) -> io::Result<()> {
+        self.file.write_all(b"1")
+    }
+
+    fn disarm(&mut self) -> io::Result<()> {
+        self.file.write_all(&[MAGIC_CLOSE])
+    }
+}
