@@ -1,1 +1,8 @@
-//! To be written.
+//! The operator's tool: speaks to any replica, knows the wire and the model, decides nothing.
+
+pub mod args;
+pub mod client;
+pub mod cmd;
+pub mod exit;
+pub mod render;
+pub mod wait;

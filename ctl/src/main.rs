@@ -1,1 +1,21 @@
-fn main() {}
+//! `berthctl`: arguments, dispatch, exit code.
+
+use std::process::ExitCode;
+
+use clap::Parser;
+use ctl::args::Arguments;
+
+fn main() -> ExitCode {
+    let arguments = Arguments::parse();
+    let json = arguments.json;
+    let runtime = match tokio::runtime::Builder::new_current_thread().enable_all().build() {
+        Ok(runtime) => runtime,
+        Err(error) => {
+            return ctl::exit::Failure::internal(format!("no runtime: {error}")).report(json);
+        }
+    };
+    match runtime.block_on(ctl::cmd::run(arguments)) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(failure) => failure.report(json),
+    }
+}

@@ -1,1 +1,4 @@
-//! To be written.
+//! Behaviour of the whole of Berth: a lab of real hypervisor hosts, and clusters of real processes in it.
+
+pub mod cluster;
+pub mod lab;

@@ -31,6 +31,7 @@ struct State {
     marks: BTreeMap<Uuid, Mark>,
     calls: Vec<String>,
     faults: Faults,
+    unanswered: u32,
 }
 
 /// One host in memory.
@@ -51,8 +52,9 @@ impl FakeHypervisor {
     }
 
     fn answering(&self) -> Result<MutexGuard<'_, State>> {
-        let state = self.state();
+        let mut state = self.state();
         if state.faults.disconnected {
+            state.unanswered += 1;
             return Err(HypervisorError::Disconnected("the fake is told so".into()));
         }
         Ok(state)
@@ -83,6 +85,11 @@ impl FakeHypervisor {
     /// All calls that change something, in order.
     pub fn calls(&self) -> Vec<String> {
         self.state().calls.clone()
+    }
+
+    /// How many calls were not answered.
+    pub fn unanswered(&self) -> u32 {
+        self.state().unanswered
     }
 
     /// The mark of a domain.

@@ -146,8 +146,14 @@ impl Driver {
                 Verdict::Look => self.answer_probe(&order).await,
                 Verdict::Hasten => {
                     info!(vm = order.vm, order = order.id, "the stop is hastened");
-                    if let Err(error) = self.tools.ledger.begin(self.uuid, order.id, order.generation) {
-                        warn!(vm = order.vm, error = &error as &dyn std::error::Error, "an order cannot be noted");
+                    if let Err(error) =
+                        self.tools.ledger.begin(self.uuid, order.id, order.generation)
+                    {
+                        warn!(
+                            vm = order.vm,
+                            error = &error as &dyn std::error::Error,
+                            "an order cannot be noted"
+                        );
                     } else if let Some(work) = &mut self.work {
                         // The newer order takes the older one's place: its end is the end of both.
                         work.order = order;
@@ -280,7 +286,8 @@ impl Driver {
             Ok(None) => match self.tools.ledger.promise(uuid, order.id) {
                 Ok(()) => {
                     let cause = self.cause.take();
-                    self.send_absent(order.id, cause);
+                    let floor = self.tools.ledger.entry(uuid).map_or(order.id, |entry| entry.floor);
+                    self.send_absent(floor, cause);
                 }
                 Err(error) => warn!(
                     error = &error as &dyn std::error::Error,

@@ -1,0 +1,390 @@
+//! The command line.
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use clap::{Args, Parser, Subcommand, ValueEnum};
+use clap_complete::Shell;
+
+use crate::exit;
+
+/// Runs a Berth cluster: VMs on libvirt hosts, each in one place at most.
+#[derive(Debug, Parser)]
+#[command(name = "berthctl", version, about, after_help = exit::TABLE)]
+pub struct Arguments {
+    /// The replicas, as HOST:PORT.
+    #[arg(
+        long,
+        global = true,
+        env = "BERTH_SERVERS",
+        value_delimiter = ',',
+        default_value = "127.0.0.1:7480"
+    )]
+    pub servers: Vec<String>,
+    /// Print JSON for programs.
+    #[arg(long, global = true)]
+    pub json: bool,
+    /// Return when the request is accepted, without waiting for its end.
+    #[arg(long, global = true)]
+    pub no_wait: bool,
+    /// How long the whole command may take, such as 90s or 5m.
+    #[arg(long, global = true, value_parser = duration, default_value = "5m")]
+    pub timeout: Duration,
+    /// Who asks, for the events.
+    #[arg(long, global = true, env = "BERTH_OPERATOR")]
+    pub operator: Option<String>,
+    /// The authority that signed the replicas' certificates.
+    #[arg(long, global = true, env = "BERTH_TLS_CA", requires_all = ["tls_cert", "tls_key"])]
+    pub tls_ca: Option<PathBuf>,
+    /// The operator's certificate.
+    #[arg(long, global = true, env = "BERTH_TLS_CERT")]
+    pub tls_cert: Option<PathBuf>,
+    /// Its key.
+    #[arg(long, global = true, env = "BERTH_TLS_KEY")]
+    pub tls_key: Option<PathBuf>,
+    /// What to do.
+    #[command(subcommand)]
+    pub command: Command,
+}
+
+/// What to do.
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    /// Show nodes and VMs.
+    Status {
+        /// Answer from the asked replica's own state, without the leader.
+        #[arg(long)]
+        stale: bool,
+        /// Fail unless every node is online and no VM is failed, in conflict or lost.
+        #[arg(long)]
+        check: bool,
+    },
+    /// Start a VM and keep it running; track it where it runs already.
+    Enable {
+        /// The VM.
+        vm: String,
+        /// The node to start it on.
+        #[arg(long)]
+        on: Option<String>,
+    },
+    /// Stop a VM and keep it so; the way out of `failed`.
+    Disable {
+        /// The VM.
+        vm: String,
+    },
+    /// Stop a VM: its guest is asked to shut down, and destroyed after the VM's stop time-out.
+    Stop {
+        /// The VM.
+        vm: String,
+        /// Destroy at once.
+        #[arg(long)]
+        now: bool,
+    },
+    /// Stop a VM and start it on the same node.
+    Restart {
+        /// The VM.
+        vm: String,
+    },
+    /// Stop a VM and start it on another node.
+    Relocate {
+        /// The VM.
+        vm: String,
+        /// The node.
+        #[arg(long)]
+        to: Option<String>,
+    },
+    /// Move a running VM to another node.
+    Migrate {
+        /// The VM.
+        vm: String,
+        /// The node.
+        #[arg(long)]
+        to: String,
+        /// The guest runs on while its memory is copied.
+        #[arg(long, conflicts_with = "pause")]
+        live: bool,
+        /// The guest is paused for the copy.
+        #[arg(long)]
+        pause: bool,
+    },
+    /// Call off what is under way.
+    Cancel {
+        /// The VM.
+        vm: String,
+    },
+    /// Why a VM is as it is, and where it could run.
+    Explain {
+        /// The VM.
+        vm: String,
+    },
+    /// Put VMs under management, change, show and forget them.
+    #[command(subcommand)]
+    Vm(Vm),
+    /// Show nodes, say how they are fenced, remove them.
+    #[command(subcommand)]
+    Node(Node),
+    /// Failover domains.
+    #[command(subcommand)]
+    FailoverDomain(FailoverDomain),
+    /// What happened.
+    Events {
+        /// Go on with those that come.
+        #[arg(long)]
+        follow: bool,
+        /// Only after this revision.
+        #[arg(long, default_value_t = 0)]
+        after: u64,
+        /// Only of this VM.
+        #[arg(long)]
+        vm: Option<String>,
+        /// Only of this node.
+        #[arg(long)]
+        node: Option<String>,
+    },
+    /// The replicas of the control plane.
+    #[command(subcommand)]
+    Replica(Replica),
+    /// Print the completions of a shell.
+    Completions {
+        /// Which.
+        shell: Shell,
+    },
+}
+
+/// VMs.
+#[derive(Debug, Subcommand)]
+pub enum Vm {
+    /// Put a VM under management. Starts nothing.
+    Add {
+        /// The domain XML; - for standard input.
+        file: PathBuf,
+        #[command(flatten)]
+        policy: Policy,
+    },
+    /// Change a VM. Stops nothing; a changed domain XML holds from its next start.
+    Edit {
+        /// The VM.
+        vm: String,
+        /// The new domain XML; without it only the flags change.
+        file: Option<PathBuf>,
+        #[command(flatten)]
+        policy: Policy,
+    },
+    /// Take a VM out of management. Stops nothing.
+    Forget {
+        /// The VM.
+        vm: String,
+    },
+    /// Show a VM.
+    Show {
+        /// The VM.
+        vm: String,
+        /// Print its domain XML only.
+        #[arg(long)]
+        xml: bool,
+    },
+    /// List the VMs.
+    List,
+    /// Say what domain XML files hold, or why they are refused; asks no cluster.
+    Check {
+        /// The files.
+        #[arg(required = true)]
+        files: Vec<PathBuf>,
+    },
+}
+
+/// How a VM is treated; the names are RGManager's.
+#[derive(Debug, Args, Default)]
+pub struct Policy {
+    /// What to do when it fails.
+    #[arg(long, value_enum)]
+    pub recovery: Option<Recovery>,
+    /// Restarts in place before it is moved or disabled; 0 = no limit.
+    #[arg(long)]
+    pub max_restarts: Option<u32>,
+    /// Restarts older than this are forgotten; 0 = never.
+    #[arg(long, value_parser = duration)]
+    pub restart_expire_time: Option<Duration>,
+    /// Where it may run; empty for anywhere.
+    #[arg(long)]
+    pub failover_domain: Option<String>,
+    /// How it is migrated when nothing else is said.
+    #[arg(long, value_enum)]
+    pub migration: Option<Migration>,
+    /// How long its guest may take to shut down.
+    #[arg(long, value_parser = duration)]
+    pub stop_timeout: Option<Duration>,
+}
+
+/// Recovery policies.
+#[derive(Debug, Clone, Copy, ValueEnum)]
+#[value(rename_all = "kebab-case")]
+pub enum Recovery {
+    /// On the same node, and on another after max-restarts.
+    Restart,
+    /// On another node.
+    Relocate,
+    /// Not at all.
+    Disable,
+    /// On the same node, and not at all after max-restarts.
+    RestartDisable,
+}
+
+/// Ways to migrate.
+#[derive(Debug, Clone, Copy, ValueEnum)]
+pub enum Migration {
+    /// Running.
+    Live,
+    /// Paused.
+    Pause,
+}
+
+/// Nodes.
+#[derive(Debug, Subcommand)]
+pub enum Node {
+    /// List the nodes.
+    List,
+    /// Show a node.
+    Show {
+        /// The node.
+        node: String,
+    },
+    /// Say how a node is fenced: one fence agent with its options.
+    Fence {
+        /// The node.
+        node: String,
+        /// The fence agent, such as `fence_ipmilan`.
+        #[arg(long, required_unless_present = "clear")]
+        agent: Option<String>,
+        /// An option of it, as KEY=VALUE. Kept secret.
+        #[arg(long = "option", value_parser = pair)]
+        options: Vec<(String, String)>,
+        /// How long one call of it may take.
+        #[arg(long, value_parser = duration, default_value = "20s")]
+        call_timeout: Duration,
+        /// Remove the fence devices.
+        #[arg(long, conflicts_with_all = ["agent", "options"])]
+        clear: bool,
+    },
+    /// Remove a node that can run nothing any more.
+    Remove {
+        /// The node.
+        node: String,
+    },
+}
+
+/// Failover domains.
+#[derive(Debug, Subcommand)]
+pub enum FailoverDomain {
+    /// List them.
+    List,
+    /// Set one.
+    Set {
+        /// Its name.
+        name: String,
+        /// A member, as NODE or NODE:PRIORITY (1 is the best, 100 the last).
+        #[arg(long = "node", value_parser = member, required = true)]
+        nodes: Vec<(String, u32)>,
+        /// Priorities count.
+        #[arg(long)]
+        ordered: bool,
+        /// VMs run on members only.
+        #[arg(long)]
+        restricted: bool,
+        /// VMs stay where they are when a better member returns.
+        #[arg(long)]
+        nofailback: bool,
+    },
+    /// Remove one.
+    Remove {
+        /// Its name.
+        name: String,
+    },
+}
+
+/// Replicas.
+#[derive(Debug, Subcommand)]
+pub enum Replica {
+    /// List them.
+    List,
+    /// Make a cluster of 1, 3 or 5 new replicas.
+    Init {
+        /// The members, as ID=HOST:PORT.
+        #[arg(required = true, value_parser = replica)]
+        members: Vec<(u64, String)>,
+    },
+    /// Add a new replica.
+    Add {
+        /// As ID=HOST:PORT.
+        #[arg(value_parser = replica)]
+        member: (u64, String),
+    },
+    /// Remove a replica.
+    Remove {
+        /// Its id.
+        id: u64,
+    },
+    /// Add a new replica and remove an old one.
+    Replace {
+        /// The old one's id.
+        old: u64,
+        /// The new one, as ID=HOST:PORT.
+        #[arg(value_parser = replica)]
+        member: (u64, String),
+    },
+    /// Hand leadership over.
+    TransferLeader {
+        /// To this one; else to the one that has most of the log.
+        id: Option<u64>,
+    },
+}
+
+/// A span such as 90s, 5m, 1h30m, or a number of seconds.
+fn duration(text: &str) -> Result<Duration, String> {
+    if let Ok(seconds) = text.parse::<u64>() {
+        return Ok(Duration::from_secs(seconds));
+    }
+    let span: jiff::SignedDuration =
+        text.parse().map_err(|error| format!("{error}; write it like 90s, 5m or 1h30m"))?;
+    Duration::try_from(span).map_err(|_| "it is negative".to_owned())
+}
+
+fn pair(text: &str) -> Result<(String, String), String> {
+    let (key, value) = text.split_once('=').ok_or("write it as KEY=VALUE")?;
+    Ok((key.to_owned(), value.to_owned()))
+}
+
+fn member(text: &str) -> Result<(String, u32), String> {
+    match text.split_once(':') {
+        None => Ok((text.to_owned(), 1)),
+        Some((node, priority)) => match priority.parse() {
+            Ok(priority @ 1..=100) => Ok((node.to_owned(), priority)),
+            _ => Err(format!("the priority {priority} is not a number from 1 to 100")),
+        },
+    }
+}
+
+fn replica(text: &str) -> Result<(u64, String), String> {
+    let (id, address) = text.split_once('=').ok_or("write it as ID=HOST:PORT")?;
+    let id = id.parse().map_err(|_| format!("{id} is not a number"))?;
+    Ok((id, address.to_owned()))
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory;
+
+    use super::*;
+
+    #[test]
+    fn the_command_line_fits_together() {
+        Arguments::command().debug_assert();
+    }
+
+    #[test]
+    fn durations_are_seconds_or_have_units() {
+        assert_eq!(duration("90"), Ok(Duration::from_secs(90)));
+        assert_eq!(duration("1h30m"), Ok(Duration::from_secs(5_400)));
+        assert!(duration("soon").is_err());
+    }
+}

@@ -1,0 +1,51 @@
+//! One file for each family of commands.
+
+mod events;
+mod explain;
+mod failover_domain;
+mod node;
+mod operation;
+mod replica;
+mod status;
+mod vm;
+
+use clap::CommandFactory;
+
+use crate::args::{Arguments, Command};
+use crate::client::Cluster;
+use crate::exit::Failure;
+
+/// What a command works with.
+pub(crate) struct Context {
+    pub(crate) cluster: Cluster,
+    pub(crate) json: bool,
+    pub(crate) no_wait: bool,
+}
+
+/// Carries out the command line.
+pub async fn run(arguments: Arguments) -> Result<(), Failure> {
+    let context = Context {
+        cluster: Cluster::new(&arguments)?,
+        json: arguments.json,
+        no_wait: arguments.no_wait,
+    };
+    let cx = &context;
+    match arguments.command {
+        Command::Status { stale, check } => status::run(cx, stale, check).await,
+        Command::Explain { vm } => explain::run(cx, &vm).await,
+        Command::Vm(command) => vm::run(cx, command).await,
+        Command::Node(command) => node::run(cx, command).await,
+        Command::FailoverDomain(command) => failover_domain::run(cx, command).await,
+        Command::Events { follow, after, vm, node } => {
+            events::run(cx, follow, after, vm, node).await
+        }
+        Command::Replica(command) => replica::run(cx, command).await,
+        Command::Completions { shell } => {
+            let mut text = Vec::new();
+            clap_complete::generate(shell, &mut Arguments::command(), "berthctl", &mut text);
+            crate::render::line(String::from_utf8_lossy(&text).trim_end());
+            Ok(())
+        }
+        operation => operation::run(cx, operation).await,
+    }
+}

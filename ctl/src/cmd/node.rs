@@ -1,0 +1,118 @@
+//! Nodes.
+
+use proto::v1::submit_request::Operation;
+use proto::v1::{self, FenceDevice, SetFenceDevices};
+
+use crate::args::Node as Command;
+use crate::cmd::{Context, status};
+use crate::exit::{Failure, Kind};
+use crate::render::{self, Node, note, table, time};
+
+pub(super) async fn run(cx: &Context, command: Command) -> Result<(), Failure> {
+    match command {
+        Command::List => {
+            let nodes = status::get(cx, false).await?.nodes;
+            if cx.json {
+                render::json(&nodes.iter().map(Node::from).collect::<Vec<_>>());
+            } else {
+                render::line(&status::nodes(&nodes));
+            }
+            Ok(())
+        }
+        Command::Show { node } => {
+            let nodes = status::get(cx, false).await?.nodes;
+            let unknown = || {
+                Failure::new(
+                    Kind::NotFound,
+                    format!("no node is named {node}; `berthctl node list` lists them"),
+                )
+            };
+            let found = nodes.iter().find(|known| known.name == node).ok_or_else(unknown)?;
+            if cx.json {
+                render::json(&Node::from(found));
+            } else {
+                render::line(&text(found));
+            }
+            Ok(())
+        }
+        Command::Fence { node, agent, options, call_timeout, clear } => {
+            let devices = match agent.filter(|_| !clear) {
+                Some(agent) => vec![FenceDevice {
+                    agent,
+                    options: options.into_iter().collect(),
+                    timeout_ms: call_timeout.as_millis() as u64,
+                }],
+                None => Vec::new(),
+            };
+            let word = if devices.is_empty() {
+                "its fence devices were removed"
+            } else {
+                "its fence device was set"
+            };
+            cx.cluster
+                .submit(Operation::SetFenceDevices(SetFenceDevices { node: node.clone(), devices }))
+                .await?;
+            say(cx, &node, word);
+            Ok(())
+        }
+        Command::Remove { node } => {
+            cx.cluster.submit(Operation::RemoveNode(node.clone())).await?;
+            say(cx, &node, "removed");
+            Ok(())
+        }
+    }
+}
+
+fn say(cx: &Context, node: &str, what: &str) {
+    if cx.json {
+        render::json(&serde_json::json!({ "node": node, "done": what }));
+    } else {
+        render::line(&format!("{node}: {what}"));
+    }
+}
+
+fn text(node: &v1::Node) -> String {
+    let watchdog = node
+        .watchdog_timeout_ms
+        .map_or("none".to_owned(), |timeout| format!("armed, {timeout} ms"));
+    let rows = [
+        ("name", node.name.clone()),
+        ("state", format!("{} since {}", node.state, time(node.state_since_ms))),
+        ("note", note(node.reason.as_ref())),
+        ("proof of death", node.proof_of_death.clone().unwrap_or_default()),
+        (
+            "last heard",
+            node.silent_ms.map(|silent_ms| format!("{silent_ms} ms ago")).unwrap_or_default(),
+        ),
+        ("VMs", node.vms.join(", ")),
+        ("memory", format!("{} of {} MiB", node.used_memory_mib, node.memory_mib)),
+        ("processors", format!("{} of {}", node.used_vcpus, node.cpus)),
+        ("fence devices", node.fence_devices.join(", ")),
+        ("watchdog", watchdog),
+        ("migration URI", node.migration_uri.clone()),
+        ("hardware", node.hardware.clone()),
+        ("boot", node.boot_id.clone()),
+        ("session", node.session.to_string()),
+        ("agent", node.agent_version.clone()),
+    ];
+    let head: Vec<_> = rows
+        .into_iter()
+        .map(|(key, value)| format!("{key:<16} {value}").trim_end().to_owned())
+        .collect();
+    if node.unmanaged.is_empty() {
+        return head.join("\n");
+    }
+    let rows = node.unmanaged.iter().map(|domain| {
+        [
+            domain.name.clone(),
+            domain.presence.clone(),
+            domain.memory_mib.to_string(),
+            domain.uuid.clone(),
+        ]
+    });
+    format!(
+        "{}\n\nOther domains there:\n{}",
+        head.join("\n"),
+        table(["NAME", "STATE", "MEMORY MiB", "UUID"], rows)
+    )
+}

@@ -1,0 +1,86 @@
+//! What `clustat` showed, and more.
+
+use proto::v1;
+use tonic::Response;
+
+use crate::cmd::Context;
+use crate::exit::{Failure, Kind};
+use crate::render::{self, Status, note, owner, table, time};
+
+pub(super) async fn get(cx: &Context, stale: bool) -> Result<v1::Status, Failure> {
+    cx.cluster
+        .ask(|mut client| async move {
+            client.get_status(v1::GetStatusRequest { stale }).await.map(Response::into_inner)
+        })
+        .await
+}
+
+pub(super) async fn run(cx: &Context, stale: bool, check: bool) -> Result<(), Failure> {
+    let status = get(cx, stale).await?;
+    if cx.json {
+        render::json(&Status::from(&status));
+    } else {
+        render::line(&text(&status));
+    }
+    if check { verdict(&status) } else { Ok(()) }
+}
+
+fn text(status: &v1::Status) -> String {
+    let answering = status.replicas.iter().filter(|replica| replica.role != "unreachable").count();
+    let leader =
+        status.leader.map_or("no leader".to_owned(), |leader| format!("replica {leader} leads"));
+    let head = format!(
+        "Cluster {} (epoch {}), revision {}; {leader} in term {}, {answering} of {} replicas answer",
+        status.cluster,
+        status.epoch,
+        status.revision,
+        status.term,
+        status.replicas.len()
+    );
+    format!("{head}\n\n{}\n\n{}", nodes(&status.nodes), vms(&status.vms))
+}
+
+/// The table of nodes.
+pub(super) fn nodes(nodes: &[v1::Node]) -> String {
+    let rows = nodes.iter().map(|node| {
+        [
+            node.name.clone(),
+            node.state.clone(),
+            node.vms.len().to_string(),
+            format!("{}/{}", node.used_memory_mib, node.memory_mib),
+            format!("{}/{}", node.used_vcpus, node.cpus),
+            note(node.reason.as_ref()),
+        ]
+    });
+    table(["NODE", "STATE", "VMS", "MEMORY MiB", "CPUS", "NOTE"], rows)
+}
+
+/// The table of VMs.
+pub(super) fn vms(vms: &[v1::Vm]) -> String {
+    let rows = vms.iter().map(|vm| {
+        [
+            vm.name.clone(),
+            owner(vm),
+            vm.state.clone(),
+            time(vm.state_since_ms),
+            vm.restart_count.to_string(),
+            note(vm.reason.as_ref()),
+        ]
+    });
+    table(["VM", "OWNER (LAST)", "STATE", "SINCE", "RESTARTS", "NOTE"], rows)
+}
+
+fn verdict(status: &v1::Status) -> Result<(), Failure> {
+    let nodes = status
+        .nodes
+        .iter()
+        .filter(|node| node.state != "online")
+        .map(|node| format!("{} is {}", node.name, node.state));
+    let bad = |vm: &&v1::Vm| {
+        matches!(vm.state.as_str(), "failed" | "conflict" | "lost")
+            || (vm.desired == "enabled" && vm.reason.as_ref().is_some_and(|reason| reason.stuck))
+    };
+    let vms = status.vms.iter().filter(bad).map(|vm| format!("{} is {}", vm.name, vm.state));
+    let all: Vec<_> = nodes.chain(vms).collect();
+    if all.is_empty() { Ok(()) } else { Err(Failure::new(Kind::OperationFailed, all.join("; "))) }
+}

@@ -1,0 +1,391 @@
+//! What is printed: JSON for programs, tables for people, both from the same values. Field names are stable.
+
+use std::collections::BTreeMap;
+use std::io::Write;
+
+use comfy_table::{ContentArrangement, Table, TableStyle};
+use proto::v1;
+use serde::Serialize;
+
+/// Prints to standard output; a reader that has gone (`| head`) is no error.
+pub fn line(text: &str) {
+    let mut out = std::io::stdout().lock();
+    if writeln!(out, "{text}").and_then(|()| out.flush()).is_err() {
+        std::process::exit(0);
+    }
+}
+
+/// Prints a value for programs.
+pub fn json(value: &impl Serialize) {
+    match serde_json::to_string_pretty(value) {
+        Ok(text) => line(&text),
+        Err(error) => eprintln!("berthctl: the answer cannot be written as JSON: {error}"),
+    }
+}
+
+/// Prints one value a line, for streams.
+pub fn json_line(value: &impl Serialize) {
+    match serde_json::to_string(value) {
+        Ok(text) => line(&text),
+        Err(error) => eprintln!("berthctl: the answer cannot be written as JSON: {error}"),
+    }
+}
+
+/// A table; nothing is cut off, whatever the width.
+pub fn table<const N: usize>(
+    head: [&str; N],
+    rows: impl IntoIterator<Item = [String; N]>,
+) -> String {
+    let mut table = Table::new();
+    table
+        .load_style(TableStyle::new())
+        .set_content_arrangement(ContentArrangement::Disabled)
+        .set_header(head);
+    for row in rows {
+        table.add_row(row);
+    }
+    table.to_string().lines().map(str::trim_end).collect::<Vec<_>>().join("\n")
+}
+
+/// A VM.
+#[derive(Debug, Serialize)]
+pub struct Vm {
+    name: String,
+    uuid: String,
+    state: String,
+    desired: String,
+    owner: Option<String>,
+    owner_silent: bool,
+    last_owner: Option<String>,
+    generation: u64,
+    memory_mib: u64,
+    vcpus: u32,
+    restarts: u32,
+    state_since: String,
+    may_run: Vec<String>,
+    seen: BTreeMap<String, String>,
+    policy: Policy,
+    disks: Vec<Disk>,
+    operation: Option<Operation>,
+    reason: Option<Reason>,
+    progress: Option<Progress>,
+    failure: Option<String>,
+    revision: u64,
+}
+
+#[derive(Debug, Serialize)]
+struct Policy {
+    recovery: String,
+    max_restarts: u32,
+    restart_expire_ms: u64,
+    failover_domain: Option<String>,
+    migration: String,
+    stop_timeout_ms: u64,
+}
+
+#[derive(Debug, Serialize)]
+struct Disk {
+    source: String,
+    readonly: bool,
+    shareable: bool,
+}
+
+#[derive(Debug, Serialize)]
+struct Operation {
+    request_id: String,
+    verb: String,
+    phase: String,
+    failure: Option<String>,
+}
+
+#[derive(Debug, Serialize)]
+struct Reason {
+    code: String,
+    text: String,
+    stuck: bool,
+}
+
+#[derive(Debug, Serialize)]
+struct Progress {
+    elapsed_ms: u64,
+    total_bytes: u64,
+    processed_bytes: u64,
+    remaining_bytes: u64,
+}
+
+impl From<&v1::Vm> for Vm {
+    fn from(vm: &v1::Vm) -> Self {
+        let policy = vm.policy.clone().unwrap_or_default();
+        Self {
+            name: vm.name.clone(),
+            uuid: vm.uuid.clone(),
+            state: vm.state.clone(),
+            desired: vm.desired.clone(),
+            owner: vm.owner.clone(),
+            owner_silent: vm.owner_silent,
+            last_owner: vm.last_owner.clone(),
+            generation: vm.generation,
+            memory_mib: vm.memory_mib,
+            vcpus: vm.vcpus,
+            restarts: vm.restart_count,
+            state_since: time(vm.state_since_ms),
+            may_run: vm.may_run.clone(),
+            seen: vm.seen.iter().map(|seen| (seen.node.clone(), seen.presence.clone())).collect(),
+            policy: Policy {
+                recovery: policy.recovery,
+                max_restarts: policy.max_restarts,
+                restart_expire_ms: policy.restart_expire_ms,
+                failover_domain: policy.failover_domain,
+                migration: policy.migration,
+                stop_timeout_ms: policy.stop_timeout_ms,
+            },
+            disks: vm
+                .disks
+                .iter()
+                .map(|disk| Disk {
+                    source: disk.source.clone(),
+                    readonly: disk.readonly,
+                    shareable: disk.shareable,
+                })
+                .collect(),
+            operation: vm.operation.clone().map(|operation| Operation {
+                request_id: operation.request_id,
+                verb: operation.verb,
+                phase: operation.phase,
+                failure: operation.failure,
+            }),
+            reason: vm.reason.as_ref().map(reason),
+            progress: vm.progress.as_ref().map(|progress| Progress {
+                elapsed_ms: progress.elapsed_ms,
+                total_bytes: progress.total_bytes,
+                processed_bytes: progress.processed_bytes,
+                remaining_bytes: progress.remaining_bytes,
+            }),
+            failure: vm.failure.clone(),
+            revision: vm.revision,
+        }
+    }
+}
+
+fn reason(reason: &v1::Reason) -> Reason {
+    Reason { code: reason.code.clone(), text: reason.text.clone(), stuck: reason.stuck }
+}
+
+/// A node.
+#[derive(Debug, Serialize)]
+pub struct Node {
+    id: u64,
+    name: String,
+    state: String,
+    state_since: String,
+    memory_mib: u64,
+    used_memory_mib: u64,
+    cpus: u32,
+    used_vcpus: u32,
+    vms: Vec<String>,
+    hardware: String,
+    boot_id: String,
+    session: u64,
+    migration_uri: String,
+    watchdog_timeout_ms: Option<u64>,
+    agent_version: String,
+    fence_devices: Vec<String>,
+    silent_ms: Option<u64>,
+    proof_of_death: Option<String>,
+    reason: Option<Reason>,
+    unmanaged: Vec<Unmanaged>,
+}
+
+#[derive(Debug, Serialize)]
+struct Unmanaged {
+    uuid: String,
+    name: String,
+    presence: String,
+    memory_mib: u64,
+}
+
+impl From<&v1::Node> for Node {
+    fn from(node: &v1::Node) -> Self {
+        let node = node.clone();
+        Self {
+            id: node.id,
+            name: node.name,
+            state: node.state,
+            state_since: time(node.state_since_ms),
+            memory_mib: node.memory_mib,
+            used_memory_mib: node.used_memory_mib,
+            cpus: node.cpus,
+            used_vcpus: node.used_vcpus,
+            vms: node.vms,
+            hardware: node.hardware,
+            boot_id: node.boot_id,
+            session: node.session,
+            migration_uri: node.migration_uri,
+            watchdog_timeout_ms: node.watchdog_timeout_ms,
+            agent_version: node.agent_version,
+            fence_devices: node.fence_devices,
+            silent_ms: node.silent_ms,
+            proof_of_death: node.proof_of_death,
+            reason: node.reason.as_ref().map(reason),
+            unmanaged: node
+                .unmanaged
+                .into_iter()
+                .map(|domain| Unmanaged {
+                    uuid: domain.uuid,
+                    name: domain.name,
+                    presence: domain.presence,
+                    memory_mib: domain.memory_mib,
+                })
+                .collect(),
+        }
+    }
+}
+
+/// A replica.
+#[derive(Debug, Serialize)]
+pub struct Replica {
+    id: u64,
+    address: String,
+    role: String,
+    voter: bool,
+    matched_index: Option<u64>,
+    instance: String,
+}
+
+impl From<&v1::Replica> for Replica {
+    fn from(replica: &v1::Replica) -> Self {
+        Self {
+            id: replica.id,
+            address: replica.address.clone(),
+            role: replica.role.clone(),
+            voter: replica.voter,
+            matched_index: replica.matched_index,
+            instance: replica.instance.clone(),
+        }
+    }
+}
+
+/// A failover domain.
+#[derive(Debug, Serialize)]
+pub struct FailoverDomain {
+    name: String,
+    nodes: BTreeMap<String, u32>,
+    ordered: bool,
+    restricted: bool,
+    nofailback: bool,
+}
+
+impl From<&v1::FailoverDomain> for FailoverDomain {
+    fn from(domain: &v1::FailoverDomain) -> Self {
+        Self {
+            name: domain.name.clone(),
+            nodes: domain.nodes.iter().map(|(node, priority)| (node.clone(), *priority)).collect(),
+            ordered: domain.ordered,
+            restricted: domain.restricted,
+            nofailback: domain.nofailback,
+        }
+    }
+}
+
+/// An event.
+#[derive(Debug, Serialize)]
+pub struct Event {
+    revision: u64,
+    sequence: u32,
+    at: String,
+    kind: String,
+    severity: String,
+    vm: Option<String>,
+    node: Option<String>,
+    text: String,
+}
+
+impl From<&v1::Event> for Event {
+    fn from(event: &v1::Event) -> Self {
+        let event = event.clone();
+        Self {
+            revision: event.revision,
+            sequence: event.sequence,
+            at: time(event.at_ms),
+            kind: event.kind,
+            severity: event.severity,
+            vm: event.vm,
+            node: event.node,
+            text: event.text,
+        }
+    }
+}
+
+/// All that `status` shows.
+#[derive(Debug, Serialize)]
+pub struct Status {
+    cluster: String,
+    epoch: u64,
+    revision: u64,
+    leader: Option<u64>,
+    term: u64,
+    replicas: Vec<Replica>,
+    nodes: Vec<Node>,
+    vms: Vec<Vm>,
+    failover_domains: Vec<FailoverDomain>,
+}
+
+impl From<&v1::Status> for Status {
+    fn from(status: &v1::Status) -> Self {
+        Self {
+            cluster: status.cluster.clone(),
+            epoch: status.epoch,
+            revision: status.revision,
+            leader: status.leader,
+            term: status.term,
+            replicas: status.replicas.iter().map(Replica::from).collect(),
+            nodes: status.nodes.iter().map(Node::from).collect(),
+            vms: status.vms.iter().map(Vm::from).collect(),
+            failover_domains: status.failover_domains.iter().map(FailoverDomain::from).collect(),
+        }
+    }
+}
+
+/// A moment for people and programs: RFC 3339 in UTC, to the millisecond.
+pub fn time(milliseconds: u64) -> String {
+    match jiff::Timestamp::from_millisecond(milliseconds as i64) {
+        Ok(moment) => format!("{moment:.3}"),
+        Err(_) => milliseconds.to_string(),
+    }
+}
+
+/// The owner as `clustat` shows it: the last one in parentheses where there is none.
+pub fn owner(vm: &v1::Vm) -> String {
+    match (&vm.owner, &vm.last_owner) {
+        (Some(owner), _) if vm.owner_silent => format!("{owner}?"),
+        (Some(owner), _) => owner.clone(),
+        (None, Some(last)) => format!("({last})"),
+        (None, None) => "-".into(),
+    }
+}
+
+/// What is worth saying beside the state.
+pub fn note(reason: Option<&v1::Reason>) -> String {
+    reason
+        .filter(|reason| reason.code != "as-wanted")
+        .map(|reason| reason.text.clone())
+        .unwrap_or_default()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_table_is_never_cut_and_the_last_owner_is_in_parentheses() {
+        let vm = v1::Vm { last_owner: Some("node1".into()), ..v1::Vm::default() };
+        let long = "x".repeat(300);
+        let text = table(["VM", "OWNER"], [[long.clone(), owner(&vm)]]);
+        assert!(text.contains(&long) && text.ends_with("(node1)"), "{text}");
+    }
+
+    #[test]
+    fn times_are_in_utc_to_the_millisecond() {
+        assert_eq!(time(1_700_000_000_123), "2023-11-14T22:13:20.123Z");
+    }
+}

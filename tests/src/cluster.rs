@@ -1,0 +1,280 @@
+//! A Berth cluster of real processes in a lab: replicas, agents, and the operator's tool.
+
+use std::path::PathBuf;
+use std::process::{Command, Output};
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, bail, ensure};
+use serde_json::Value;
+use uuid::Uuid;
+
+use crate::lab::guest::Guest;
+use crate::lab::{Lab, Options, Process, binary};
+
+/// The port of every replica.
+const PORT: u16 = 7480;
+const POLL: Duration = Duration::from_millis(10);
+/// More than anything in the lab takes, on a machine that is busy with other things.
+pub const PATIENCE: Duration = Duration::from_secs(60);
+
+/// How the cluster's hosts can be proven dead.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Fencing {
+    /// By the lab's fence agent.
+    Agent,
+    /// By lease, with the lab's watchdog.
+    Watchdog,
+}
+
+/// A cluster that runs.
+pub struct Cluster {
+    /// The lab under it.
+    pub lab: Lab,
+    replicas: Vec<Option<Process>>,
+    fencing: Fencing,
+}
+
+impl Cluster {
+    /// Boots a lab, starts replicas and agents, and waits until all nodes are online.
+    pub fn start(options: &Options, fencing: Fencing) -> Result<Self> {
+        let lab = Lab::start(options)?;
+        let mut cluster = Self { lab, replicas: Vec::new(), fencing };
+        for number in 1..=options.replicas {
+            cluster.replicas.push(None);
+            cluster.start_replica(number)?;
+        }
+        let members: Vec<String> = (1..=options.replicas)
+            .map(|number| format!("{number}={}", cluster.replica_endpoint(number)))
+            .collect();
+        let mut init = vec!["replica", "init"];
+        init.extend(members.iter().map(String::as_str));
+        // The replicas may not listen yet; berthctl goes on trying.
+        cluster.ctl(&init)?;
+        for number in 1..=options.hosts {
+            cluster.start_agent(number)?;
+        }
+        cluster.wait("all nodes to be online", |status| {
+            let nodes = status["nodes"]
+                .as_array()
+                .map_or(0, |nodes| nodes.iter().filter(|node| node["state"] == "online").count());
+            nodes == options.hosts
+        })?;
+        if fencing == Fencing::Agent {
+            for number in 1..=options.hosts {
+                let plug = format!("plug=node{number}");
+                let lab = format!("lab={}", cluster.lab.control_socket().display());
+                let node = format!("node{number}");
+                cluster.ctl(&[
+                    "node",
+                    "fence",
+                    &node,
+                    "--agent",
+                    "fence_lab",
+                    "--option",
+                    &plug,
+                    "--option",
+                    &lab,
+                ])?;
+            }
+        }
+        Ok(cluster)
+    }
+
+    /// `HOST:PORT` of a replica.
+    pub fn replica_endpoint(&self, number: usize) -> String {
+        format!("{}:{PORT}", self.lab.replica_address(number))
+    }
+
+    fn endpoints(&self) -> String {
+        let all: Vec<_> =
+            (1..=self.lab.replicas()).map(|number| self.replica_endpoint(number)).collect();
+        all.join(",")
+    }
+
+    fn log(&self, name: &str) -> PathBuf {
+        self.lab.directory().join(format!("{name}.log"))
+    }
+
+    /// Starts a replica, or starts it again.
+    pub fn start_replica(&mut self, number: usize) -> Result<()> {
+        let data = self.lab.directory().join(format!("replica{number}"));
+        let agents = binary("fence_lab")?;
+        let agents = agents.parent().context("a program without a folder")?.display().to_string();
+        let command: Vec<String> = [
+            binary("berth-server")?.display().to_string().as_str(),
+            "--config",
+            "/nonexistent/server.toml",
+            "--id",
+            &number.to_string(),
+            "--listen",
+            &self.replica_endpoint(number),
+            "--data-dir",
+            &data.display().to_string(),
+            "--fence-agents",
+            &agents,
+            "--insecure",
+        ]
+        .into_iter()
+        .map(Into::into)
+        .collect();
+        let process =
+            self.lab.replica_spawn(number, &command, &self.log(&format!("replica{number}")))?;
+        self.replicas[number - 1] = Some(process);
+        Ok(())
+    }
+
+    /// A replica's process.
+    pub fn replica(&self, number: usize) -> Result<&Process> {
+        self.replicas
+            .get(number - 1)
+            .and_then(Option::as_ref)
+            .with_context(|| format!("replica {number} does not run"))
+    }
+
+    /// Kills a replica.
+    pub fn kill_replica(&mut self, number: usize) -> Result<()> {
+        match self.replicas.get_mut(number - 1).and_then(Option::take) {
+            Some(process) => process.kill(),
+            None => bail!("replica {number} does not run"),
+        }
+    }
+
+    /// Starts the agent of a host; it starts again at each boot.
+    fn start_agent(&self, number: usize) -> Result<()> {
+        let host = self.lab.host(number)?;
+        let mut command: Vec<String> = [
+            binary("berth-agent")?.display().to_string().as_str(),
+            "--config",
+            "/nonexistent/agent.toml",
+            "--node",
+            &host.name,
+            "--servers",
+            &self.endpoints(),
+            "--migration-uri",
+            &host.migration_uri(),
+            "--state-dir",
+            &host.state_directory().display().to_string(),
+            "--run-dir",
+            "/run/berth",
+        ]
+        .into_iter()
+        .map(Into::into)
+        .collect();
+        if self.fencing == Fencing::Watchdog {
+            command.extend(["--watchdog".into(), "/run/berth-watchdog".into()]);
+        }
+        host.set_service("agent", command, &self.log(&format!("agent{number}")))
+    }
+
+    /// The operator's tool, ready to be run.
+    pub fn ctl_command(&self, arguments: &[&str]) -> Result<Command> {
+        let mut command = Command::new(binary("berthctl")?);
+        command.args(arguments).env("BERTH_SERVERS", self.endpoints()).env("BERTH_OPERATOR", "lab");
+        Ok(command)
+    }
+
+    /// Runs the operator's tool.
+    pub fn ctl_output(&self, arguments: &[&str]) -> Result<Output> {
+        Ok(self.ctl_command(arguments)?.output()?)
+    }
+
+    /// Runs the operator's tool and wants it to succeed.
+    pub fn ctl(&self, arguments: &[&str]) -> Result<String> {
+        let output = self.ctl_output(arguments)?;
+        if !output.status.success() {
+            let text = String::from_utf8_lossy(&output.stderr);
+            bail!("berthctl {}: {}: {}", arguments.join(" "), output.status, text.trim());
+        }
+        Ok(String::from_utf8_lossy(&output.stdout).into_owned())
+    }
+
+    /// The status, as programs see it.
+    pub fn status(&self) -> Result<Value> {
+        Ok(serde_json::from_str(&self.ctl(&["status", "--json"])?)?)
+    }
+
+    /// Which replica leads.
+    pub fn leader(&self) -> Result<usize> {
+        let status = self.status()?;
+        Ok(status["leader"].as_u64().context("no leader")? as usize)
+    }
+
+    /// Waits until the status is as wanted.
+    pub fn wait(&self, what: &str, wanted: impl Fn(&Value) -> bool) -> Result<Value> {
+        let begun = Instant::now();
+        let mut last = String::new();
+        while begun.elapsed() < PATIENCE {
+            match self.status() {
+                Ok(status) if wanted(&status) => return Ok(status),
+                Ok(status) => last = status.to_string(),
+                Err(error) => last = format!("{error:#}"),
+            }
+            std::thread::sleep(POLL);
+        }
+        bail!("waited in vain for {what}: {last}")
+    }
+
+    /// Waits until a VM is in a state, on a node where one is named.
+    pub fn wait_vm(&self, vm: &str, state: &str, node: Option<&str>) -> Result<Value> {
+        let status = self.wait(&format!("{vm} to be {state} on {node:?}"), |status| {
+            find(status, vm).is_some_and(|it| {
+                it["state"] == state && node.is_none_or(|node| it["owner"] == node)
+            })
+        })?;
+        find(&status, vm).cloned().context("the VM is gone")
+    }
+
+    /// A VM as it is now.
+    pub fn vm(&self, vm: &str) -> Result<Value> {
+        let status = self.status()?;
+        find(&status, vm).cloned().with_context(|| format!("there is no VM {vm}"))
+    }
+
+    /// Makes a guest and puts it under management.
+    pub fn add_guest(&self, name: &str) -> Result<Guest> {
+        let guest = Guest::make(&self.lab.directory().join("shared"), name, false)?;
+        self.ctl(&[
+            "vm",
+            "add",
+            &guest.write_xml()?.display().to_string(),
+            "--stop-timeout",
+            "20s",
+        ])?;
+        Ok(guest)
+    }
+
+    /// On which hosts a QEMU with this UUID runs, by the kernel's word.
+    pub fn where_runs(&self, uuid: Uuid) -> Result<Vec<String>> {
+        let mut places = Vec::new();
+        for host in self.lab.hosts().filter(|host| host.is_on()) {
+            if host.qemus()?.contains_key(&uuid) {
+                places.push(host.name.clone());
+            }
+        }
+        Ok(places)
+    }
+
+    /// Waits until the guest has counted further, and no stranger has written to its disk.
+    pub fn wait_counting(&self, guest: &Guest) -> Result<u32> {
+        let begun = Instant::now();
+        let before = guest.count()?.map_or(0, |count| count.counter);
+        while begun.elapsed() < PATIENCE {
+            if let Some(count) = guest.count()?.filter(|count| count.counter > before + 1) {
+                ensure!(
+                    count.strangers == 0,
+                    "{} found {} strange writes on its disk",
+                    guest.name,
+                    count.strangers
+                );
+                return Ok(count.counter);
+            }
+            std::thread::sleep(POLL);
+        }
+        bail!("{} does not count", guest.name)
+    }
+}
+
+/// A VM in a status.
+pub fn find<'s>(status: &'s Value, vm: &str) -> Option<&'s Value> {
+    status["vms"].as_array()?.iter().find(|it| it["name"] == vm)
+}

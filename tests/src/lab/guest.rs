@@ -1,0 +1,131 @@
+//! A guest of our own: a boot sector that counts on its serial port and on its disk. See `tests/guest/boot.S`.
+
+use std::fs::{self, File, OpenOptions};
+use std::io::{Read, Seek, SeekFrom, Write};
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context, Result, ensure};
+use uuid::Uuid;
+
+use crate::lab::run;
+
+const SOURCE: &str = include_str!("../../guest/boot.S");
+const SECTOR: u64 = 512;
+/// Where the boot sector says whether it is deaf.
+const DEAF_OFFSET: u64 = 508;
+const DISK_BYTES: u64 = 64 * SECTOR;
+
+/// One guest.
+#[derive(Debug, Clone)]
+pub struct Guest {
+    /// Its domain's name.
+    pub name: String,
+    /// Its domain's UUID.
+    pub uuid: Uuid,
+    /// Its disk.
+    pub disk: PathBuf,
+    /// Memory of its domain.
+    pub memory_mib: u64,
+}
+
+/// What a guest has written.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Count {
+    /// Its counter.
+    pub counter: u32,
+    /// How often it found a counter on its disk that it had not written.
+    pub strangers: u32,
+}
+
+impl Guest {
+    /// Makes the guest's disk on the shared storage.
+    pub fn make(shared: &Path, name: &str, deaf: bool) -> Result<Self> {
+        let disk = shared.join(format!("{name}.img"));
+        let mut image = boot_sector(shared)?;
+        image[DEAF_OFFSET as usize] = u8::from(deaf);
+        let mut file = File::create(&disk)?;
+        file.write_all(&image)?;
+        file.set_len(DISK_BYTES)?;
+        Ok(Self { name: name.to_owned(), uuid: Uuid::new_v4(), disk, memory_mib: 16 })
+    }
+
+    /// Its domain.
+    pub fn xml(&self) -> String {
+        format!(
+            "<domain type='qemu'>
+  <name>{}</name>
+  <uuid>{}</uuid>
+  <memory unit='MiB'>{}</memory>
+  <vcpu>1</vcpu>
+  <os><type arch='x86_64' machine='pc'>hvm</type><boot dev='hd'/></os>
+  <features><acpi/></features>
+  <on_poweroff>destroy</on_poweroff>
+  <on_reboot>restart</on_reboot>
+  <on_crash>destroy</on_crash>
+  <devices>
+    <emulator>/usr/bin/qemu-system-x86_64</emulator>
+    <disk type='file' device='disk'>
+      <driver name='qemu' type='raw' cache='none'/>
+      <source file='{}'/>
+      <target dev='hda' bus='ide'/>
+    </disk>
+    <controller type='usb' model='none'/>
+    <memballoon model='none'/>
+    <serial type='null'><target port='0'/></serial>
+  </devices>
+</domain>
+",
+            self.name,
+            self.uuid,
+            self.memory_mib,
+            self.disk.display()
+        )
+    }
+
+    /// Writes its domain XML beside its disk.
+    pub fn write_xml(&self) -> Result<PathBuf> {
+        let path = self.disk.with_extension("xml");
+        fs::write(&path, self.xml())?;
+        Ok(path)
+    }
+
+    /// What it has written; `None` before its first count.
+    pub fn count(&self) -> Result<Option<Count>> {
+        let mut file = OpenOptions::new().read(true).open(&self.disk)?;
+        file.seek(SeekFrom::Start(SECTOR))?;
+        let mut bytes = [0u8; 16];
+        file.read_exact(&mut bytes)?;
+        if &bytes[..8] != b"BERTHCNT" {
+            return Ok(None);
+        }
+        let number = |at: usize| {
+            u32::from_le_bytes([bytes[at], bytes[at + 1], bytes[at + 2], bytes[at + 3]])
+        };
+        Ok(Some(Count { counter: number(8), strangers: number(12) }))
+    }
+}
+
+/// Assembled with the tools that the Rust toolchain's linker comes with.
+fn boot_sector(shared: &Path) -> Result<Vec<u8>> {
+    let directory = tempfile::tempdir_in(shared)?;
+    let path = |name: &str| directory.path().join(name).display().to_string();
+    fs::write(path("boot.S"), SOURCE)?;
+    run("as", &["--32", "-o", &path("boot.o"), &path("boot.S")])?;
+    run(
+        "ld",
+        &[
+            "-m",
+            "elf_i386",
+            "-Ttext",
+            "0x7c00",
+            "--oformat",
+            "binary",
+            "-o",
+            &path("boot"),
+            &path("boot.o"),
+        ],
+    )?;
+    let image = fs::read(path("boot")).context("the boot sector was not made")?;
+    ensure!(image.len() == SECTOR as usize, "the boot sector has {} bytes", image.len());
+    Ok(image)
+}

@@ -1,0 +1,3 @@
+//! Integration with real processes, in one binary.
+
+mod lab;
