@@ -44,7 +44,7 @@ pub async fn run(config: Config) -> anyhow::Result<()> {
     let boot_id =
         std::fs::read_to_string(BOOT_ID).context("the boot id cannot be read")?.trim().to_owned();
     let servers = Servers::new(&config.servers, config.tls.as_ref())?;
-    let (libvirt, events) = Libvirt::start(&config.hypervisor_uri)?;
+    let (libvirt, events) = Libvirt::start(&config.hypervisor_uri, config.migrate_unsafe)?;
     let hypervisor = HypervisorHandle::new(Arc::new(libvirt));
     let lease_file = LeaseFile::open(&config.run_dir)?;
     let lease = Arc::new(Mutex::new(Lease::inherited(lease_file.read())));

@@ -35,6 +35,9 @@ pub struct Flags {
     /// The watchdog to feed.
     #[arg(long, env = "BERTH_WATCHDOG")]
     watchdog: Option<PathBuf>,
+    /// Migrate VMs also when libvirt does not see that their storage is shared.
+    #[arg(long, env = "BERTH_MIGRATE_UNSAFE")]
+    migrate_unsafe: bool,
 }
 
 #[derive(Debug, Default, Deserialize)]
@@ -47,6 +50,8 @@ struct File {
     state_dir: Option<PathBuf>,
     run_dir: Option<PathBuf>,
     reserved_memory_mib: Option<u64>,
+    #[serde(default)]
+    migrate_unsafe: bool,
     watchdog: Option<FileWatchdog>,
     tls: Option<FileTls>,
 }
@@ -92,6 +97,8 @@ pub struct Config {
     pub run_dir: PathBuf,
     /// Memory that guests may not have.
     pub reserved_memory_mib: u64,
+    /// Storage is shared in a way that libvirt cannot see, and its refusal to migrate (`VIR_MIGRATE_UNSAFE`) is waived.
+    pub migrate_unsafe: bool,
     /// The watchdog.
     pub watchdog: Option<WatchdogConfig>,
     /// Mutual TLS.
@@ -185,6 +192,7 @@ pub fn load(flags: Flags) -> Result<Config, ConfigError> {
             .unwrap_or_else(|| "/var/lib/berth/agent".into()),
         run_dir: flags.run_dir.or(file.run_dir).unwrap_or_else(|| "/run/berth".into()),
         reserved_memory_mib: file.reserved_memory_mib.unwrap_or(RESERVED_MEMORY_MIB),
+        migrate_unsafe: flags.migrate_unsafe || file.migrate_unsafe,
         watchdog,
         tls: file.tls.map(|tls| TlsFiles {
             ca: tls.ca,

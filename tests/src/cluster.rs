@@ -156,6 +156,7 @@ impl Cluster {
             &host.state_directory().display().to_string(),
             "--run-dir",
             "/run/berth",
+            "--migrate-unsafe",
         ]
         .into_iter()
         .map(Into::into)

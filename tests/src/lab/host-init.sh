@@ -8,7 +8,7 @@ for place in run etc/libvirt var/lib/libvirt var/log/libvirt var/cache/libvirt; 
     mount --bind "$directory/$place" "/$place"
 done
 mount --bind "$directory/boot_id" /proc/sys/kernel/random/boot_id
-mount --bind /dev/null /proc/sysrq-trigger
+if [ -e /proc/sysrq-trigger ]; then mount --bind /dev/null /proc/sysrq-trigger; fi
 libvirtd --listen > "$directory/libvirtd.log" 2>&1 &
 # Until the power is cut: reaps what is left to it.
 while :; do

@@ -161,13 +161,14 @@ impl Host {
     fn wait_for_libvirt(&self, init: i32) -> Result<()> {
         let begun = Instant::now();
         let socket = format!("/proc/{init}/root/run/libvirt/libvirt-sock");
-        while begun.elapsed() < BOOT_LIMIT {
+        while begun.elapsed() < BOOT_LIMIT && Path::new(&format!("/proc/{init}")).exists() {
             if Path::new(&socket).exists() && self.virsh_in(init, &["version"])?.status.success() {
                 return Ok(());
             }
             std::thread::sleep(POLL);
         }
-        bail!("{} did not boot; see {}", self.name, self.directory.join("libvirtd.log").display())
+        let log = |name: &str| fs::read_to_string(self.directory.join(name)).unwrap_or_default();
+        bail!("{} did not boot: {}{}", self.name, log("init.log"), log("libvirtd.log"))
     }
 
     /// Cuts its power: the cable first, so that nothing of the dying reaches the others, then all of it at once.

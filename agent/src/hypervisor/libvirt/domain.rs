@@ -73,10 +73,18 @@ pub(super) fn job(domain: &Domain) -> std::result::Result<Option<JobStats>, Erro
 
 /// Peer-to-peer: the two libvirtds speak to each other, so that the agent's own death ends nothing half-way. A domain
 /// that is defined stays defined on the side where it runs.
-pub(super) fn migrate(domain: &Domain, uri: &str, live: bool) -> std::result::Result<(), Error> {
+pub(super) fn migrate(
+    domain: &Domain,
+    uri: &str,
+    live: bool,
+    without_proof: bool,
+) -> std::result::Result<(), Error> {
     let mut flags = sys::VIR_MIGRATE_PEER2PEER;
     if live {
         flags |= sys::VIR_MIGRATE_LIVE;
+    }
+    if without_proof {
+        flags |= sys::VIR_MIGRATE_UNSAFE;
     }
     if domain.is_persistent()? {
         flags |= sys::VIR_MIGRATE_PERSIST_DEST | sys::VIR_MIGRATE_UNDEFINE_SOURCE;

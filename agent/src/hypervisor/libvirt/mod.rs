@@ -44,11 +44,16 @@ struct Shared {
 /// A libvirt connection that heals.
 pub struct Libvirt {
     shared: Arc<Shared>,
+    migrate_unsafe: bool,
 }
 
 impl Libvirt {
-    /// Starts the event loop and connects in the background; events begin with `Connected`.
-    pub fn start(uri: &str) -> Result<(Self, mpsc::UnboundedReceiver<HypervisorEvent>)> {
+    /// Starts the event loop and connects in the background; events begin with `Connected`. `migrate_unsafe` waives
+    /// libvirt's refusal to migrate a VM whose storage it does not take for shared.
+    pub fn start(
+        uri: &str,
+        migrate_unsafe: bool,
+    ) -> Result<(Self, mpsc::UnboundedReceiver<HypervisorEvent>)> {
         run_event_loop()?;
         let (events, receiver) = mpsc::unbounded_channel();
         let shared = Arc::new(Shared { uri: uri.to_owned(), open: Mutex::new(None), events });
@@ -72,7 +77,7 @@ impl Libvirt {
             .name("libvirt-connect".into())
             .spawn(reconnect)
             .map_err(|error| HypervisorError::Refused(error.to_string()))?;
-        Ok((Self { shared }, receiver))
+        Ok((Self { shared, migrate_unsafe }, receiver))
     }
 
     fn with<T>(&self, call: impl FnOnce(&Connect) -> std::result::Result<T, Error>) -> Result<T> {
@@ -224,7 +229,7 @@ impl Hypervisor for Libvirt {
     }
 
     fn migrate(&self, uuid: Uuid, uri: &str, live: bool) -> Result<()> {
-        self.with_domain(uuid, |domain| domain::migrate(domain, uri, live))
+        self.with_domain(uuid, |domain| domain::migrate(domain, uri, live, self.migrate_unsafe))
     }
 
     fn job(&self, uuid: Uuid) -> Result<Option<JobStats>> {

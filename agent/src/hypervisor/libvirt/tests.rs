@@ -22,7 +22,7 @@ async fn next_stop(events: &mut mpsc::UnboundedReceiver<HypervisorEvent>) -> Sto
 
 #[tokio::test]
 async fn a_domain_is_created_marked_seen_and_destroyed_with_its_events() {
-    let (libvirt, mut events) = Libvirt::start("test:///default").unwrap();
+    let (libvirt, mut events) = Libvirt::start("test:///default", false).unwrap();
     let uuid = Uuid::parse_str("7c9e4a1e-3f0b-4a53-9a0b-7f3c53a6f001").unwrap();
     assert_eq!(libvirt.look(uuid).unwrap(), None);
     let mark = Mark { cluster: Uuid::from_u128(9), generation: 4 };
@@ -43,6 +43,6 @@ async fn a_domain_is_created_marked_seen_and_destroyed_with_its_events() {
 #[test]
 fn a_libvirt_that_is_not_there_is_disconnected_and_no_domain_is_called_absent() {
     let (libvirt, _events) =
-        Libvirt::start("qemu+unix:///system?socket=/nonexistent/berth").unwrap();
+        Libvirt::start("qemu+unix:///system?socket=/nonexistent/berth", false).unwrap();
     assert!(matches!(libvirt.look(Uuid::from_u128(1)), Err(HypervisorError::Disconnected(_))));
 }
