@@ -22,7 +22,7 @@ use crate::session::{Outbox, Servers, Session, register};
 use crate::vm::driver::{self, Jobs, Message, Tools};
 use crate::vm::ledger::Ledger;
 use crate::vm::order::Order;
-use crate::watchdog::{DeviceWatchdog, Watchdog};
+use crate::watchdog::{PipeWatchdog, Watchdog};
 
 const BOOT_ID: &str = "/proc/sys/kernel/random/boot_id";
 const LIST_LIMIT: Duration = Duration::from_secs(10);
@@ -290,7 +290,7 @@ fn feed(
     busy: Arc<Mutex<bool>>,
     file: LeaseFile,
 ) -> anyhow::Result<tokio::task::JoinHandle<()>> {
-    let mut watchdog = DeviceWatchdog::arm(&config.path)
+    let mut watchdog = PipeWatchdog::arm(&config.path)
         .with_context(|| format!("the watchdog {} cannot be armed", config.path.display()))?;
     info!(path = %config.path.display(), timeout_ms = config.timeout_ms, "the watchdog is armed");
     let mut feeds = tokio::time::interval(Duration::from_millis(config.timeout_ms / 3));

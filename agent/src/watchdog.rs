@@ -5,7 +5,7 @@
 
 use std::fs::{File, OpenOptions};
 use std::io::{self, Write};
-use std::os::unix::fs::OpenOptionsExt;
+use std::os::unix::fs::{FileTypeExt, OpenOptionsExt};
 use std::path::Path;
 
 /// The byte after which closing the device disarms it (Linux watchdog API, "magic close").
@@ -19,14 +19,23 @@ pub trait Watchdog: Send {
     fn disarm(&mut self) -> io::Result<()>;
 }
 
-/// A watchdog device, or a pipe that behaves like one.
-pub struct DeviceWatchdog {
+/// A pipe to a watchdog that stands outside this host and knows its own time-out.
+///
+/// A watchdog device of the host is refused as yet: its time-out has to be set and read back before a lease may rest on
+/// it, and one that is longer than it was said to be would let a host live on after its death was proven.
+pub struct PipeWatchdog {
     file: File,
 }
 
-impl DeviceWatchdog {
+impl PipeWatchdog {
     /// Opens and thereby arms it.
     pub fn arm(path: &Path) -> io::Result<Self> {
+        if !path.metadata()?.file_type().is_fifo() {
+            return Err(io::Error::new(
+                io::ErrorKind::Unsupported,
+                "it is not a pipe to a watchdog outside this host",
+            ));
+        }
         // Never waits: a device that does not take its food at once is as good as none, and is reported so.
         let file = OpenOptions::new().write(true).custom_flags(nix::libc::O_NONBLOCK).open(path)?;
         let mut watchdog = Self { file };
@@ -35,7 +44,7 @@ impl DeviceWatchdog {
     }
 }
 
-impl Watchdog for DeviceWatchdog {
+impl Watchdog for PipeWatchdog {
     fn feed(&mut self) -> io::Result<()> {
         self.file.write_all(b"1")
     }

@@ -1,3 +1,6 @@
-//! Integration with real processes, in one binary.
+//! Integration with real processes, in one binary: on loopback (`processes`), and in the lab with real libvirt and QEMU.
 
+mod berth;
 mod lab;
+mod processes;
+mod replicas;

@@ -1,0 +1,37 @@
+# Two commands: `make demo` shows Berth at work, `make test` tests all of it. Both install what is missing and say so.
+
+CARGO ?= cargo
+ROOT := $(shell [ "$$(id -u)" -eq 0 ] || echo sudo --preserve-env=PATH)
+
+.PHONY: demo lab test check bench dependencies build
+
+demo: dependencies build
+	$(ROOT) ./target/debug/demo
+
+# The same cluster, left up to play with.
+lab: dependencies build
+	$(ROOT) ./target/debug/demo --stay
+
+# Root, because the lab makes network, mount and PID namespaces; the tests say so when they are not.
+test: dependencies build
+	@if $(CARGO) nextest --version >/dev/null 2>&1; then \
+	    $(CARGO) nextest run --workspace --no-fail-fast; \
+	else \
+	    $(CARGO) test --workspace --no-fail-fast; \
+	fi
+
+# What CI checks beside the tests; never writes.
+check: dependencies
+	$(CARGO) fmt --check
+	$(CARGO) clippy --workspace --all-targets -- -D warnings
+
+# Figures of the machine it runs on: recovery, migration beside virsh, commits per second, memory.
+bench: dependencies
+	$(CARGO) build --release --workspace
+	$(ROOT) ./target/release/bench
+
+build:
+	$(CARGO) build --workspace --all-targets
+
+dependencies:
+	@./deploy/install-dependencies.sh
