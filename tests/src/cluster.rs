@@ -279,3 +279,13 @@ impl Cluster {
 pub fn find<'s>(status: &'s Value, vm: &str) -> Option<&'s Value> {
     status["vms"].as_array()?.iter().find(|it| it["name"] == vm)
 }
+
+/// A node in a status.
+pub fn find_node<'s>(status: &'s Value, node: &str) -> Option<&'s Value> {
+    status["nodes"].as_array()?.iter().find(|it| it["name"] == node)
+}
+
+/// Whether a node is in a state.
+pub fn node_is(status: &Value, node: &str, state: &str) -> bool {
+    find_node(status, node).is_some_and(|it| it["state"] == state)
+}

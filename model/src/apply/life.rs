@@ -78,9 +78,10 @@ impl ClusterState {
             self.emit(cx, EventKind::VmLost, Some(vm), Some(node), text);
             return Ok(());
         }
-        let why = match node_died {
-            true => format!("{place} died"),
-            false => cause.as_str().to_owned(),
+        let why = match (node_died, record.state) {
+            (true, _) => format!("{place} died"),
+            (false, VmState::Migrating) => "it did not survive its migration".to_owned(),
+            (false, _) => cause.as_str().to_owned(),
         };
         let starting = record.state == VmState::Starting;
         let record = self.vm_mut(cx, vm)?;

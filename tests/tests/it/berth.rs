@@ -6,7 +6,7 @@ use anyhow::{Context, Result, ensure};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use serde_json::Value;
-use tests::cluster::{Cluster, Fencing};
+use tests::cluster::{Cluster, Fencing, find_node, node_is};
 use tests::lab::guest::Guest;
 use tests::lab::{Options, enter_test};
 
@@ -207,7 +207,7 @@ fn the_vms_of_a_lost_host_start_elsewhere_after_its_fence_and_not_before() -> Re
         events.iter().rposition(|event| event["kind"] == "vm-starting").context("no start")?;
     ensure!(dead < started, "the start came after the proof");
     cluster.lab.host(1)?.power_on()?;
-    cluster.wait("node1 to be back", |status| status["nodes"][0]["state"] == "online")?;
+    cluster.wait("node1 to be back", |status| node_is(status, "node1", "online"))?;
     ensure!(cluster.where_runs(guest.uuid)?.len() == 1);
     Ok(())
 }
@@ -224,7 +224,8 @@ fn without_a_fence_device_the_lease_and_the_watchdog_prove_the_death() -> Result
     cluster.lab.host(1)?.link(false)?;
     cluster.wait_vm("g", "started", Some("node2"))?;
     ensure!(!cluster.lab.host(1)?.is_on(), "the watchdog has bitten before");
-    let proof = cluster.status()?["nodes"][0]["proof_of_death"].clone();
+    let status = cluster.status()?;
+    let proof = &find_node(&status, "node1").context("no node1")?["proof_of_death"];
     ensure!(proof.as_str().is_some_and(|proof| proof.contains("watchdog")), "{proof}");
     cluster.wait_counting(&guest)?;
     Ok(())
@@ -240,13 +241,13 @@ fn without_any_proof_nothing_is_started_and_the_operator_is_told() -> Result<()>
     cluster.ctl(&["node", "fence", "node1", "--clear"])?;
     cluster.ctl(&["enable", "g", "--on", "node1"])?;
     cluster.lab.host(1)?.link(false)?;
-    cluster.wait("node1 to be lost", |status| status["nodes"][0]["state"] == "lost")?;
+    cluster.wait("node1 to be lost", |status| node_is(status, "node1", "lost"))?;
     let said = cluster.ctl(&["explain", "g"])?;
     ensure!(said.contains("neither a fence device nor a watchdog"), "{said}");
     ensure!(cluster.where_runs(guest.uuid)? == ["node1"]);
     // Heard again, it goes on where it was.
     cluster.lab.host(1)?.link(true)?;
-    cluster.wait("node1 to be online", |status| status["nodes"][0]["state"] == "online")?;
+    cluster.wait("node1 to be online", |status| node_is(status, "node1", "online"))?;
     cluster.wait_vm("g", "started", Some("node1"))?;
     cluster.wait_counting(&guest)?;
     Ok(())
@@ -315,9 +316,8 @@ fn what_is_done_with_virsh_is_followed() -> Result<()> {
     let xml = early.write_xml()?.display().to_string();
     cluster.lab.host(2)?.virsh(&["create", &xml])?;
     cluster.wait("node2 to show it", |status| {
-        status["nodes"][1]["unmanaged"]
-            .as_array()
-            .is_some_and(|all| all.iter().any(|domain| domain["name"] == "early"))
+        let unmanaged = find_node(status, "node2").and_then(|node| node["unmanaged"].as_array());
+        unmanaged.is_some_and(|all| all.iter().any(|domain| domain["name"] == "early"))
     })?;
     cluster.ctl(&["vm", "add", &xml])?;
     cluster.ctl(&["enable", "early"])?;

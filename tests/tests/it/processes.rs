@@ -268,7 +268,7 @@ fn completions_and_domain_checks_need_no_cluster() -> Result<()> {
     )?;
     let text = String::from_utf8_lossy(&output.stdout);
     ensure!(
-        output.status.code() == Some(9) && text.contains("ok ") && text.contains("line 3"),
+        output.status.code() == Some(9) && text.contains("ok ") && text.contains("line 4"),
         "{text}"
     );
     Ok(())

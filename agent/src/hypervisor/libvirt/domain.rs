@@ -8,7 +8,7 @@ use quick_xml::events::Event;
 use quick_xml::reader::Reader;
 use uuid::Uuid;
 use virt::domain::{
-    Domain, DomainPausedReason, DomainPausedReasonEnum, DomainState, DomainStateReason,
+    Domain, DomainInfo, DomainPausedReason, DomainPausedReasonEnum, DomainState, DomainStateReason,
     MigrateParameters,
 };
 use virt::enumutil::Enum;
@@ -23,21 +23,22 @@ pub(super) fn facts(domain: &Domain) -> std::result::Result<DomainFacts, Error> 
         uuid: domain.uuid()?,
         seen: SeenDomain {
             name: domain.name()?,
-            presence: presence(domain)?,
+            presence: presence(domain, &info),
             // libvirt gives KiB.
             memory_mib: info.max_mem.div_ceil(1024),
         },
     })
 }
 
-fn presence(domain: &Domain) -> std::result::Result<Option<Presence>, Error> {
-    let (state, reason) = domain.state()?;
+/// The state comes from `virDomainGetInfo`: the crate's `state` loses libvirt's error, and would make a domain that has
+/// just gone look like one in an unknown state.
+fn presence(domain: &Domain, info: &DomainInfo) -> Option<Presence> {
     // A state that this version does not know holds a guest, for all that is known.
-    Ok(match state.unwrap_or(DomainState::Running) {
+    match info.state.unwrap_or(DomainState::Running) {
         DomainState::Shutoff => None,
-        DomainState::Paused => Some(match reason {
-            Enum::Known(DomainStateReason::Paused(reason)) => paused(domain, reason),
-            Enum::Known(_) | Enum::Unknown(_) => Presence::Paused,
+        DomainState::Paused => Some(match domain.state() {
+            Ok((_, Enum::Known(DomainStateReason::Paused(reason)))) => paused(domain, reason),
+            _ => Presence::Paused,
         }),
         DomainState::Shutdown => Some(Presence::ShuttingDown),
         DomainState::Crashed => Some(Presence::Crashed),
@@ -45,7 +46,7 @@ fn presence(domain: &Domain) -> std::result::Result<Option<Presence>, Error> {
         DomainState::NoState | DomainState::Running | DomainState::Blocked => {
             Some(Presence::Running)
         }
-    })
+    }
 }
 
 /// A paused domain may be a migration's half-built target. Both sides of a migration show the reason "migration" at
@@ -53,13 +54,14 @@ fn presence(domain: &Domain) -> std::result::Result<Option<Presence>, Error> {
 fn paused(domain: &Domain, reason: DomainPausedReasonEnum) -> Presence {
     match reason.unwrap_or(DomainPausedReason::Unknown) {
         DomainPausedReason::StartingUp => Presence::Incoming,
-        DomainPausedReason::Migration if domain.job_stats(0).is_err() => Presence::Incoming,
+        DomainPausedReason::Migration if domain.job_info().is_err() => Presence::Incoming,
         _ => Presence::Paused,
     }
 }
 
 pub(super) fn job(domain: &Domain) -> std::result::Result<Option<JobStats>, Error> {
-    let stats = domain.job_stats(0)?;
+    // `job_stats` of the crate reads an array that libvirt does not give where there is no job.
+    let stats = domain.job_info()?;
     if stats.r#type as u32 == sys::VIR_DOMAIN_JOB_NONE {
         return Ok(None);
     }

@@ -1,7 +1,9 @@
 //! libvirt through the `virt` crate; only this folder names it.
 //!
-//! One connection, opened when it is first needed and again whenever it breaks: a libvirtd that restarts is not a dead
-//! VM. One thread runs libvirt's event loop, which events, keep-alive and the close callback depend on.
+//! One connection carries the events; it is opened when it is first needed and again whenever it breaks: a libvirtd that
+//! restarts is not a dead VM. Each call takes a connection of its own from a pool, for libvirt's client makes calls on
+//! one connection wait for each other: behind a migration, for as long as that takes. One thread runs libvirt's event
+//! loop, which events, keep-alive and the close callback depend on.
 
 mod domain;
 mod event;
@@ -38,6 +40,8 @@ struct Open {
 struct Shared {
     uri: String,
     open: Mutex<Option<Open>>,
+    /// Connections that no call uses now.
+    idle: Mutex<Vec<Connect>>,
     events: mpsc::UnboundedSender<HypervisorEvent>,
 }
 
@@ -56,7 +60,12 @@ impl Libvirt {
     ) -> Result<(Self, mpsc::UnboundedReceiver<HypervisorEvent>)> {
         run_event_loop()?;
         let (events, receiver) = mpsc::unbounded_channel();
-        let shared = Arc::new(Shared { uri: uri.to_owned(), open: Mutex::new(None), events });
+        let shared = Arc::new(Shared {
+            uri: uri.to_owned(),
+            open: Mutex::new(None),
+            idle: Mutex::default(),
+            events,
+        });
         let weak = Arc::downgrade(&shared);
         let reconnect = move || {
             let mut complained = false;
@@ -81,8 +90,12 @@ impl Libvirt {
     }
 
     fn with<T>(&self, call: impl FnOnce(&Connect) -> std::result::Result<T, Error>) -> Result<T> {
-        let connection = self.shared.connection()?;
-        call(&connection).map_err(|error| self.shared.classify(&connection, &error))
+        let connection = self.shared.take()?;
+        let result = call(&connection).map_err(|error| self.shared.classify(&connection, &error));
+        if !matches!(result, Err(HypervisorError::Disconnected(_))) {
+            self.shared.idle().push(connection);
+        }
+        result
     }
 
     fn with_domain<T>(
@@ -120,17 +133,38 @@ impl Shared {
         self.open.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// The connection that is open, or a new one.
+    fn idle(&self) -> MutexGuard<'_, Vec<Connect>> {
+        self.idle.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// A connection for one call. Only while the one with the events is there: what is not heard of must not be asked
+    /// for either.
+    fn take(self: &Arc<Self>) -> Result<Connect> {
+        self.connection()?;
+        let idle = self.idle().pop();
+        match idle {
+            Some(connection) => Ok(connection),
+            None => self.open_one(),
+        }
+    }
+
+    fn open_one(&self) -> Result<Connect> {
+        let connection = Connect::open(Some(&self.uri))
+            .map_err(|error| HypervisorError::Disconnected(error.message().to_owned()))?;
+        if let Err(error) = connection.set_keep_alive(KEEP_ALIVE_SECONDS, KEEP_ALIVE_COUNT) {
+            info!(error = error.message(), "libvirt's keep-alive is not to be had here");
+        }
+        Ok(connection)
+    }
+
+    /// The connection with the events, which is open, or a new one.
     fn connection(self: &Arc<Self>) -> Result<Connect> {
         if let Some(open) = &*self.open() {
             return Ok(open.connection.clone());
         }
         let disconnected = |error: Error| HypervisorError::Disconnected(error.message().to_owned());
         // Opened outside the lock: a libvirtd that hangs must not hang those that want to know that it does.
-        let connection = Connect::open(Some(&self.uri)).map_err(disconnected)?;
-        if let Err(error) = connection.set_keep_alive(KEEP_ALIVE_SECONDS, KEEP_ALIVE_COUNT) {
-            info!(error = error.message(), "libvirt's keep-alive is not to be had here");
-        }
+        let connection = self.open_one()?;
         let events = self.events.clone();
         let on_lifecycle = Box::new(move |uuid, event, detail| {
             // A receiver that is gone belongs to an agent that is ending.
@@ -164,6 +198,7 @@ impl Shared {
 
     fn disconnected(&self, why: &str) {
         let closed = self.open().take();
+        self.idle().clear();
         if closed.is_some() {
             warn!(uri = self.uri, why, "disconnected from libvirt");
             let _ = self.events.send(HypervisorEvent::Disconnected);
