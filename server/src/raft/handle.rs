@@ -33,6 +33,8 @@ use crate::store::{MAX_VALUE_BYTES, SledStore, Store, StoreError};
 const PROPOSAL_PATIENCE: Duration = Duration::from_secs(5);
 /// How long a read waits for its quorum round. Agents ask another replica long before.
 const READ_PATIENCE: Duration = Duration::from_secs(2);
+/// How long an orderly stop of the library may take.
+const SHUTDOWN_PATIENCE: Duration = Duration::from_secs(2);
 /// What the entry around a command may take of a stored value.
 const ENTRY_MARGIN_BYTES: usize = 512;
 /// Entries kept behind a snapshot, so that a replica that was away for a moment needs no snapshot.
@@ -382,10 +384,12 @@ impl RaftHandle {
         }
     }
 
-    /// Stops Raft in good order.
+    /// Stops Raft in good order, where it still goes; one that has failed may never answer.
     pub async fn shutdown(&self) {
-        if let Err(error) = self.raft.shutdown().await {
-            tracing::warn!(%error, "Raft did not stop in good order");
+        match timeout(SHUTDOWN_PATIENCE, self.raft.shutdown()).await {
+            Ok(Ok(())) => {}
+            Ok(Err(error)) => tracing::warn!(%error, "Raft did not stop in good order"),
+            Err(_) => tracing::warn!("Raft did not stop in time"),
         }
     }
 }

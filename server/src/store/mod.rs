@@ -3,7 +3,7 @@
 //!
 //! ```text
 //!  DIR/FORMAT              the version of all this
-//!  DIR/db/                 sled: tree `log` (index, big-endian, to entry), tree `meta` (vote, purged, …)
+//!  DIR/db/                 sled: tree `log` (index and part, big-endian), tree `meta` (vote, purged, …)
 //!  DIR/snapshots/*.berth   the state machine at an index
 //! ```
 //! Everything written carries a version and a checksum ([`codec`]). Nothing is durable before [`Store::sync`] returns;
@@ -20,8 +20,12 @@ use std::time::{Duration, Instant};
 
 use sled::IVec;
 
-/// Larger values go to sled's blob files, which are never synced (reference: stack, section 2).
+/// The largest record taken; it is stored in parts.
 pub const MAX_VALUE_BYTES: usize = 100 * 1024;
+/// The largest part. sled writes whole leaves, of 17 values before they are split and a few more where two are merged; a
+/// leaf above a quarter of a segment, 128 KiB, goes to a blob file, and those are never synced. So it is the leaf that
+/// has to stay small, and not only the value.
+const PART_BYTES: usize = 4 * 1024;
 /// Read cache; the log's tail is small and the state machine lives in memory.
 const CACHE_BYTES: u64 = 32 * 1024 * 1024;
 /// sled closes its files a moment after the database is dropped; reopening within it fails with "would block".
@@ -229,44 +233,75 @@ fn database_error(path: &Path, source: sled::Error) -> StoreError {
     }
 }
 
-fn seal(value: &[u8]) -> Result<Vec<u8>, StoreError> {
+fn seal(value: &[u8], limit: usize) -> Result<Vec<u8>, StoreError> {
     let bytes = codec::seal(value);
-    if bytes.len() > MAX_VALUE_BYTES {
+    if bytes.len() > limit {
         return Err(StoreError::TooLarge { bytes: bytes.len() });
     }
     Ok(bytes)
 }
 
-fn keys(range: &(Bound<u64>, Bound<u64>)) -> (Bound<[u8; 8]>, Bound<[u8; 8]>) {
-    (
-        range.start_bound().map(|index| index.to_be_bytes()),
-        range.end_bound().map(|index| index.to_be_bytes()),
-    )
+/// The key of a part: the index, then the part's number, so that parts stand in order.
+fn part_key(index: u64, part: u16) -> [u8; 10] {
+    let mut key = [0; 10];
+    key[..8].copy_from_slice(&index.to_be_bytes());
+    key[8..].copy_from_slice(&part.to_be_bytes());
+    key
+}
+
+/// The index in a part's key.
+fn index_of(key: &IVec) -> u64 {
+    key.first_chunk::<8>().map_or(0, |bytes| u64::from_be_bytes(*bytes))
+}
+
+/// All parts of a range of indexes.
+fn keys(range: &(Bound<u64>, Bound<u64>)) -> (Bound<[u8; 10]>, Bound<[u8; 10]>) {
+    let start = match range.start_bound() {
+        Bound::Included(index) => Bound::Included(part_key(*index, 0)),
+        Bound::Excluded(index) => Bound::Excluded(part_key(*index, u16::MAX)),
+        Bound::Unbounded => Bound::Unbounded,
+    };
+    let end = match range.end_bound() {
+        Bound::Included(index) => Bound::Included(part_key(*index, u16::MAX)),
+        Bound::Excluded(index) => Bound::Excluded(part_key(*index, 0)),
+        Bound::Unbounded => Bound::Unbounded,
+    };
+    (start, end)
 }
 
 impl Store for SledStore {
     fn append(&self, entries: Vec<(u64, Vec<u8>)>) -> Result<(), StoreError> {
         let mut batch = sled::Batch::default();
         for (index, bytes) in entries {
-            batch.insert(&index.to_be_bytes(), seal(&bytes)?);
+            for (part, bytes) in (0..).zip(seal(&bytes, MAX_VALUE_BYTES)?.chunks(PART_BYTES)) {
+                batch.insert(&part_key(index, part), bytes);
+            }
         }
         self.log.apply_batch(batch).map_err(|source| self.error(source))
     }
 
     fn read(&self, range: (Bound<u64>, Bound<u64>)) -> Result<Vec<Vec<u8>>, StoreError> {
-        self.log
-            .range(keys(&range))
-            .map(|pair| {
-                let (key, bytes) = pair.map_err(|source| self.error(source))?;
-                self.unseal(&format!("log entry {}", count(&key)), &bytes)
-            })
+        let mut sealed: Vec<(u64, Vec<u8>)> = Vec::new();
+        for pair in self.log.range(keys(&range)) {
+            let (key, bytes) = pair.map_err(|source| self.error(source))?;
+            let index = index_of(&key);
+            match sealed.last_mut().filter(|(last, _)| *last == index) {
+                Some((_, value)) => value.extend_from_slice(&bytes),
+                None => sealed.push((index, bytes.to_vec())),
+            }
+        }
+        sealed
+            .iter()
+            .map(|(index, bytes)| self.unseal(&format!("log entry {index}"), bytes))
             .collect()
     }
 
     fn last(&self) -> Result<Option<Vec<u8>>, StoreError> {
-        let last = self.log.last().map_err(|source| self.error(source))?;
-        last.map(|(key, bytes)| self.unseal(&format!("log entry {}", count(&key)), &bytes))
-            .transpose()
+        let Some((key, _)) = self.log.last().map_err(|source| self.error(source))? else {
+            return Ok(None);
+        };
+        let index = index_of(&key);
+        Ok(self.read((Bound::Included(index), Bound::Included(index)))?.pop())
     }
 
     fn remove(&self, range: (Bound<u64>, Bound<u64>)) -> Result<(), StoreError> {
@@ -278,7 +313,9 @@ impl Store for SledStore {
     }
 
     fn put(&self, key: MetaKey, value: &[u8]) -> Result<(), StoreError> {
-        self.meta.insert(key.name(), seal(value)?).map_err(|source| self.error(source))?;
+        self.meta
+            .insert(key.name(), seal(value, PART_BYTES)?)
+            .map_err(|source| self.error(source))?;
         Ok(())
     }
 

@@ -70,9 +70,9 @@ fn a_flipped_bit_in_a_record_is_an_error_that_names_it() {
     let directory = tempfile::tempdir().unwrap();
     let store = store(directory.path());
     store.append(vec![(3, b"precious".to_vec())]).unwrap();
-    let mut bytes = store.log.get(3u64.to_be_bytes()).unwrap().unwrap().to_vec();
+    let mut bytes = store.log.get(part_key(3, 0)).unwrap().unwrap().to_vec();
     bytes[6] ^= 4;
-    store.log.insert(3u64.to_be_bytes(), bytes).unwrap();
+    store.log.insert(part_key(3, 0), bytes).unwrap();
     let error = store.last().unwrap_err().to_string();
     assert!(error.contains("log entry 3") && error.contains("checksum"), "{error}");
 }
@@ -92,4 +92,28 @@ fn the_newest_snapshot_is_read_back_and_a_damaged_one_is_refused() {
     bytes[8] ^= 1;
     std::fs::write(&newest, bytes).unwrap();
     assert!(matches!(files.newest(), Err(StoreError::Damaged { .. })));
+}
+
+#[test]
+fn large_records_come_back_whole_and_never_reach_the_files_that_sled_does_not_sync() {
+    let directory = tempfile::tempdir().unwrap();
+    let record = |index: u64| vec![index as u8; 60_000 + index as usize];
+    {
+        let store = store(directory.path());
+        for index in 0..200 {
+            store.append(vec![(index, record(index))]).unwrap();
+            store.sync().unwrap();
+            if index % 50 == 49 {
+                store.remove((Unbounded, Included(index - 20))).unwrap();
+            }
+        }
+    }
+    let blobs = std::fs::read_dir(directory.path().join("db/blobs")).unwrap().count();
+    assert_eq!(blobs, 0, "sled has put leaves into blob files");
+    let store = store(directory.path());
+    let records = store.read((Included(180), Unbounded)).unwrap();
+    assert!(
+        records.iter().zip(180..).all(|(bytes, index)| *bytes == record(index))
+            && records.len() == 20
+    );
 }
