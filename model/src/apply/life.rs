@@ -5,7 +5,7 @@ use uuid::Uuid;
 use crate::cluster::{ClusterState, Context};
 use crate::event::EventKind;
 use crate::id::{NodeId, VmName};
-use crate::node::SeenDomain;
+use crate::node::{NodeState, SeenDomain};
 use crate::rejection::Rejection;
 use crate::vm::{Desired, MayRun, OperationPhase, Sighting, StopCause, Verb, VmState};
 
@@ -78,8 +78,17 @@ impl ClusterState {
             self.emit(cx, EventKind::VmLost, Some(vm), Some(node), text);
             return Ok(());
         }
+        // A guest that was on its way when its source died went with it, not by a failure of its own.
+        let dead = |id: &NodeId| {
+            self.nodes.get(id).is_some_and(|node| matches!(node.state, NodeState::Dead(_)))
+        };
+        let source =
+            record.last_owner.filter(|source| record.state == VmState::Migrating && dead(source));
+        let node_died = node_died || source.is_some();
         let why = match (node_died, record.state) {
-            (true, _) => format!("{place} died"),
+            (true, _) => {
+                format!("{} died", source.map_or(place.clone(), |source| self.node_name(source)))
+            }
             (false, VmState::Migrating) => "it did not survive its migration".to_owned(),
             (false, _) => cause.as_str().to_owned(),
         };

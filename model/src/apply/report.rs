@@ -137,8 +137,14 @@ impl ClusterState {
         error: Option<&str>,
     ) -> Result<(), Rejection> {
         let Some(error) = error else {
-            // The word "absent" that comes with it has settled the state already, or will.
-            return Ok(());
+            // An agent calls a stop done only when it has made sure that the domain is not there, and it noted this
+            // order before: that is the word "absent" up to it, whenever that itself arrives.
+            let record = self.vm_mut(cx, vm)?;
+            record.seen.remove(&order.node);
+            if record.may_run.remove(&order.node).is_none() {
+                return Ok(());
+            }
+            return self.gone(cx, vm, order.node, StopCause::Destroyed, false);
         };
         let place = self.node_name(order.node);
         let record = self.vm_mut(cx, vm)?;
@@ -173,6 +179,8 @@ impl ClusterState {
             self.emit(cx, EventKind::VmMigrationFailed, Some(vm), Some(order.node), why);
             return self.end_operation(cx, vm, OperationPhase::Failed(error.to_owned()));
         }
+        // It has left the source; that none of it is left there, the source has yet to say.
+        record.seen.remove(&order.node);
         if record.may_run.is_empty() && record.state == VmState::Migrating {
             return self.gone(cx, vm, order.node, StopCause::Unknown, false);
         }

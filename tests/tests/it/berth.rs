@@ -99,6 +99,11 @@ fn an_operator_runs_a_vm_through_all_that_can_be_asked_of_it() -> Result<()> {
     let before = cluster.lab.host(2)?.qemus()?[&guest.uuid];
     cluster.ctl(&["restart", "g"])?;
     ensure!(
+        cluster.where_runs(guest.uuid)? == ["node2"],
+        "{}",
+        cluster.ctl(&["events", "--vm", "g"])?
+    );
+    ensure!(
         cluster.lab.host(2)?.qemus()?[&guest.uuid] != before && owner(&cluster, "g")? == "node2"
     );
     cluster.ctl(&["relocate", "g"])?;

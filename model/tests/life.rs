@@ -1,0 +1,515 @@
+//! Stories of VMs and nodes, told command by command: what apply takes and refuses, and what the leader plans from it.
+#![expect(clippy::unwrap_used, reason = "a story that cannot be told is a test that failed")]
+
+use std::collections::BTreeMap;
+
+use model::cluster::{ClusterState, Detail, Outcome};
+use model::command::{Command, Decision, Operation, Registration, Report};
+use model::domain_xml;
+use model::id::{ClusterId, NodeId, NodeName, OrderId, RequestId, SessionId, VmName};
+use model::liveness::{Heard, Liveness};
+use model::node::{Capacity, FenceDevice, NodeState, ProofOfDeath, SeenDomain};
+use model::order::{OrderKind, outstanding};
+use model::plan::{Reason, plan};
+use model::recovery::{RecoveryPolicy, RestartLimit};
+use model::rejection::Rejection;
+use model::settings::Settings;
+use model::time::Timestamp;
+use model::vm::{
+    Desired, OperationPhase, Presence, StopCause, VmPolicy, VmRecord, VmSpec, VmState,
+};
+use uuid::Uuid;
+
+const VM: Uuid = Uuid::from_u128(0xaa);
+
+struct Story {
+    state: ClusterState,
+    index: u64,
+    now: u64,
+    silent: BTreeMap<NodeId, u64>,
+}
+
+fn name(text: &str) -> NodeName {
+    NodeName::new(text).unwrap()
+}
+
+fn vm() -> VmName {
+    VmName::new("v").unwrap()
+}
+
+impl Story {
+    fn new() -> Self {
+        let mut story = Self {
+            state: ClusterState::default(),
+            index: 0,
+            now: 1_000_000,
+            silent: BTreeMap::new(),
+        };
+        let cluster = ClusterId(Uuid::from_u128(1));
+        story.does(Operation::Initialise { cluster, settings: Settings::default() });
+        story
+    }
+
+    fn with_nodes(names: &[&str]) -> Self {
+        let mut story = Self::new();
+        for name in names {
+            story.register(name, "boot1", &[]);
+        }
+        story
+    }
+
+    fn tries(&mut self, operation: Operation) -> Outcome {
+        self.index += 1;
+        self.now += 10;
+        let request = RequestId(Uuid::from_u128(u128::from(self.index)));
+        let command = Command { request, at: Timestamp(self.now), by: "test".into(), operation };
+        self.state.apply(self.index, &command)
+    }
+
+    fn does(&mut self, operation: Operation) -> Detail {
+        self.tries(operation).unwrap().detail
+    }
+
+    fn register(&mut self, node: &str, boot_id: &str, domains: &[(Uuid, Presence)]) -> NodeId {
+        let registration = self.registration(node, boot_id, domains);
+        match self.does(Operation::Register(Box::new(registration))) {
+            Detail::Registered { node, .. } => {
+                self.silent.remove(&node);
+                node
+            }
+            Detail::None => panic!("no session"),
+        }
+    }
+
+    fn registration(
+        &self,
+        node: &str,
+        boot_id: &str,
+        domains: &[(Uuid, Presence)],
+    ) -> Registration {
+        let domain =
+            |(uuid, presence): &(Uuid, Presence)| (*uuid, SeenDomain::active("v", *presence, 64));
+        Registration {
+            name: name(node),
+            hardware: Uuid::from_u128(node.bytes().map(u128::from).sum()),
+            boot_id: boot_id.into(),
+            capacity: Capacity { memory_mib: 1_000, cpus: 4 },
+            migration_uri: format!("qemu+tls://{node}/system"),
+            watchdog_timeout_ms: None,
+            agent_version: "1".into(),
+            inventory: domains.iter().map(domain).collect(),
+        }
+    }
+
+    fn add(&mut self, policy: VmPolicy) {
+        let xml = format!(
+            "<domain type='kvm'><name>v</name><uuid>{VM}</uuid><memory unit='MiB'>64</memory></domain>"
+        );
+        let domain = domain_xml::parse(&xml).unwrap();
+        let spec = VmSpec {
+            name: domain.name,
+            uuid: VM,
+            xml: xml.into(),
+            memory_mib: domain.memory_mib,
+            vcpus: domain.vcpus,
+            disks: domain.disks,
+            policy,
+        };
+        self.does(Operation::AddVm(Box::new(spec)));
+    }
+
+    fn enable(&mut self) {
+        self.does(Operation::Enable { vm: vm(), on: None });
+    }
+
+    fn id(&self, node: &str) -> NodeId {
+        self.state.node_named(&name(node)).unwrap().id
+    }
+
+    fn session(&self, node: &str) -> SessionId {
+        self.state.node_named(&name(node)).unwrap().last_session
+    }
+
+    fn record(&self) -> &VmRecord {
+        &self.state.vms[&vm()]
+    }
+
+    fn reports(&mut self, node: &str, reports: Vec<Report>) {
+        let (node, session) = (self.id(node), self.session(node));
+        self.does(Operation::Report { node, session, reports });
+    }
+
+    fn seen(&self, presence: Presence) -> Report {
+        Report::Seen { uuid: VM, domain: SeenDomain::active("v", presence, 64) }
+    }
+
+    fn absent(&self, floor: u64, cause: Option<StopCause>) -> Report {
+        Report::Absent { uuid: VM, floor, cause }
+    }
+
+    fn done(&self, order: u64, error: Option<&str>) -> Report {
+        Report::OrderDone { uuid: VM, order: OrderId(order), error: error.map(str::to_owned) }
+    }
+
+    fn order(&self) -> u64 {
+        self.record().order.as_ref().map(|order| order.id.0).expect("no order is out")
+    }
+
+    /// All agents answer their probes: the VM is not there.
+    fn answer_probes(&mut self) {
+        for (node, orders) in outstanding(&self.state) {
+            let node = self.state.nodes[&node].name.to_string();
+            for order in orders.iter().filter(|order| order.kind == OrderKind::Probe) {
+                let absent = self.absent(order.id.0, None);
+                self.reports(&node, vec![absent]);
+            }
+        }
+    }
+
+    fn liveness(&self) -> Liveness {
+        let heard = self.state.nodes.values().map(|node| {
+            let silent_ms = self.silent.get(&node.id).copied().unwrap_or(0);
+            (node.id, Heard { session: node.last_session, silent_ms, unanswered_ms: silent_ms })
+        });
+        Liveness { heard: heard.collect() }
+    }
+
+    fn reason(&self) -> Reason {
+        plan(&self.state, &self.liveness(), Timestamp(self.now)).vms[&vm()].clone()
+    }
+
+    /// The leader plans and proposes until nothing changes any more. Returns the decisions in short.
+    fn lead(&mut self) -> Vec<String> {
+        let mut all = Vec::new();
+        loop {
+            let operations = plan(&self.state, &self.liveness(), Timestamp(self.now)).operations;
+            if operations.is_empty() {
+                return all;
+            }
+            for operation in operations {
+                let text = match &operation {
+                    Operation::Decide { decision, .. } => match decision {
+                        Decision::Start { node, restart, .. } => {
+                            format!(
+                                "start on {}{}",
+                                self.state.node_name(*node),
+                                if *restart { ", a restart" } else { "" }
+                            )
+                        }
+                        Decision::Stop { node, .. } => {
+                            format!("stop on {}", self.state.node_name(*node))
+                        }
+                        Decision::Migrate { to, .. } => {
+                            format!("migrate to {}", self.state.node_name(*to))
+                        }
+                        Decision::Adopt { node } => {
+                            format!("adopt on {}", self.state.node_name(*node))
+                        }
+                        Decision::Settle => "settle".into(),
+                        Decision::Disable { .. } => "disable".into(),
+                        Decision::Delay { .. } => "delay".into(),
+                        Decision::Conflict => "conflict".into(),
+                        Decision::FailOperation { .. } => "give up".into(),
+                    },
+                    other => other.subject().split(' ').next().unwrap_or_default().to_owned(),
+                };
+                self.does(operation);
+                all.push(text);
+            }
+        }
+    }
+
+    /// A VM that runs on the node that placement chose.
+    fn running(policy: VmPolicy, nodes: &[&str]) -> (Self, String) {
+        let mut story = Self::with_nodes(nodes);
+        story.add(policy);
+        story.answer_probes();
+        story.enable();
+        story.lead();
+        let place = story.owner();
+        let (order, seen) = (story.order(), story.seen(Presence::Running));
+        let done = story.done(order, None);
+        story.reports(&place, vec![seen, done]);
+        assert_eq!(story.record().state, VmState::Started);
+        (story, place)
+    }
+
+    fn owner(&self) -> String {
+        self.state.node_name(self.record().owner.expect("no owner"))
+    }
+
+    fn dies(&mut self, node: &str) {
+        let id = self.id(node);
+        self.silent.insert(id, 10_000);
+        self.lead();
+    }
+}
+
+fn fenced() -> ProofOfDeath {
+    ProofOfDeath::Fenced { device: "fence_test".into() }
+}
+
+#[test]
+fn a_new_vm_is_not_started_before_every_node_has_said_that_it_is_not_there() {
+    let mut story = Story::with_nodes(&["a", "b"]);
+    story.add(VmPolicy::default());
+    story.enable();
+    assert!(story.lead().is_empty());
+    assert!(matches!(story.reason(), Reason::MayRunOn { .. }));
+    // The law is in apply itself, whatever is planned.
+    let decision = Decision::Start { node: story.id("a"), why: "because".into(), restart: false };
+    let changed = story.record().changed;
+    let refused = story.tries(Operation::Decide { vm: vm(), changed, decision }).unwrap_err();
+    assert!(matches!(refused, Rejection::MayRunElsewhere { .. }), "{refused}");
+    story.answer_probes();
+    assert_eq!(story.lead(), ["start on a"]);
+}
+
+#[test]
+fn a_vm_that_runs_already_is_tracked_and_not_started() {
+    let mut story = Story::new();
+    story.register("a", "boot1", &[]);
+    story.register("b", "boot1", &[(VM, Presence::Running)]);
+    story.add(VmPolicy::default());
+    assert_eq!(story.record().state, VmState::Disabled, "adding starts and stops nothing");
+    story.enable();
+    assert_eq!(story.lead(), ["adopt on b"]);
+    assert_eq!((story.record().state, story.owner().as_str()), (VmState::Started, "b"));
+}
+
+#[test]
+fn a_word_spoken_before_the_order_arrived_takes_no_node_out_of_the_set() {
+    let mut story = Story::with_nodes(&["a"]);
+    story.add(VmPolicy::default());
+    story.answer_probes();
+    story.enable();
+    story.lead();
+    let order = story.order();
+    let old_word = story.absent(order - 1, None);
+    story.reports("a", vec![old_word]);
+    let a = story.id("a");
+    assert!(story.record().may_run.contains_key(&a));
+    assert_eq!(story.record().state, VmState::Starting);
+}
+
+#[test]
+fn reports_of_an_old_session_are_refused() {
+    let (mut story, place) = Story::running(VmPolicy::default(), &["a", "b"]);
+    let (node, old) = (story.id(&place), story.session(&place));
+    story.register(&place, "boot1", &[(VM, Presence::Running)]);
+    let reports = vec![story.absent(u64::MAX, None)];
+    let refused = story.tries(Operation::Report { node, session: old, reports }).unwrap_err();
+    assert!(matches!(refused, Rejection::OldSession { .. }), "{refused}");
+    assert_eq!(story.record().state, VmState::Started);
+}
+
+#[test]
+fn a_qemu_that_dies_is_restarted_in_place_and_moved_when_its_limit_is_spent() {
+    let limit = RestartLimit { max_restarts: 1, expire_ms: 600_000 };
+    let policy = VmPolicy { restart_limit: limit, ..VmPolicy::default() };
+    let (mut story, place) = Story::running(policy, &["a", "b"]);
+    let gone = story.absent(u64::MAX, Some(StopCause::Crashed));
+    story.reports(&place, vec![gone.clone()]);
+    assert_eq!(story.lead(), [format!("start on {place}, a restart")]);
+    let started = vec![story.seen(Presence::Running), story.done(story.order(), None)];
+    story.reports(&place, started);
+    story.reports(&place, vec![gone]);
+    let other = if place == "a" { "b" } else { "a" };
+    assert_eq!(story.lead(), [format!("start on {other}")]);
+    assert_eq!(story.record().restart_count, 2);
+}
+
+#[test]
+fn a_vm_whose_policy_is_disable_stays_down_when_it_fails() {
+    let policy = VmPolicy { recovery: RecoveryPolicy::Disable, ..VmPolicy::default() };
+    let (mut story, place) = Story::running(policy, &["a", "b"]);
+    let gone = story.absent(u64::MAX, Some(StopCause::Crashed));
+    story.reports(&place, vec![gone]);
+    assert_eq!(story.lead(), ["disable"]);
+    assert_eq!(
+        (story.record().state, story.record().desired),
+        (VmState::Disabled, Desired::Disabled)
+    );
+}
+
+#[test]
+fn silence_alone_recovers_nothing_and_a_proof_does() {
+    let (mut story, place) = Story::running(VmPolicy::default(), &["a", "b"]);
+    story.dies(&place);
+    let node = story.state.node_named(&name(&place)).unwrap().clone();
+    assert_eq!(node.state, NodeState::Lost);
+    assert!(matches!(story.reason(), Reason::OwnerSilent { .. }));
+    assert_eq!((story.record().state, story.owner()), (VmState::Started, place.clone()));
+    story.does(Operation::NodeDead { node: node.id, session: node.last_session, proof: fenced() });
+    let other = if place == "a" { "b" } else { "a" };
+    assert_eq!(story.lead(), [format!("start on {other}")]);
+}
+
+#[test]
+fn a_lost_node_with_a_fence_device_is_fenced_and_may_not_register_before_that_is_resolved() {
+    let (mut story, place) = Story::running(VmPolicy::default(), &["a", "b"]);
+    let device =
+        FenceDevice { agent: "fence_test".into(), options: BTreeMap::new(), timeout_ms: 1_000 };
+    story.does(Operation::SetFenceDevices { node: name(&place), devices: vec![device] });
+    story.dies(&place);
+    assert_eq!(story.state.node_named(&name(&place)).unwrap().state, NodeState::Fencing);
+    let registration = story.registration(&place, "boot1", &[(VM, Presence::Running)]);
+    let refused = story.tries(Operation::Register(Box::new(registration))).unwrap_err();
+    assert!(matches!(refused, Rejection::FenceUnresolved { .. }), "{refused}");
+    let (node, session) = (story.id(&place), story.session(&place));
+    story.does(Operation::FenceFailed { node, session, error: "dark".into() });
+    story.register(&place, "boot1", &[(VM, Presence::Running)]);
+    assert_eq!((story.record().state, story.owner()), (VmState::Started, place));
+}
+
+#[test]
+fn a_proof_of_an_old_session_says_nothing_of_the_new_one() {
+    let (mut story, place) = Story::running(VmPolicy::default(), &["a", "b"]);
+    let (node, session) = (story.id(&place), story.session(&place));
+    story.dies(&place);
+    story.register(&place, "boot1", &[(VM, Presence::Running)]);
+    let refused = story.tries(Operation::NodeDead { node, session, proof: fenced() }).unwrap_err();
+    assert!(matches!(refused, Rejection::Superseded { .. }), "{refused}");
+    assert_eq!(story.record().may_run.len(), 1);
+}
+
+#[test]
+fn the_same_hardware_with_a_new_boot_id_is_proof_enough() {
+    let (mut story, place) = Story::running(VmPolicy::default(), &["a", "b"]);
+    story.register(&place, "boot2", &[]);
+    assert_eq!(story.record().state, VmState::Recovering);
+    assert_eq!(story.lead().len(), 1, "it starts again");
+    let registration =
+        Registration { hardware: Uuid::from_u128(99), ..story.registration("a", "boot3", &[]) };
+    let refused = story.tries(Operation::Register(Box::new(registration))).unwrap_err();
+    assert!(matches!(refused, Rejection::OtherHardware { .. }), "{refused}");
+}
+
+#[test]
+fn a_stop_that_is_reported_before_the_absence_is_a_stop_all_the_same() {
+    let (mut story, place) = Story::running(VmPolicy::default(), &["a", "b"]);
+    story.does(Operation::Restart(vm()));
+    assert_eq!(story.lead(), [format!("stop on {place}")]);
+    let order = story.order();
+    // The two words of one agent, in two log entries, with a plan between them.
+    let done = story.done(order, None);
+    story.reports(&place, vec![done]);
+    assert_eq!(story.lead(), [format!("start on {place}")]);
+    let late = story.absent(order, Some(StopCause::GuestShutdown));
+    story.reports(&place, vec![late]);
+    let started = vec![story.seen(Presence::Running), story.done(story.order(), None)];
+    story.reports(&place, started);
+    let operation = story.record().operation.clone().unwrap();
+    assert_eq!((story.record().state, operation.phase), (VmState::Started, OperationPhase::Done));
+}
+
+#[test]
+fn a_migration_has_both_nodes_in_the_set_until_the_source_has_let_go() {
+    let (mut story, source) = Story::running(VmPolicy::default(), &["a", "b"]);
+    let target = if source == "a" { "b" } else { "a" };
+    story.does(Operation::Migrate { vm: vm(), to: name(target), mode: None });
+    assert_eq!(story.lead(), [format!("migrate to {target}")]);
+    assert_eq!(story.record().may_run.len(), 2);
+    let order = story.order();
+    let incoming = story.seen(Presence::Incoming);
+    story.reports(target, vec![incoming]);
+    assert!(story.lead().is_empty(), "a half-built copy is nothing to adopt");
+    let done = story.done(order, None);
+    story.reports(&source, vec![done]);
+    assert!(
+        story.lead().is_empty(),
+        "the source's order is done, and where the guest is now the target has to say"
+    );
+    let running = story.seen(Presence::Running);
+    story.reports(target, vec![running]);
+    let gone = story.absent(order, Some(StopCause::MigratedAway));
+    story.reports(&source, vec![gone]);
+    assert_eq!(story.lead(), [format!("adopt on {target}")]);
+    assert_eq!((story.record().state, story.owner().as_str()), (VmState::Started, target));
+    assert_eq!(story.record().may_run.len(), 1);
+}
+
+#[test]
+fn a_migration_that_fails_leaves_the_vm_where_it_was_and_the_target_has_to_let_go() {
+    let (mut story, source) = Story::running(VmPolicy::default(), &["a", "b"]);
+    let target = if source == "a" { "b" } else { "a" };
+    story.does(Operation::Migrate { vm: vm(), to: name(target), mode: None });
+    story.lead();
+    let failed = story.done(story.order(), Some("no route"));
+    story.reports(&source, vec![failed]);
+    assert_eq!((story.record().state, story.owner()), (VmState::Started, source.clone()));
+    assert_eq!(story.record().may_run.len(), 2);
+    story.answer_probes();
+    assert_eq!(story.record().may_run.len(), 1);
+    assert!(matches!(&story.record().operation.as_ref().unwrap().phase, OperationPhase::Failed(_)));
+}
+
+#[test]
+fn the_death_of_the_source_during_a_migration_is_settled_by_the_targets_word() {
+    let (mut story, source) = Story::running(VmPolicy::default(), &["a", "b"]);
+    let target = if source == "a" { "b" } else { "a" };
+    story.does(Operation::Migrate { vm: vm(), to: name(target), mode: None });
+    story.lead();
+    story.dies(&source);
+    let (node, session) = (story.id(&source), story.session(&source));
+    story.does(Operation::NodeDead { node, session, proof: fenced() });
+    assert!(story.lead().is_empty(), "it may have arrived at the target");
+    story.answer_probes();
+    assert_eq!(story.lead(), [format!("start on {target}")]);
+}
+
+#[test]
+fn a_vm_that_leaves_by_a_migration_of_somebody_elses_is_not_restarted() {
+    let (mut story, place) = Story::running(VmPolicy::default(), &["a", "b"]);
+    let gone = story.absent(u64::MAX, Some(StopCause::MigratedAway));
+    story.reports(&place, vec![gone]);
+    assert_eq!(story.record().state, VmState::Lost);
+    assert!(story.lead().is_empty());
+    let other = if place == "a" { "b" } else { "a" };
+    let here = story.seen(Presence::Running);
+    story.reports(other, vec![here]);
+    assert_eq!(story.lead(), [format!("adopt on {other}")]);
+    assert_eq!(story.record().restart_count, 0);
+}
+
+#[test]
+fn a_vm_seen_twice_is_a_conflict_after_a_moment_and_nothing_is_done_by_itself() {
+    let (mut story, place) = Story::running(VmPolicy::default(), &["a", "b"]);
+    let other = if place == "a" { "b" } else { "a" };
+    let here = story.seen(Presence::Running);
+    story.reports(other, vec![here]);
+    assert!(story.lead().is_empty(), "one of the two may be about to lose it");
+    story.now += 10_000;
+    assert_eq!(story.lead(), ["conflict"]);
+    story.now += 100_000;
+    assert!(story.lead().is_empty());
+    assert!(matches!(story.reason(), Reason::Conflict { .. }));
+}
+
+#[test]
+fn a_start_that_fails_is_tried_on_the_other_nodes_and_then_later() {
+    let mut story = Story::with_nodes(&["a", "b"]);
+    story.add(VmPolicy::default());
+    story.answer_probes();
+    story.enable();
+    for place in ["a", "b"] {
+        assert_eq!(story.lead(), [format!("start on {place}")]);
+        let order = story.order();
+        let failed = vec![story.done(order, Some("no such disk")), story.absent(order, None)];
+        story.reports(place, failed);
+    }
+    assert_eq!(story.lead(), ["delay"]);
+    assert!(matches!(story.reason(), Reason::WaitingUntil { .. }));
+    story.now += 600_000;
+    assert_eq!(story.lead(), ["start on a"]);
+}
+
+#[test]
+fn forgetting_and_adding_again_starts_with_every_node_in_the_set() {
+    let (mut story, place) = Story::running(VmPolicy::default(), &["a", "b"]);
+    story.does(Operation::ForgetVm(vm()));
+    story.add(VmPolicy::default());
+    assert_eq!(story.record().may_run.len(), 2);
+    story.enable();
+    assert_eq!(story.lead(), [format!("adopt on {place}")]);
+}
