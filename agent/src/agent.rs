@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -49,13 +50,22 @@ pub async fn run(config: Config) -> anyhow::Result<()> {
     let lease_file = LeaseFile::open(&config.run_dir)?;
     let lease = Arc::new(Mutex::new(Lease::inherited(lease_file.read())));
     let busy = Arc::new(Mutex::new(true));
+    let working = Arc::new(AtomicUsize::new(0));
     // Armed before the first VM can run, and before the control plane is told that it is.
     let feeder = match &config.watchdog {
-        Some(watchdog) => Some(feed(watchdog, lease.clone(), busy.clone(), lease_file)?),
+        Some(watchdog) => {
+            Some(feed(watchdog, lease.clone(), (busy.clone(), working.clone()), lease_file)?)
+        }
         None => None,
     };
     let (reports, queue) = mpsc::unbounded_channel();
-    let tools = Tools { hypervisor: hypervisor.clone(), ledger, reports, jobs: Jobs::default() };
+    let tools = Tools {
+        hypervisor: hypervisor.clone(),
+        ledger,
+        reports,
+        jobs: Jobs::default(),
+        working: working.clone(),
+    };
     let (orders, order_lists) = mpsc::unbounded_channel();
     let fleet = Arc::new(Mutex::new(Fleet { tools: tools.clone(), drivers: BTreeMap::new() }));
     let dispatching =
@@ -283,11 +293,11 @@ impl LeaseFile {
     }
 }
 
-/// Feeds the watchdog a third of its time-out apart, while the lease holds or nothing runs here.
+/// Feeds the watchdog a third of its time-out apart, while the lease holds or nothing runs here and nothing is about to.
 fn feed(
     config: &WatchdogConfig,
     lease: Arc<Mutex<Lease>>,
-    busy: Arc<Mutex<bool>>,
+    (busy, working): (Arc<Mutex<bool>>, Arc<AtomicUsize>),
     file: LeaseFile,
 ) -> anyhow::Result<tokio::task::JoinHandle<()>> {
     let mut watchdog = PipeWatchdog::arm(&config.path)
@@ -302,7 +312,8 @@ fn feed(
             if let Some(deadline) = lease.deadline_ms() {
                 file.write(deadline);
             }
-            let may_feed = lease.holds(clock_ms()) || !*lock(&busy);
+            let idle = !*lock(&busy) && working.load(Ordering::SeqCst) == 0;
+            let may_feed = lease.holds(clock_ms()) || idle;
             if may_feed {
                 if let Err(error) = watchdog.feed() {
                     warn!(%error, "the watchdog does not take its food");

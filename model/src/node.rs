@@ -139,6 +139,8 @@ pub struct NodeRecord {
     pub fence_devices: Vec<FenceDevice>,
     /// How fencing has gone since it was lost.
     pub fence_attempts: Option<FenceAttempts>,
+    /// Earlier boot ids, the oldest first.
+    pub past_boots: Vec<String>,
     /// Domains there that are not the cluster's.
     pub unmanaged: BTreeMap<Uuid, SeenDomain>,
     /// The revision of the last change of this record.

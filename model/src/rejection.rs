@@ -135,6 +135,12 @@ pub enum Rejection {
         /// The UUID on record.
         known: String,
     },
+    /// A registration that was long on its way.
+    #[error("node {node} has booted again since this registration was made")]
+    OldBoot {
+        /// The name.
+        node: String,
+    },
     /// A node that is being fenced comes back.
     #[error("node {node} is being fenced; it may register when that is resolved")]
     FenceUnresolved {

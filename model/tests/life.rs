@@ -513,3 +513,84 @@ fn forgetting_and_adding_again_starts_with_every_node_in_the_set() {
     story.enable();
     assert_eq!(story.lead(), [format!("adopt on {place}")]);
 }
+
+#[test]
+fn the_target_of_a_migration_under_way_stays_in_the_set_when_it_boots_anew() {
+    let (mut story, source) = Story::running(VmPolicy::default(), &["a", "b"]);
+    let target = if source == "a" { "b" } else { "a" };
+    story.does(Operation::Migrate { vm: vm(), to: name(target), mode: None });
+    story.lead();
+    let order = story.order();
+    story.register(target, "boot2", &[]);
+    assert_eq!(story.record().may_run.len(), 2, "the source has not given up yet");
+    // The migration was faster than the word that it is called off, and the source's reports faster than the target's.
+    let left = vec![story.done(order, None), story.absent(order, Some(StopCause::MigratedAway))];
+    story.reports(&source, left);
+    assert!(story.lead().is_empty(), "the target has to speak");
+    let here = story.seen(Presence::Running);
+    story.reports(target, vec![here]);
+    assert_eq!(story.lead(), [format!("adopt on {target}")]);
+}
+
+#[test]
+fn a_migration_to_a_node_that_died_ends_where_it_began() {
+    let (mut story, source) = Story::running(VmPolicy::default(), &["a", "b"]);
+    let target = if source == "a" { "b" } else { "a" };
+    story.does(Operation::Migrate { vm: vm(), to: name(target), mode: None });
+    story.lead();
+    story.dies(target);
+    let (node, session) = (story.id(target), story.session(target));
+    story.does(Operation::NodeDead { node, session, proof: fenced() });
+    let failed = story.done(story.order(), Some("cancelled"));
+    story.reports(&source, vec![failed]);
+    assert_eq!((story.record().state, story.owner()), (VmState::Started, source));
+    assert_eq!(story.record().may_run.len(), 1);
+}
+
+#[test]
+fn a_registration_that_was_long_on_its_way_is_not_taken_for_a_new_boot() {
+    let (mut story, place) = Story::running(VmPolicy::default(), &["a", "b"]);
+    story.register(&place, "boot2", &[]);
+    let late = story.registration(&place, "boot1", &[]);
+    let refused = story.tries(Operation::Register(Box::new(late))).unwrap_err();
+    assert!(matches!(refused, Rejection::OldBoot { .. }), "{refused}");
+}
+
+#[test]
+fn only_a_node_that_is_proven_dead_can_be_removed() {
+    let (mut story, place) = Story::running(VmPolicy::default(), &["a", "b"]);
+    story.does(Operation::ForgetVm(vm()));
+    story.dies(&place);
+    let refused = story.tries(Operation::RemoveNode(name(&place))).unwrap_err();
+    assert!(matches!(refused, Rejection::NodeInUse { .. }), "{refused}");
+    let (node, session) = (story.id(&place), story.session(&place));
+    story.does(Operation::NodeDead { node, session, proof: fenced() });
+    story.does(Operation::RemoveNode(name(&place)));
+    assert!(story.state.node_named(&name(&place)).is_none());
+}
+
+#[test]
+fn a_guest_that_ends_before_its_start_is_reported_is_a_failure_and_not_a_start() {
+    let mut story = Story::with_nodes(&["a"]);
+    story.add(VmPolicy::default());
+    story.answer_probes();
+    story.enable();
+    story.lead();
+    let order = story.order();
+    let reports = vec![story.absent(order, Some(StopCause::Failed)), story.done(order, None)];
+    story.reports("a", reports);
+    assert_eq!(story.record().state, VmState::Recovering);
+    assert_eq!(story.lead(), ["start on a, a restart"]);
+}
+
+#[test]
+fn a_vm_last_seen_on_a_node_that_fell_silent_waits_for_that_node() {
+    let mut story = Story::with_nodes(&["a", "b"]);
+    story.register("b", "boot1", &[(VM, Presence::Running)]);
+    story.add(VmPolicy::default());
+    story.dies("b");
+    story.enable();
+    story.answer_probes();
+    assert!(story.lead().is_empty());
+    assert!(matches!(story.reason(), Reason::OwnerSilent { .. }));
+}

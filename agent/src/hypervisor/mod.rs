@@ -169,10 +169,14 @@ impl HypervisorHandle {
         timeout(limit, called).await.unwrap_or(Err(late))
     }
 
-    /// A migration, on a thread of its own, for as long as it takes.
-    pub async fn migrate(&self, uuid: Uuid, uri: String, live: bool) -> Result<()> {
+    /// Calls it on a thread of its own, for as long as it takes: for what brings a guest to life, here or elsewhere. After
+    /// a time-out nobody could say any more whether the guest will come.
+    pub async fn call_to_its_end<T: Send + 'static>(
+        &self,
+        call: impl FnOnce(&dyn Hypervisor) -> Result<T> + Send + 'static,
+    ) -> Result<T> {
         let hypervisor = self.hypervisor.clone();
-        tokio::task::spawn_blocking(move || hypervisor.migrate(uuid, &uri, live))
+        tokio::task::spawn_blocking(move || call(&*hypervisor))
             .await
             .map_err(|error| HypervisorError::Refused(error.to_string()))?
     }

@@ -9,8 +9,9 @@
 mod work;
 
 use std::collections::BTreeMap;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use model::node::SeenDomain;
 use model::vm::{Presence, StopCause};
@@ -57,6 +58,8 @@ pub struct Tools {
     pub reports: mpsc::UnboundedSender<v1::Report>,
     /// Where migrations tell how far they are.
     pub jobs: Jobs,
+    /// How many orders are being carried out: as long as there are any, a guest may come to life here.
+    pub working: Arc<AtomicUsize>,
 }
 
 /// What the work under way may be told.
@@ -82,6 +85,8 @@ struct Driver {
     work: Option<Work>,
     outstanding: Vec<Order>,
     unanswered: bool,
+    /// When it was first found gone without a word on why.
+    missed_since: Option<Instant>,
 }
 
 /// Starts a VM's driver.
@@ -95,6 +100,7 @@ pub fn spawn(uuid: Uuid, tools: Tools) -> mpsc::UnboundedSender<Message> {
         work: None,
         outstanding: Vec::new(),
         unanswered: false,
+        missed_since: None,
     };
     tokio::spawn(driver.run(receiver));
     sender
@@ -120,7 +126,11 @@ impl Driver {
                 self.outstanding = orders;
                 self.consider().await;
             }
-            Message::Registered(seen) => self.known = seen,
+            Message::Registered(seen) => {
+                self.known = seen;
+                // Orders of the session before are not this one's.
+                self.outstanding.clear();
+            }
             Message::Changed => self.event(None).await,
             Message::Stopped(cause) => self.event(Some(cause)).await,
         }
@@ -199,6 +209,7 @@ impl Driver {
             what = name(&order.kind),
             "begun"
         );
+        self.tools.working.fetch_add(1, Ordering::SeqCst);
         let (control, controlled) = watch::channel(Control::default());
         let task = tokio::spawn(work::carry_out(self.tools.clone(), order.clone(), controlled));
         self.work = Some(Work { order, control, task });
@@ -206,6 +217,7 @@ impl Driver {
 
     async fn ended(&mut self, result: Result<(), String>) {
         let Some(Work { order, .. }) = self.work.take() else { return };
+        self.tools.working.fetch_sub(1, Ordering::SeqCst);
         // Its end is told here; the list that still names it is an old one.
         self.outstanding.retain(|outstanding| outstanding.id != order.id);
         let error = result.err();
@@ -250,20 +262,24 @@ impl Driver {
         {
             Ok(Some(seen)) => {
                 self.unanswered = false;
+                self.missed_since = None;
                 self.cause = None;
                 if self.known.as_ref() != Some(&seen) {
                     self.send_seen(seen);
                 }
             }
-            Ok(None) => {
-                self.unanswered = false;
-                let floor = self.tools.ledger.entry(uuid).map_or(0, |entry| entry.floor);
-                let cause = self.cause.take();
-                // After an order it is told also when it was not known here: the order put this node into the set.
-                if after_work || self.known.is_some() {
-                    self.send_absent(floor, cause);
+            Ok(None) if after_work || self.known.is_some() => {
+                // Why it went decides whether it may be started again, and that is told by an event which may come after
+                // this look. It is waited for; a domain whose end nobody saw is told without.
+                let missed = *self.missed_since.get_or_insert_with(Instant::now);
+                self.unanswered =
+                    !after_work && self.cause.is_none() && missed.elapsed() < LOOK_AGAIN;
+                if !self.unanswered {
+                    let floor = self.tools.ledger.entry(uuid).map_or(0, |entry| entry.floor);
+                    self.send_absent(floor);
                 }
             }
+            Ok(None) => self.unanswered = false,
             Err(error) => {
                 if !self.unanswered {
                     warn!(%uuid, %error, "it cannot be told whether the domain is here");
@@ -285,9 +301,8 @@ impl Driver {
             Ok(Some(seen)) => self.send_seen(seen),
             Ok(None) => match self.tools.ledger.promise(uuid, order.id) {
                 Ok(()) => {
-                    let cause = self.cause.take();
                     let floor = self.tools.ledger.entry(uuid).map_or(order.id, |entry| entry.floor);
-                    self.send_absent(floor, cause);
+                    self.send_absent(floor);
                 }
                 Err(error) => warn!(
                     error = &error as &dyn std::error::Error,
@@ -311,9 +326,12 @@ impl Driver {
         self.known = Some(seen);
     }
 
-    fn send_absent(&mut self, floor: u64, cause: Option<StopCause>) {
+    /// With the cause, which is kept until the domain is seen again: a probe's answer must not know less than the word
+    /// before it.
+    fn send_absent(&mut self, floor: u64) {
         self.known = None;
-        let cause = match cause {
+        self.missed_since = None;
+        let cause = match self.cause {
             None => v1::StopCause::Unspecified,
             Some(StopCause::GuestShutdown) => v1::StopCause::GuestShutdown,
             Some(StopCause::Destroyed) => v1::StopCause::Destroyed,

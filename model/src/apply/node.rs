@@ -9,7 +9,10 @@ use crate::event::EventKind;
 use crate::id::{NodeId, NodeName, SessionId, VmName};
 use crate::node::{FenceAttempts, FenceDevice, NodeRecord, NodeState, ProofOfDeath};
 use crate::rejection::Rejection;
-use crate::vm::{MayRun, StopCause};
+use crate::vm::{MayRun, OrderIntent, OrderRecord, StopCause};
+
+/// Boot ids remembered, so that a registration that was long on its way is not taken for a new boot.
+const BOOTS_KEPT: usize = 16;
 
 impl ClusterState {
     /// A session begins. The inventory replaces all that was seen there before; VMs that may run there and were not
@@ -20,6 +23,9 @@ impl ClusterState {
             None => NodeId(cx.index),
             Some(node) => {
                 self.check_return(node, registration)?;
+                if node.past_boots.contains(&registration.boot_id) {
+                    return Err(Rejection::OldBoot { node: node.name.to_string() });
+                }
                 if node.boot_id != registration.boot_id {
                     // A new boot id on the same hardware: what ran before is gone (design section 3, proof (d)).
                     self.bury(cx, node.id, &ProofOfDeath::NewBoot)?;
@@ -27,6 +33,12 @@ impl ClusterState {
                 node.id
             }
         };
+        let mut past_boots = known.as_ref().map(|node| node.past_boots.clone()).unwrap_or_default();
+        if let Some(node) = known.as_ref().filter(|node| node.boot_id != registration.boot_id) {
+            past_boots.push(node.boot_id.clone());
+            let excess = past_boots.len().saturating_sub(BOOTS_KEPT);
+            past_boots.drain(..excess);
+        }
         let record = NodeRecord {
             id,
             name: registration.name.clone(),
@@ -41,6 +53,7 @@ impl ClusterState {
             agent_version: registration.agent_version.clone(),
             fence_devices: known.map(|node| node.fence_devices.clone()).unwrap_or_default(),
             fence_attempts: None,
+            past_boots,
             unmanaged: BTreeMap::new(),
             changed: cx.index,
         };
@@ -212,8 +225,17 @@ impl ClusterState {
         self.emit(cx, EventKind::NodeDead, None, Some(node), text);
         for name in self.vms_touching(node) {
             let record = self.vm_mut(cx, &name)?;
-            record.may_run.remove(&node);
             record.seen.remove(&node);
+            // The source may still carry the migration out, to a host that has booted again: the target stays in the set
+            // until that order has come to something.
+            if let Some(OrderRecord { intent: OrderIntent::Migrate { to, cancelled, .. }, .. }) =
+                &mut record.order
+                && *to == node
+            {
+                *cancelled = true;
+                continue;
+            }
+            record.may_run.remove(&node);
             if record.order.as_ref().is_some_and(|order| order.node == node) {
                 record.order = None;
             }
@@ -246,8 +268,12 @@ impl ClusterState {
     ) -> Result<(), Rejection> {
         let node = self.node(name)?;
         let in_use = |why: String| Rejection::NodeInUse { node: name.to_string(), why };
-        if node.state == NodeState::Online {
-            return Err(in_use("its agent is in session; stop the agent first".into()));
+        if !matches!(node.state, NodeState::Dead(_)) {
+            let why = format!(
+                "it is {}, and only a node that is proven dead can be removed",
+                node.state.as_str()
+            );
+            return Err(in_use(why));
         }
         if let Some(vm) = self.vms.values().find(|vm| vm.may_run.contains_key(&node.id)) {
             return Err(in_use(format!(

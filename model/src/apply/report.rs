@@ -6,6 +6,7 @@ use crate::cluster::{ClusterState, Context};
 use crate::command::Report;
 use crate::event::EventKind;
 use crate::id::{NodeId, OrderId, SessionId, VmName};
+use crate::node::NodeState;
 use crate::rejection::Rejection;
 use crate::vm::{OperationPhase, OrderIntent, OrderRecord, StopCause, Verb, VmState};
 
@@ -96,6 +97,10 @@ impl ClusterState {
         let place = self.node_name(order.node);
         let record = self.vm_mut(cx, vm)?;
         let Some(error) = error else {
+            if record.owner != Some(order.node) || !record.may_run.contains_key(&order.node) {
+                // It did start, and has been told gone again since.
+                return Ok(());
+            }
             record.failure = None;
             record.set_state(cx, VmState::Started);
             self.emit(
@@ -174,6 +179,16 @@ impl ClusterState {
             if stayed && record.state == VmState::Migrating {
                 record.owner = Some(order.node);
                 record.set_state(cx, VmState::Started);
+            }
+            // A target that is proven dead could only have come back by this migration.
+            let dead =
+                self.nodes.get(&to).is_some_and(|node| matches!(node.state, NodeState::Dead(_)));
+            let record = self.vm_mut(cx, vm)?;
+            if dead {
+                record.may_run.remove(&to);
+            }
+            if record.may_run.is_empty() && record.state == VmState::Migrating {
+                self.gone(cx, vm, order.node, StopCause::Unknown, false)?;
             }
             let why = format!("the migration of {vm} to {target} failed: {error}");
             self.emit(cx, EventKind::VmMigrationFailed, Some(vm), Some(order.node), why);

@@ -73,6 +73,13 @@ impl Planner<'_> {
                         .unwrap_or_default(),
                 }
             }
+            (_, [node])
+                if (wanted || self.is_ours())
+                    && !self.tracked_at(*node)
+                    && !self.has_session(*node) =>
+            {
+                self.owner_silent(*node)
+            }
             // It runs there already: that is its place, whoever brought it there.
             (_, [node]) if (wanted || self.is_ours()) && !self.tracked_at(*node) => self.decide(
                 Decision::Adopt { node: *node },

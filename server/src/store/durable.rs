@@ -33,6 +33,8 @@ pub extern "C" fn sync_file_range(
     _flags: libc::c_uint,
 ) -> libc::c_int {
     BARRIERS.fetch_add(1, Ordering::Relaxed);
+    #[cfg(test)]
+    observer::tell(descriptor);
     // SAFETY: fdatasync takes any number as descriptor and reports a bad one with an error code.
     unsafe { libc::fdatasync(descriptor) }
 }
@@ -52,4 +54,26 @@ pub(super) fn remove_half_made_index(directory: &Path) -> Result<(), StoreError>
         }
     }
     Ok(())
+}
+
+/// Lets the crash simulator see what is in a file whenever a barrier is asked for.
+#[cfg(test)]
+pub(super) mod observer {
+    use std::path::PathBuf;
+    use std::sync::{Mutex, PoisonError};
+
+    type Observer = Box<dyn FnMut(PathBuf) + Send>;
+    static OBSERVER: Mutex<Option<Observer>> = Mutex::new(None);
+
+    pub(crate) fn set(observer: Option<Observer>) {
+        *OBSERVER.lock().unwrap_or_else(PoisonError::into_inner) = observer;
+    }
+
+    pub(super) fn tell(descriptor: i32) {
+        if let Some(observer) = &mut *OBSERVER.lock().unwrap_or_else(PoisonError::into_inner)
+            && let Ok(path) = std::fs::read_link(format!("/proc/self/fd/{descriptor}"))
+        {
+            observer(path);
+        }
+    }
 }

@@ -331,4 +331,6 @@ impl Store for SledStore {
 }
 
 #[cfg(test)]
+mod power_cut;
+#[cfg(test)]
 mod tests;

@@ -14,8 +14,6 @@ use crate::hypervisor::mark::{Mark, insert};
 use crate::hypervisor::{HypervisorError, JobStats};
 use crate::vm::order::{Kind, Order};
 
-/// A start creates a process, maps its memory and opens its disks; slow storage takes its time.
-const START_LIMIT: Duration = Duration::from_secs(60);
 const CALL_LIMIT: Duration = Duration::from_secs(10);
 /// A guest that boots misses the button: it is pressed again this often.
 const PRESS_AGAIN: Duration = Duration::from_secs(5);
@@ -92,11 +90,7 @@ impl Worker {
             None => {}
         }
         let xml = insert(xml, &self.wanted_mark()).map_err(|error| error.to_string())?;
-        let created = self
-            .tools
-            .hypervisor
-            .call("start a domain", START_LIMIT, move |it| it.create(&xml))
-            .await;
+        let created = self.tools.hypervisor.call_to_its_end(move |it| it.create(&xml)).await;
         created.map_err(text)
     }
 
@@ -207,7 +201,9 @@ impl Worker {
         if cancelled {
             return Err("cancelled before it began".into());
         }
-        let migration = self.tools.hypervisor.migrate(uuid, uri.to_owned(), live);
+        let uri = uri.to_owned();
+        let migration =
+            self.tools.hypervisor.call_to_its_end(move |it| it.migrate(uuid, &uri, live));
         tokio::pin!(migration);
         let mut samples = tokio::time::interval(SAMPLE_PERIOD);
         samples.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
