@@ -17,7 +17,7 @@ test: dependencies build
 	@if $(CARGO) nextest --version >/dev/null 2>&1; then \
 	    $(CARGO) nextest run --workspace --no-fail-fast; \
 	else \
-	    $(CARGO) test --workspace --no-fail-fast; \
+	    $(CARGO) test --workspace --no-fail-fast -- --test-threads=2; \
 	fi
 
 # What CI checks beside the tests; never writes.

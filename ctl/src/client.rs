@@ -133,10 +133,12 @@ impl Cluster {
 
 /// A failure that another replica, or the next moment, may not have. Sending the same request again is safe.
 pub fn worth_another(status: &Status) -> bool {
-    matches!(
-        status.code(),
-        Code::Unavailable | Code::DeadlineExceeded | Code::Cancelled | Code::Unknown
-    )
+    // A status with a cause was made here, by the connection, and not by a replica.
+    std::error::Error::source(status).is_some()
+        || matches!(
+            status.code(),
+            Code::Unavailable | Code::DeadlineExceeded | Code::Cancelled | Code::Unknown
+        )
 }
 
 /// The transport's words are about itself; what an operator can act on is whether anybody is there.
@@ -146,6 +148,13 @@ fn explain(status: &Status) -> String {
     while let Some(cause) = source {
         text = cause.to_string();
         source = cause.source();
+    }
+    if text.contains("http2 error")
+        || text.contains("transport error")
+        || text.contains("InvalidMessage")
+        || text.contains("frame with invalid size")
+    {
+        text.push_str(" (is --tls-ca, --tls-cert or --tls-key missing, wrong or too much?)");
     }
     text
 }

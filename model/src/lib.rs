@@ -8,6 +8,7 @@
 //! The laws of this crate: no async, no clock, no randomness, no I/O and no hash order. The same commands give the
 //! same state on every replica and every build; time and identities come in with the command that needs them.
 //! State changes only in [`ClusterState::apply`].
+#![warn(missing_docs)]
 
 pub mod cluster;
 pub mod command;

@@ -1,6 +1,7 @@
 //! Berth's wire: the `berth.v1` messages, their conversions to the model, and how connections are made.
 //!
 //! No decisions here. Everything that comes in is checked in `convert`, the only place where both vocabularies meet.
+#![warn(missing_docs)]
 
 #[allow(
     missing_docs,

@@ -194,19 +194,15 @@ fn stay(cluster: &Cluster) -> Result<()> {
     let program = lab::binary("berthctl")?;
     let servers: Vec<_> =
         (1..=cluster.lab.replicas()).map(|number| cluster.replica_endpoint(number)).collect();
-    let wrapper = cluster.lab.directory().join("berthctl");
-    // Seen from outside, the lab is entered through the parent of its first process.
     println!("\nThe lab is up. From another terminal, as root:");
+    // The lab's first process is the only one whose command line begins with a path: the others run it through something.
     println!(
-        "  lab() {{ nsenter --target $(pgrep -of 'demo --stay' | xargs pgrep -oP) --mount --net --pid -- \"$@\"; }}"
+        "  lab() {{ nsenter --target $(pgrep -nf '^/.*/demo --stay') --mount --net --pid -- \"$@\"; }}"
     );
     println!("  export BERTH_SERVERS={}", servers.join(","));
     println!("  lab {} status", program.display());
     println!("  lab ip netns list                      # the hosts and replicas");
-    println!(
-        "Logs and disks are in {}. Ctrl-C ends it all.",
-        wrapper.parent().unwrap_or(&wrapper).display()
-    );
+    println!("Logs and disks are in {}. Ctrl-C ends it all.", cluster.lab.directory().display());
     let mut signals = SigSet::empty();
     signals.add(Signal::SIGINT);
     signals.add(Signal::SIGTERM);

@@ -6,7 +6,7 @@ use anyhow::{Context, Result, ensure};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use serde_json::Value;
-use tests::cluster::{Cluster, Fencing, find_node, node_is};
+use tests::cluster::{Cluster, Fencing, find, find_node, node_is};
 use tests::lab::guest::Guest;
 use tests::lab::{Options, enter_test};
 
@@ -178,7 +178,7 @@ fn a_qemu_that_dies_comes_back_and_is_counted() -> Result<()> {
         kill(Pid::from_raw(process), Signal::SIGKILL)?;
         // Once in place, as its limit says, and then on another node.
         cluster.wait("the VM to be started again", |status| {
-            tests::cluster::find(status, "g")
+            find(status, "g")
                 .is_some_and(|vm| vm["restarts"] == restarts && vm["state"] == "started")
         })?;
         ensure!(cluster.where_runs(guest.uuid)? == [node]);
@@ -200,8 +200,7 @@ fn the_vms_of_a_lost_host_start_elsewhere_after_its_fence_and_not_before() -> Re
     // The cable is pulled: the host lives on, and its guest counts on, until the fence cuts its power.
     cluster.lab.host(1)?.link(false)?;
     cluster.wait("the VM to run elsewhere", |status| {
-        tests::cluster::find(status, "g")
-            .is_some_and(|vm| vm["state"] == "started" && vm["owner"] != "node1")
+        find(status, "g").is_some_and(|vm| vm["state"] == "started" && vm["owner"] != "node1")
     })?;
     ensure!(!cluster.lab.host(1)?.is_on(), "the fence has cut its power");
     cluster.wait_counting(&guest)?;
@@ -250,6 +249,11 @@ fn without_any_proof_nothing_is_started_and_the_operator_is_told() -> Result<()>
     let said = cluster.ctl(&["explain", "g"])?;
     ensure!(said.contains("neither a fence device nor a watchdog"), "{said}");
     ensure!(cluster.where_runs(guest.uuid)? == ["node1"]);
+    cluster.add_guest("other")?;
+    ensure!(
+        refused(&cluster, &["enable", "other", "--on", "node1"], 3)?.contains("the node is lost")
+    );
+    ensure!(refused(&cluster, &["node", "remove", "node1"], 3)?.contains("it is lost"));
     // Heard again, it goes on where it was.
     cluster.lab.host(1)?.link(true)?;
     cluster.wait("node1 to be online", |status| node_is(status, "node1", "online"))?;
@@ -310,7 +314,7 @@ fn what_is_done_with_virsh_is_followed() -> Result<()> {
     cluster.lab.host(1)?.virsh(&["create", &guest.write_xml()?.display().to_string()])?;
     let process = cluster.lab.host(1)?.qemus()?[&guest.uuid];
     cluster.wait("the agent to see it", |status| {
-        tests::cluster::find(status, "g").is_some_and(|vm| vm["seen"]["node1"] == "running")
+        find(status, "g").is_some_and(|vm| vm["seen"]["node1"] == "running")
     })?;
     cluster.ctl(&["enable", "g"])?;
     ensure!(
@@ -377,14 +381,16 @@ fn a_migration_is_called_off_and_the_guest_stays() -> Result<()> {
         "latency", "400ms",
     ])?;
     cluster.ctl(&["migrate", "g", "--to", "node2", "--no-wait"])?;
-    cluster.wait_vm("g", "migrating", None)?;
+    cluster.wait("libvirt's own figures to come through", |status| {
+        find(status, "g")
+            .is_some_and(|vm| vm["progress"]["total_bytes"].as_u64().is_some_and(|bytes| bytes > 0))
+    })?;
     cluster.ctl(&["cancel", "g"])?;
     cluster.wait_vm("g", "started", Some("node1"))?;
     ensure!(cluster.where_runs(guest.uuid)? == ["node1"]);
     cluster.wait_counting(&guest)?;
     cluster.wait("only node1 to be left in its set", |status| {
-        tests::cluster::find(status, "g")
-            .is_some_and(|vm| vm["may_run"] == serde_json::json!(["node1"]))
+        find(status, "g").is_some_and(|vm| vm["may_run"] == serde_json::json!(["node1"]))
     })?;
     Ok(())
 }
