@@ -33,6 +33,8 @@ use crate::store::{MAX_VALUE_BYTES, SledStore, Store, StoreError};
 const PROPOSAL_PATIENCE: Duration = Duration::from_secs(5);
 /// How long a read waits for its quorum round. Agents ask another replica long before.
 const READ_PATIENCE: Duration = Duration::from_secs(2);
+/// Between two attempts to confirm a leadership.
+const CONFIRM_AGAIN: Duration = Duration::from_millis(50);
 /// How long an orderly stop of the library may take.
 const SHUTDOWN_PATIENCE: Duration = Duration::from_secs(2);
 /// What the entry around a command may take of a stored value.
@@ -318,7 +320,7 @@ impl RaftHandle {
         self.published.applied()
     }
 
-    /// The term in which this replica leads and has applied an entry of its own.
+    /// The term in which this replica leads, once this process has committed and applied an entry of its own in it.
     pub fn leadership(&self) -> watch::Receiver<Option<u64>> {
         self.leadership.clone()
     }
@@ -425,20 +427,39 @@ fn config(timing: &Timing) -> Result<Config, ConfigError> {
     .validate()
 }
 
-/// Follows the library's metrics, and says in which term this replica leads once it has applied an entry of that term.
+/// Follows the library's metrics, and says in which term this replica leads.
+///
+/// The library lets a leader that restarts lead on in its old term, knowing of no more commits than it had noted before:
+/// what it has applied may lack entries that were acknowledged, and a read index taken then is as old. So each time this
+/// process comes to lead it first commits an entry of its own; all that was ever acknowledged stands before that, and is
+/// applied with it (thesis, section 6.4: a leader commits an entry of its term before it serves reads).
 fn watch_leadership(raft: Raft) -> watch::Receiver<Option<u64>> {
     let (sender, receiver) = watch::channel(None);
     tokio::spawn(async move {
         let mut metrics = raft.metrics();
+        let mut confirmed = None;
         loop {
             let term = {
                 let now = metrics.borrow_watched();
-                let applied =
-                    now.last_applied.as_ref().map(|log_id| log_id.committed_leader_id().term);
-                (now.state == ServerState::Leader && applied == Some(now.current_term))
-                    .then_some(now.current_term)
+                (now.state == ServerState::Leader).then_some(now.current_term)
             };
-            sender.send_if_modified(|old| std::mem::replace(old, term) != term);
+            if confirmed != term {
+                confirmed = None;
+                sender.send_if_modified(|old| old.take().is_some());
+            }
+            if let (Some(term), None) = (term, confirmed)
+                && let Ok(Ok(written)) = timeout(PROPOSAL_PATIENCE, raft.write_blank()).await
+            {
+                // Applied here: a write is answered after that.
+                confirmed = (written.log_id.committed_leader_id().term == term).then_some(term);
+            }
+            let confirmed_term = confirmed.filter(|confirmed| Some(*confirmed) == term);
+            sender.send_if_modified(|old| std::mem::replace(old, confirmed_term) != confirmed_term);
+            // Not confirmed, and still leading as far as is known: tried again, for no change may tell of it.
+            if term.is_some() && confirmed.is_none() {
+                tokio::time::sleep(CONFIRM_AGAIN).await;
+                continue;
+            }
             if metrics.changed().await.is_err() {
                 sender.send_replace(None);
                 return;

@@ -81,6 +81,14 @@ fn an_operator_runs_a_vm_through_all_that_can_be_asked_of_it() -> Result<()> {
         cluster.lab.host(2)?.virsh(&["dumpxml", "g"])?.contains("berth:owner"),
         "the domain bears the mark"
     );
+    // Events are taken up again after any revision.
+    let all = events(&cluster)?;
+    let middle = all[all.len() / 2]["revision"].as_u64().context("no revision")?;
+    let later = cluster.ctl(&["events", "--json", "--after", &middle.to_string()])?;
+    ensure!(
+        later.lines().count()
+            == all.iter().filter(|event| event["revision"].as_u64() > Some(middle)).count()
+    );
     ensure!(refused(&cluster, &["enable", "nobody"], 4)?.contains("no VM is named nobody"));
     ensure!(
         refused(&cluster, &["migrate", "g", "--to", "nowhere"], 4)?
