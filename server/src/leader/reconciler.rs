@@ -67,7 +67,13 @@ impl Reconciler {
             }
             applied.mark_unchanged();
             let operations = self.look();
-            self.propose(operations).await;
+            let wanted = operations.len();
+            if self.propose(operations).await == 0 && wanted > 0 {
+                // Refused, all of it: the state has moved on, or the plan and the law disagree. Each refusal is a log entry,
+                // so the next try is not at once.
+                ticks.tick().await;
+                continue;
+            }
             tokio::select! {
                 changed = leadership.changed() => if changed.is_err() { return },
                 changed = applied.changed() => if changed.is_err() { return },
@@ -124,17 +130,19 @@ impl Reconciler {
         });
     }
 
-    async fn propose(&self, operations: Vec<Operation>) {
+    /// How many were accepted.
+    async fn propose(&self, operations: Vec<Operation>) -> usize {
         stream::iter(operations)
-            .for_each_concurrent(PROPOSALS_AT_ONCE, |operation| async move {
-                propose(&self.raft, self.term, operation).await;
-            })
-            .await;
+            .map(|operation| propose(&self.raft, self.term, operation))
+            .buffer_unordered(PROPOSALS_AT_ONCE)
+            .filter(|accepted| std::future::ready(*accepted))
+            .count()
+            .await
     }
 }
 
-/// Proposes as the leader of `term`; a refusal means that the state has moved on, and the next plan will see it.
-pub(super) async fn propose(raft: &RaftHandle, term: u64, operation: Operation) {
+/// Proposes as the leader of `term`. A refusal means that the state has moved on, and the next plan will see it.
+pub(super) async fn propose(raft: &RaftHandle, term: u64, operation: Operation) -> bool {
     let subject = operation.subject();
     let command = Command {
         request: RequestId(Uuid::new_v4()),
@@ -142,18 +150,23 @@ pub(super) async fn propose(raft: &RaftHandle, term: u64, operation: Operation) 
         by: "leader".into(),
         operation,
     };
-    match raft.propose_in_term(term, command).await {
-        Ok(applied) => match applied.outcome {
-            Ok(_) => {}
-            Err(rejection) => debug!(subject, %rejection, "a decision was refused"),
-        },
+    let applied = match raft.propose_in_term(term, command).await {
+        Ok(applied) => applied,
         Err(ProposeError::NotLeader { .. }) => {
-            debug!(subject, term, "a decision was not proposed: no longer the leader")
+            debug!(subject, term, "a decision was not proposed: no longer the leader");
+            return false;
         }
-        Err(error) => warn!(
-            subject,
-            error = &error as &dyn std::error::Error,
-            "a decision could not be proposed"
-        ),
+        Err(error) => {
+            warn!(
+                subject,
+                error = &error as &dyn std::error::Error,
+                "a decision could not be proposed"
+            );
+            return false;
+        }
+    };
+    if let Err(rejection) = &applied.outcome {
+        debug!(subject, %rejection, "a decision was refused");
     }
+    applied.outcome.is_ok()
 }
