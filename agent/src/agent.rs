@@ -1,100 +1,265 @@
-//! Builds the parts, runs them, ends without touching a guest.
+//! The shell around [`AgentCore`]: builds the parts, carries what comes in to the core and what goes out from it, ends
+//! without touching a guest.
+//!
+//! ```text
+//!  session ─┐                      ┌─▶ hypervisor calls, each on a thread of its own ─┐
+//!  libvirt ─┼─▶ one task: the core ┼─▶ reports ─▶ session                             │
+//!  time ────┘          ▲           └─▶ whether the watchdog may be fed ─▶ feeder      │
+//!                      └──────────────────────────────────────────────────────────────┘
+//! ```
 
 use std::collections::BTreeMap;
-use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use anyhow::Context;
 use model::node::SeenDomain;
-use nix::time::{ClockId, clock_gettime};
-use proto::v1::RegisterRequest;
+use proto::convert::agent as convert;
+use proto::v1::{self, RegisterRequest};
 use tokio::signal::unix::{SignalKind, signal};
-use tokio::sync::mpsc;
-use tracing::{info, warn};
+use tokio::sync::{mpsc, oneshot};
+use tracing::{error, info, warn};
 use uuid::Uuid;
 
-use crate::config::{Config, WatchdogConfig};
+use crate::clock::Reading;
+use crate::config::Config;
+use crate::core::{AgentCore, Given, SessionRefused};
+use crate::feeder::{self, FeedState};
+use crate::host;
+use crate::hypervisor::call::Answer;
 use crate::hypervisor::libvirt::Libvirt;
-use crate::hypervisor::{HostFacts, HypervisorEvent, HypervisorHandle};
-use crate::lease::Lease;
-use crate::session::{Outbox, Servers, Session, register};
-use crate::vm::driver::{self, Jobs, Message, Tools};
+use crate::hypervisor::{
+    DomainFacts, HostFacts, HypervisorError, HypervisorEvent, HypervisorHandle, JobStats,
+};
+use crate::lease_file::LeaseFile;
+use crate::session::{Outbox, Servers, Session, leave, register};
+use crate::vm::driver::VmCall;
 use crate::vm::ledger::Ledger;
-use crate::vm::order::Order;
-use crate::watchdog::{PipeWatchdog, Watchdog};
 
-const BOOT_ID: &str = "/proc/sys/kernel/random/boot_id";
 const LIST_LIMIT: Duration = Duration::from_secs(10);
 /// Between two attempts to have libvirt's word at the start of a session.
 const LIST_AGAIN: Duration = Duration::from_millis(500);
 /// All domains are looked at this often, events or not.
 const FULL_LOOK: Duration = Duration::from_secs(30);
+/// The core looks at its clock at least this often: half of the shortest watchdog's feed period.
+const LONGEST_WAIT: Duration = Duration::from_millis(100);
+/// At an orderly end the control plane is told within this, or the watchdog stays armed.
+const FAREWELL: Duration = Duration::from_secs(5);
 
-/// Milliseconds since the host booted, sleep included (`CLOCK_BOOTTIME`).
-pub fn clock_ms() -> u64 {
-    // The clock exists on every Linux that runs; a machine without it has no lease to hold.
-    clock_gettime(ClockId::CLOCK_BOOTTIME)
-        .map_or(u64::MAX, |now| now.tv_sec() as u64 * 1_000 + now.tv_nsec() as u64 / 1_000_000)
+/// All domains, by UUID.
+pub type Inventory = BTreeMap<Uuid, SeenDomain>;
+
+/// What comes to the core.
+#[derive(Debug)]
+pub enum Input {
+    /// A session was given for this inventory.
+    Registered {
+        /// What was given.
+        given: Given,
+        /// What it was given for.
+        inventory: Inventory,
+        /// Told whether it is taken.
+        taken: oneshot::Sender<Result<(), SessionRefused>>,
+    },
+    /// The leader ended the session.
+    SessionOver,
+    /// A heartbeat that was sent at that moment was answered.
+    HeartbeatAnswered(Reading),
+    /// All orders of this node.
+    Orders(v1::OrderList),
+    /// libvirt says that something happened.
+    Event(HypervisorEvent),
+    /// libvirt listed all domains.
+    Listed(Vec<DomainFacts>),
+    /// A call came back.
+    Answered {
+        /// About which VM.
+        uuid: Uuid,
+        /// Which call.
+        id: u64,
+        /// With what.
+        answer: Result<Answer, HypervisorError>,
+    },
+    /// Someone wants the inventory as the cluster is told of it, and the highest epoch that was met.
+    Inventory(Vec<DomainFacts>, oneshot::Sender<(Inventory, u64)>),
+}
+
+/// How far migrations are, by VM, with the order they belong to.
+pub type Jobs = Arc<Mutex<BTreeMap<Uuid, (u64, JobStats)>>>;
+
+/// Held for a few instructions only; what it guards is valid after every statement.
+pub fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 /// Runs the agent until it is told to stop.
 pub async fn run(config: Config) -> anyhow::Result<()> {
     let ledger = Ledger::open(&config.state_dir)?;
-    let boot_id =
-        std::fs::read_to_string(BOOT_ID).context("the boot id cannot be read")?.trim().to_owned();
     let servers = Servers::new(&config.servers, config.tls.as_ref())?;
     let (libvirt, events) = Libvirt::start(&config.hypervisor_uri, config.migrate_unsafe)?;
     let hypervisor = HypervisorHandle::new(Arc::new(libvirt));
     let lease_file = LeaseFile::open(&config.run_dir)?;
-    let lease = Arc::new(Mutex::new(Lease::inherited(lease_file.read())));
-    let busy = Arc::new(Mutex::new(true));
-    let working = Arc::new(AtomicUsize::new(0));
+    let core = AgentCore::new(ledger, lease_file.read());
     // Armed before the first VM can run, and before the control plane is told that it is.
+    let feed = Arc::new(Mutex::new(FeedState::new(core.lease())));
     let feeder = match &config.watchdog {
-        Some(watchdog) => {
-            Some(feed(watchdog, lease.clone(), (busy.clone(), working.clone()), lease_file)?)
-        }
+        Some(watchdog) => Some(feeder::start(watchdog, feed.clone(), lease_file)?),
         None => None,
     };
-    let (reports, queue) = mpsc::unbounded_channel();
-    let tools = Tools {
+    let (inputs, queue) = mpsc::unbounded_channel();
+    let (reports, outbox) = mpsc::unbounded_channel();
+    let jobs = Jobs::default();
+    let shell = Shell {
+        core,
         hypervisor: hypervisor.clone(),
-        ledger,
+        inputs: inputs.clone(),
         reports,
-        jobs: Jobs::default(),
-        working: working.clone(),
+        jobs: jobs.clone(),
+        feed,
     };
-    let (orders, order_lists) = mpsc::unbounded_channel();
-    let fleet = Arc::new(Mutex::new(Fleet { tools: tools.clone(), drivers: BTreeMap::new() }));
-    let dispatching =
-        tokio::spawn(dispatch(fleet.clone(), hypervisor.clone(), events, order_lists, busy));
-    let agent =
-        Agent { config, boot_id, servers, hypervisor, fleet, lease, jobs: tools.jobs, orders };
-    let stopped = tokio::select! {
-        () = agent.sessions(Outbox::new(queue)) => Ok(()),
+    let session = Arc::new(Mutex::new(None));
+    let agent = Agent {
+        boot_id: host::boot_id()?,
+        watchdog_timeout_ms: feeder.as_ref().map(feeder::Feeder::timeout_ms),
+        config,
+        servers: servers.clone(),
+        hypervisor,
+        inputs,
+        jobs,
+        session: session.clone(),
+    };
+    let ended = tokio::select! {
+        () = agent.sessions(Outbox::new(outbox)) => Ok(()),
         stopped = told_to_stop() => stopped,
-        ended = dispatching => Err(anyhow::anyhow!("the dispatcher ended: {ended:?}")),
+        () = shell.run(queue, events) => Err(anyhow::anyhow!("the agent's core has ended")),
     };
     if let Some(feeder) = feeder {
-        feeder.abort();
-        // Its place in the watchdog's file is dropped with it; what happens to the host is decided there.
-        let _ = feeder.await;
+        let given = lock(&session).clone();
+        farewell(feeder, &servers, given).await;
     }
     info!("the agent ends; no guest is touched");
-    stopped
+    ended
+}
+
+/// First the control plane knows that this node's silence will prove nothing, then the watchdog is disarmed.
+async fn farewell(feeder: feeder::Feeder, servers: &Servers, session: Option<v1::RegisterReply>) {
+    let told = match &session {
+        Some(session) => tokio::time::timeout(FAREWELL, leave(servers, session)).await.is_ok(),
+        None => false,
+    };
+    if told {
+        return feeder.disarm().await;
+    }
+    error!(
+        timeout_ms = feeder.timeout_ms(),
+        "the control plane could not be told that this agent ends, so the watchdog stays armed: start the agent again at once"
+    );
+    feeder.stop().await;
+}
+
+/// The task that owns the core.
+struct Shell {
+    core: AgentCore,
+    hypervisor: HypervisorHandle,
+    inputs: mpsc::UnboundedSender<Input>,
+    reports: mpsc::UnboundedSender<v1::Report>,
+    jobs: Jobs,
+    feed: Arc<Mutex<FeedState>>,
+}
+
+impl Shell {
+    async fn run(
+        mut self,
+        mut queue: mpsc::UnboundedReceiver<Input>,
+        mut events: mpsc::UnboundedReceiver<HypervisorEvent>,
+    ) {
+        let mut full_look = tokio::time::interval(FULL_LOOK);
+        full_look.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+        loop {
+            let now = Reading::now();
+            let until = self.core.wake_at(now).map(|at| at.saturating_sub(now.boot_ms));
+            let wait = until.map_or(LONGEST_WAIT, Duration::from_millis).min(LONGEST_WAIT);
+            tokio::select! {
+                input = queue.recv() => match input {
+                    Some(input) => self.take(input),
+                    None => return,
+                },
+                event = events.recv() => match event {
+                    Some(event) => self.take(Input::Event(event)),
+                    None => return,
+                },
+                _ = full_look.tick() => self.look_at_everything(),
+                () = tokio::time::sleep(wait) => {}
+            }
+            self.core.tick(Reading::now());
+            self.carry_out();
+        }
+    }
+
+    fn take(&mut self, input: Input) {
+        let now = Reading::now();
+        let core = &mut self.core;
+        match input {
+            Input::Registered { given, inventory, taken } => {
+                // One who no longer waits has ended.
+                let _ = taken.send(core.registered(given, &inventory, now));
+            }
+            Input::SessionOver => core.session_over(),
+            Input::HeartbeatAnswered(sent) => core.heartbeat_answered(sent, now),
+            Input::Orders(list) => core.orders(list, now),
+            Input::Event(HypervisorEvent::Changed(uuid)) => core.event(uuid, None, now),
+            Input::Event(HypervisorEvent::Stopped(uuid, cause)) => {
+                core.event(uuid, Some(cause), now);
+            }
+            Input::Event(HypervisorEvent::Connected) => self.look_at_everything(),
+            Input::Event(HypervisorEvent::Disconnected) => {}
+            Input::Listed(domains) => core.listed(&domains, now),
+            Input::Answered { uuid, id, answer } => core.answered(uuid, id, answer, now),
+            Input::Inventory(domains, asker) => {
+                let _ = asker.send((core.inventory(&domains), core.ledger().epoch()));
+            }
+        }
+    }
+
+    /// What may have happened unheard: domains that are new, and known ones that are gone.
+    fn look_at_everything(&self) {
+        let (hypervisor, inputs) = (self.hypervisor.clone(), self.inputs.clone());
+        tokio::spawn(async move {
+            match hypervisor.call("list the domains", LIST_LIMIT, |it| it.domains()).await {
+                // A receiver that is gone belongs to an agent that is ending; so below.
+                Ok(domains) => drop(inputs.send(Input::Listed(domains))),
+                Err(error) => info!(%error, "the domains cannot be listed now"),
+            }
+        });
+    }
+
+    fn carry_out(&mut self) {
+        let effects = self.core.take_effects();
+        for report in effects.reports {
+            let _ = self.reports.send(report);
+        }
+        for VmCall { uuid, id, call } in effects.calls {
+            let (hypervisor, inputs) = (self.hypervisor.clone(), self.inputs.clone());
+            tokio::spawn(async move {
+                let answer = hypervisor.make(uuid, call).await;
+                let _ = inputs.send(Input::Answered { uuid, id, answer });
+            });
+        }
+        *lock(&self.jobs) = self.core.jobs().collect();
+        *lock(&self.feed) =
+            FeedState { lease: self.core.lease(), safe: self.core.is_safe(), at: Reading::now() };
+    }
 }
 
 struct Agent {
     config: Config,
     boot_id: String,
+    watchdog_timeout_ms: Option<u64>,
     servers: Servers,
     hypervisor: HypervisorHandle,
-    fleet: Arc<Mutex<Fleet>>,
-    lease: Arc<Mutex<Lease>>,
+    inputs: mpsc::UnboundedSender<Input>,
     jobs: Jobs,
-    orders: mpsc::UnboundedSender<Vec<Order>>,
+    session: Arc<Mutex<Option<v1::RegisterReply>>>,
 }
 
 impl Agent {
@@ -102,20 +267,48 @@ impl Agent {
         let host = self.host().await;
         loop {
             outbox.keep_outcomes();
-            let inventory = self.inventory().await;
-            let given = register(&self.servers, self.registration(&host, &inventory)).await;
-            lock(&self.fleet).registered(&inventory);
+            let Some((inventory, epoch)) = self.inventory().await else { return };
+            let request = self.registration(&host, &inventory, epoch);
+            let reply = register(&self.servers, request).await;
+            if !self.take(&reply, inventory).await {
+                tokio::time::sleep(LIST_AGAIN).await;
+                continue;
+            }
             if let Err(error) = sd_notify::notify(&[sd_notify::NotifyState::Ready]) {
                 warn!(%error, "the service manager could not be told");
             }
+            *lock(&self.session) = Some(reply.clone());
             let session = Session {
                 servers: self.servers.clone(),
-                given,
-                lease: self.lease.clone(),
+                given: reply,
                 jobs: self.jobs.clone(),
-                orders: self.orders.clone(),
+                inputs: self.inputs.clone(),
             };
             session.run(&mut outbox).await;
+            *lock(&self.session) = None;
+            let _ = self.inputs.send(Input::SessionOver);
+        }
+    }
+
+    /// Whether the core takes the session.
+    async fn take(&self, reply: &v1::RegisterReply, inventory: Inventory) -> bool {
+        let given = match Given::read(reply) {
+            Ok(given) => given,
+            Err(error) => {
+                warn!(%error, "a session that cannot be read is not taken");
+                return false;
+            }
+        };
+        let (taken, answer) = oneshot::channel();
+        let _ = self.inputs.send(Input::Registered { given, inventory, taken });
+        match answer.await {
+            Ok(Ok(())) => true,
+            Ok(Err(error)) => {
+                let error = &error as &dyn std::error::Error;
+                warn!(session = reply.session, error, "a session is not taken");
+                false
+            }
+            Err(_) => false,
         }
     }
 
@@ -132,11 +325,13 @@ impl Agent {
     }
 
     /// A session begins with libvirt's own word on all domains, or it does not begin.
-    async fn inventory(&self) -> BTreeMap<Uuid, SeenDomain> {
+    async fn inventory(&self) -> Option<(Inventory, u64)> {
         loop {
             match self.hypervisor.call("list the domains", LIST_LIMIT, |it| it.domains()).await {
                 Ok(domains) => {
-                    return domains.into_iter().map(|domain| (domain.uuid, domain.seen)).collect();
+                    let (asker, answer) = oneshot::channel();
+                    let _ = self.inputs.send(Input::Inventory(domains, asker));
+                    return answer.await.ok();
                 }
                 Err(error) => {
                     warn!(%error, "waiting for libvirt");
@@ -146,11 +341,7 @@ impl Agent {
         }
     }
 
-    fn registration(
-        &self,
-        host: &HostFacts,
-        inventory: &BTreeMap<Uuid, SeenDomain>,
-    ) -> RegisterRequest {
+    fn registration(&self, host: &HostFacts, inventory: &Inventory, epoch: u64) -> RegisterRequest {
         RegisterRequest {
             request_id: Uuid::new_v4().to_string(),
             node: self.config.node.to_string(),
@@ -159,176 +350,19 @@ impl Agent {
             memory_mib: host.capacity.memory_mib.saturating_sub(self.config.reserved_memory_mib),
             cpus: host.capacity.cpus,
             migration_uri: self.config.migration_uri.clone(),
-            watchdog_timeout_ms: self.config.watchdog.as_ref().map(|watchdog| watchdog.timeout_ms),
+            watchdog_timeout_ms: self.watchdog_timeout_ms,
+            pausable: host::is_virtual(),
+            lock_manager: host::lock_manager(),
             agent_version: env!("CARGO_PKG_VERSION").into(),
-            inventory: inventory.iter().map(|(uuid, seen)| driver::wire(*uuid, seen)).collect(),
+            epoch,
+            inventory: inventory.iter().map(|(uuid, it)| convert::seen(*uuid, it)).collect(),
         }
     }
-}
-
-/// All drivers, by VM; one is made when its VM is first heard of.
-struct Fleet {
-    tools: Tools,
-    drivers: BTreeMap<Uuid, mpsc::UnboundedSender<Message>>,
-}
-
-impl Fleet {
-    fn tell(&mut self, uuid: Uuid, message: Message) {
-        let driver =
-            self.drivers.entry(uuid).or_insert_with(|| driver::spawn(uuid, self.tools.clone()));
-        // A driver lives as long as its sender.
-        let _ = driver.send(message);
-    }
-
-    fn registered(&mut self, inventory: &BTreeMap<Uuid, SeenDomain>) {
-        let known: Vec<Uuid> = self.drivers.keys().copied().collect();
-        for uuid in known.into_iter().chain(inventory.keys().copied()) {
-            self.tell(uuid, Message::Registered(inventory.get(&uuid).cloned()));
-        }
-    }
-
-    fn orders(&mut self, orders: Vec<Order>) {
-        let mut by_vm: BTreeMap<Uuid, Vec<Order>> =
-            self.drivers.keys().map(|uuid| (*uuid, Vec::new())).collect();
-        for order in orders {
-            by_vm.entry(order.uuid).or_default().push(order);
-        }
-        for (uuid, orders) in by_vm {
-            self.tell(uuid, Message::Orders(orders));
-        }
-    }
-}
-
-fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
-}
-
-/// Hands orders and events to the drivers.
-async fn dispatch(
-    fleet: Arc<Mutex<Fleet>>,
-    hypervisor: HypervisorHandle,
-    mut events: mpsc::UnboundedReceiver<HypervisorEvent>,
-    mut orders: mpsc::UnboundedReceiver<Vec<Order>>,
-    busy: Arc<Mutex<bool>>,
-) {
-    let mut full_look = tokio::time::interval(FULL_LOOK);
-    full_look.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
-    loop {
-        let everything = tokio::select! {
-            event = events.recv() => match event {
-                Some(HypervisorEvent::Changed(uuid)) => {
-                    *lock(&busy) = true;
-                    lock(&fleet).tell(uuid, Message::Changed);
-                    false
-                }
-                Some(HypervisorEvent::Stopped(uuid, cause)) => {
-                    lock(&fleet).tell(uuid, Message::Stopped(cause));
-                    true
-                }
-                Some(HypervisorEvent::Connected) => true,
-                Some(HypervisorEvent::Disconnected) => false,
-                None => return,
-            },
-            list = orders.recv() => match list {
-                Some(list) => {
-                    lock(&fleet).orders(list);
-                    false
-                }
-                None => return,
-            },
-            _ = full_look.tick() => true,
-        };
-        if everything {
-            look_at_everything(&fleet, &hypervisor, &busy).await;
-        }
-    }
-}
-
-/// What may have happened unheard: domains that are new, and known ones that are gone. The drivers look themselves.
-async fn look_at_everything(
-    fleet: &Mutex<Fleet>,
-    hypervisor: &HypervisorHandle,
-    busy: &Mutex<bool>,
-) {
-    match hypervisor.call("list the domains", LIST_LIMIT, |it| it.domains()).await {
-        Ok(domains) => {
-            *lock(busy) = domains.iter().any(|domain| domain.seen.presence.is_some());
-            let mut fleet = lock(fleet);
-            let known: Vec<Uuid> = fleet.drivers.keys().copied().collect();
-            for uuid in known
-                .into_iter()
-                .chain(domains.iter().map(|domain| domain.uuid))
-                .collect::<std::collections::BTreeSet<_>>()
-            {
-                fleet.tell(uuid, Message::Changed);
-            }
-        }
-        Err(error) => info!(%error, "the domains cannot be listed now"),
-    }
-}
-
-/// Where the lease outlives the agent: a directory that is empty after a reboot.
-struct LeaseFile {
-    path: PathBuf,
-}
-
-impl LeaseFile {
-    fn open(directory: &Path) -> anyhow::Result<Self> {
-        std::fs::create_dir_all(directory)
-            .with_context(|| format!("cannot make {}", directory.display()))?;
-        Ok(Self { path: directory.join("lease") })
-    }
-
-    fn read(&self) -> Option<u64> {
-        std::fs::read_to_string(&self.path).ok().and_then(|text| text.trim().parse().ok())
-    }
-
-    fn write(&self, deadline_ms: u64) {
-        let temporary = self.path.with_extension("tmp");
-        let written = std::fs::write(&temporary, deadline_ms.to_string())
-            .and_then(|()| std::fs::rename(&temporary, &self.path));
-        if let Err(error) = written {
-            warn!(%error, "the lease cannot be noted; an agent that restarts begins without one");
-        }
-    }
-}
-
-/// Feeds the watchdog a third of its time-out apart, while the lease holds or nothing runs here and nothing is about to.
-fn feed(
-    config: &WatchdogConfig,
-    lease: Arc<Mutex<Lease>>,
-    (busy, working): (Arc<Mutex<bool>>, Arc<AtomicUsize>),
-    file: LeaseFile,
-) -> anyhow::Result<tokio::task::JoinHandle<()>> {
-    let mut watchdog = PipeWatchdog::arm(&config.path)
-        .with_context(|| format!("the watchdog {} cannot be armed", config.path.display()))?;
-    info!(path = %config.path.display(), timeout_ms = config.timeout_ms, "the watchdog is armed");
-    let mut feeds = tokio::time::interval(Duration::from_millis(config.timeout_ms / 3));
-    Ok(tokio::spawn(async move {
-        let mut hungry = false;
-        loop {
-            feeds.tick().await;
-            let lease = *lock(&lease);
-            if let Some(deadline) = lease.deadline_ms() {
-                file.write(deadline);
-            }
-            let idle = !*lock(&busy) && working.load(Ordering::SeqCst) == 0;
-            let may_feed = lease.holds(clock_ms()) || idle;
-            if may_feed {
-                if let Err(error) = watchdog.feed() {
-                    warn!(%error, "the watchdog does not take its food");
-                }
-            } else if !hungry {
-                warn!("the lease has run out and guests run here: the watchdog is left to bite");
-            }
-            hungry = !may_feed;
-        }
-    }))
 }
 
 async fn told_to_stop() -> anyhow::Result<()> {
-    let mut terminate = signal(SignalKind::terminate())?;
-    let mut interrupt = signal(SignalKind::interrupt())?;
+    let mut terminate = signal(SignalKind::terminate()).context("no signal can be awaited")?;
+    let mut interrupt = signal(SignalKind::interrupt()).context("no signal can be awaited")?;
     tokio::select! {
         _ = terminate.recv() => {}
         _ = interrupt.recv() => {}

@@ -1,36 +1,47 @@
-//! Stepper: until when this node may run VMs. Elapsed time comes in as data, from the clock that goes on while the
-//! host sleeps.
-//!
-//! Suspending and destroying guests when it runs out is not here yet; an armed watchdog cuts the host's power then.
+//! Stepper: until when this node may run VMs. Elapsed time comes in as data.
 
-/// The node's lease (design section 3).
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+use model::sabotage::{Rule, off};
+use serde::{Deserialize, Serialize};
+
+use crate::clock::Reading;
+
+/// The node's lease (design section 3): from the sending of the last heartbeat that was answered.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Lease {
-    deadline_ms: Option<u64>,
+    granted: Option<Granted>,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+struct Granted {
+    sent: Reading,
+    ttl_ms: u64,
 }
 
 impl Lease {
-    /// A lease that an agent before this one left behind.
-    pub fn inherited(deadline_ms: Option<u64>) -> Self {
-        Self { deadline_ms }
-    }
-
-    /// The leader answered a heartbeat that was *sent* at `sent_ms`: that moment counts, not the answer's.
-    pub fn renew(&mut self, sent_ms: u64, ttl_ms: u64) {
-        let deadline = sent_ms + ttl_ms;
-        if self.deadline_ms.is_none_or(|old| old < deadline) {
-            self.deadline_ms = Some(deadline);
+    /// The leader answered a heartbeat that was *sent* at this moment: that counts, and not when the answer came.
+    pub fn renew(&mut self, sent: Reading, ttl_ms: u64, now: Reading) {
+        let sent = if off(Rule::LeaseFromSending) { now } else { sent };
+        let renewed = Granted { sent, ttl_ms };
+        let left = |granted: Granted| granted.ttl_ms.saturating_sub(now.since(granted.sent));
+        if self.granted.is_none_or(|old| left(old) < left(renewed)) {
+            self.granted = Some(renewed);
         }
     }
 
     /// It holds at this moment.
-    pub fn holds(&self, now_ms: u64) -> bool {
-        self.deadline_ms.is_some_and(|deadline| now_ms < deadline)
+    pub fn holds(&self, now: Reading) -> bool {
+        self.left_ms(now) > 0
     }
 
-    /// When it runs out, if there is one.
-    pub fn deadline_ms(&self) -> Option<u64> {
-        self.deadline_ms
+    /// How much of it is left, in milliseconds.
+    pub fn left_ms(&self, now: Reading) -> u64 {
+        self.granted.map_or(0, |granted| granted.ttl_ms.saturating_sub(now.since(granted.sent)))
+    }
+
+    /// Milliseconds since it ran out, or `None` while it holds or where there never was one.
+    pub fn over_for_ms(&self, now: Reading) -> Option<u64> {
+        let granted = self.granted?;
+        now.since(granted.sent).checked_sub(granted.ttl_ms)
     }
 }
 
@@ -38,14 +49,26 @@ impl Lease {
 mod tests {
     use super::*;
 
+    fn at(milliseconds: u64) -> Reading {
+        Reading { boot_ms: milliseconds, raw_ms: milliseconds }
+    }
+
     #[test]
     fn a_lease_counts_from_the_sending_and_never_gets_shorter() {
         let mut lease = Lease::default();
-        assert!(!lease.holds(0));
-        lease.renew(1_000, 3_000);
-        assert!(lease.holds(3_999) && !lease.holds(4_000));
+        assert!(!lease.holds(at(0)));
+        lease.renew(at(1_000), 3_000, at(1_400));
+        assert!(lease.holds(at(3_999)) && !lease.holds(at(4_000)));
         // The answer to an older heartbeat comes late.
-        lease.renew(500, 3_000);
-        assert!(lease.holds(3_999));
+        lease.renew(at(500), 3_000, at(1_500));
+        assert!(lease.holds(at(3_999)));
+        assert_eq!(lease.over_for_ms(at(4_250)), Some(250));
+    }
+
+    #[test]
+    fn a_host_that_slept_has_lost_its_lease_though_one_clock_stood_still() {
+        let mut lease = Lease::default();
+        lease.renew(at(1_000), 3_000, at(1_000));
+        assert!(!lease.holds(Reading { boot_ms: 9_000, raw_ms: 1_010 }));
     }
 }

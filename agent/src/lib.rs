@@ -2,9 +2,14 @@
 //! where a VM runs.
 
 pub mod agent;
+pub mod clock;
 pub mod config;
+pub mod core;
+pub mod feeder;
+pub mod host;
 pub mod hypervisor;
 pub mod lease;
+pub mod lease_file;
 pub mod session;
 pub mod vm;
 pub mod watchdog;

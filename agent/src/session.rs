@@ -7,16 +7,16 @@
 //! became of an order; what was seen is told anew by the next registration.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use proto::channel::{ChannelError, TlsFiles, endpoint};
-use proto::convert::{self, rejection};
+use proto::convert::rejection;
 use proto::v1::agent_session_client::AgentSessionClient;
 use proto::v1::{
-    self, HeartbeatRequest, JobProgress, RegisterReply, RegisterRequest, ReportRequest,
-    WatchOrdersRequest,
+    self, HeartbeatRequest, JobProgress, LeaveRequest, RegisterReply, RegisterRequest,
+    ReportRequest, WatchOrdersRequest,
 };
 use tokio::sync::mpsc;
 use tonic::transport::Channel;
@@ -24,10 +24,8 @@ use tonic::{Code, Request, Status};
 use tracing::{debug, info, warn};
 use uuid::Uuid;
 
-use crate::agent::clock_ms;
-use crate::lease::Lease;
-use crate::vm::driver::{Jobs, jobs};
-use crate::vm::order::{self, Order};
+use crate::agent::{Input, Jobs, lock};
+use crate::clock::Reading;
 
 /// Between two rounds over all replicas that all failed.
 const ROUND_PAUSE: Duration = Duration::from_millis(200);
@@ -85,12 +83,10 @@ pub struct Session {
     pub servers: Servers,
     /// What the leader gave.
     pub given: RegisterReply,
-    /// The lease to renew.
-    pub lease: Arc<Mutex<Lease>>,
     /// Migrations under way.
     pub jobs: Jobs,
-    /// Where orders go: the whole list, each time.
-    pub orders: mpsc::UnboundedSender<Vec<Order>>,
+    /// Where orders and answered heartbeats go.
+    pub inputs: mpsc::UnboundedSender<Input>,
 }
 
 /// The reports that wait, and what was taken of them and is not answered yet.
@@ -156,6 +152,29 @@ pub async fn register(servers: &Servers, request: RegisterRequest) -> RegisterRe
     }
 }
 
+/// Tells the control plane that this agent ends by plan, for as long as it takes.
+pub async fn leave(servers: &Servers, given: &RegisterReply) {
+    let request_id = Uuid::new_v4().to_string();
+    loop {
+        let (index, address, mut client) = servers.pick();
+        let mut request = Request::new(LeaveRequest {
+            request_id: request_id.clone(),
+            node_id: given.node_id,
+            session: given.session,
+        });
+        request.set_timeout(COMMIT_LIMIT);
+        match client.leave(request).await {
+            Ok(_) => return,
+            // A session that is over proves nothing any more either.
+            Err(status) if is_over(&status) => return,
+            Err(status) => {
+                debug!(through = address, code = ?status.code(), "no farewell there: {}", status.message());
+                servers.leave(index).await;
+            }
+        }
+    }
+}
+
 impl Session {
     /// Until the leader says that the session is over.
     pub async fn run(&self, outbox: &mut Outbox) {
@@ -165,10 +184,6 @@ impl Session {
             why = self.reports(outbox) => why,
         };
         info!(session = self.given.session, why, "the session is over");
-    }
-
-    fn lease(&self) -> MutexGuard<'_, Lease> {
-        self.lease.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     async fn heartbeats(&self) -> String {
@@ -185,16 +200,18 @@ impl Session {
                 session: self.given.session,
                 number,
                 jobs,
+                epoch: self.given.epoch,
             });
             request.set_timeout(limit);
-            let sent = clock_ms();
+            let sent = Reading::now();
             // The time-out that travels with the request is the server's to keep; this one is ours.
             let answer = tokio::time::timeout(limit, client.heartbeat(request)).await;
             match answer.unwrap_or_else(|_| Err(Status::deadline_exceeded("no answer in time"))) {
                 Ok(_) => {
-                    self.lease().renew(sent, self.given.lease_ttl_ms);
+                    // The receiver lives as long as the process.
+                    let _ = self.inputs.send(Input::HeartbeatAnswered(sent));
                     let pause = if migrating { PROGRESS_PERIOD.min(period) } else { period };
-                    let spent = Duration::from_millis(clock_ms().saturating_sub(sent));
+                    let spent = Duration::from_millis(Reading::now().since(sent));
                     tokio::time::sleep(pause.saturating_sub(spent)).await;
                 }
                 Err(status) if is_over(&status) => return status.message().to_owned(),
@@ -208,7 +225,7 @@ impl Session {
     }
 
     fn progress(&self) -> Vec<JobProgress> {
-        let jobs: BTreeMap<Uuid, _> = jobs(&self.jobs).clone();
+        let jobs: BTreeMap<Uuid, _> = lock(&self.jobs).clone();
         jobs.into_iter()
             .map(|(uuid, (order, stats))| JobProgress {
                 uuid: uuid.to_string(),
@@ -234,7 +251,7 @@ impl Session {
                         let mut stream = stream.into_inner();
                         loop {
                             match stream.message().await {
-                                Ok(Some(list)) => self.take(list),
+                                Ok(Some(list)) => drop(self.inputs.send(Input::Orders(list))),
                                 Ok(None) => break Status::unavailable("the stream ended"),
                                 Err(status) => break status,
                             }
@@ -247,42 +264,6 @@ impl Session {
             debug!(through = address, code = ?status.code(), "no orders from there: {}", status.message());
             self.servers.leave(index).await;
         }
-    }
-
-    /// Orders for another session, epoch or cluster are not for this agent (design section 3, order).
-    fn take(&self, list: v1::OrderList) {
-        if list.epoch != self.given.epoch || list.cluster != self.given.cluster {
-            warn!(
-                epoch = list.epoch,
-                cluster = list.cluster,
-                "orders of another epoch or cluster are refused"
-            );
-            return;
-        }
-        let Ok(cluster) = convert::uuid("cluster", &list.cluster) else {
-            warn!(cluster = list.cluster, "orders of a cluster without a UUID are refused");
-            return;
-        };
-        let mut orders = Vec::new();
-        for order in list.orders {
-            if order.session != self.given.session {
-                warn!(
-                    order = order.id,
-                    session = order.session,
-                    "an order of another session is refused"
-                );
-                continue;
-            }
-            match order::read(order, cluster) {
-                Ok(Some(order)) => orders.push(order),
-                Ok(None) => {
-                    warn!("an order of a kind that this version does not know is left alone")
-                }
-                Err(error) => warn!(%error, "an order that cannot be read is left alone"),
-            }
-        }
-        // The receiver lives as long as the process.
-        let _ = self.orders.send(orders);
     }
 
     async fn reports(&self, outbox: &mut Outbox) -> String {

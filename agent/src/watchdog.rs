@@ -17,6 +17,13 @@ pub trait Watchdog: Send {
     fn feed(&mut self) -> io::Result<()>;
     /// Takes it out of service; to be dropped right after.
     fn disarm(&mut self) -> io::Result<()>;
+    /// When it bites, as it says itself.
+    fn timeout_ms(&self) -> u64;
+}
+
+/// Opens and thereby arms it.
+pub fn arm(path: &Path, timeout_ms: u64) -> io::Result<Box<dyn Watchdog>> {
+    Ok(Box::new(PipeWatchdog::arm(path, timeout_ms)?))
 }
 
 /// A pipe to a watchdog that stands outside this host and knows its own time-out.
@@ -25,11 +32,12 @@ pub trait Watchdog: Send {
 /// it, and one that is longer than it was said to be would let a host live on after its death was proven.
 pub struct PipeWatchdog {
     file: File,
+    timeout_ms: u64,
 }
 
 impl PipeWatchdog {
     /// Opens and thereby arms it.
-    pub fn arm(path: &Path) -> io::Result<Self> {
+    pub fn arm(path: &Path, timeout_ms: u64) -> io::Result<Self> {
         if !path.metadata()?.file_type().is_fifo() {
             return Err(io::Error::new(
                 io::ErrorKind::Unsupported,
@@ -38,7 +46,7 @@ impl PipeWatchdog {
         }
         // Never waits: a device that does not take its food at once is as good as none, and is reported so.
         let file = OpenOptions::new().write(true).custom_flags(nix::libc::O_NONBLOCK).open(path)?;
-        let mut watchdog = Self { file };
+        let mut watchdog = Self { file, timeout_ms };
         watchdog.feed()?;
         Ok(watchdog)
     }
@@ -51,5 +59,9 @@ impl Watchdog for PipeWatchdog {
 
     fn disarm(&mut self) -> io::Result<()> {
         self.file.write_all(&[MAGIC_CLOSE])
+    }
+
+    fn timeout_ms(&self) -> u64 {
+        self.timeout_ms
     }
 }

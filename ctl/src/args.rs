@@ -214,6 +214,34 @@ pub struct Policy {
     /// How long its guest may take to shut down.
     #[arg(long, value_parser = duration)]
     pub stop_timeout: Option<Duration>,
+    /// What its node does with it when it is cut off and its lease runs out; `continue` needs a lock manager.
+    #[arg(long, value_enum)]
+    pub on_isolation: Option<Isolation>,
+    /// What happens when it is seen running twice.
+    #[arg(long, value_enum)]
+    pub on_conflict: Option<Conflict>,
+}
+
+/// What a node does with a VM when its lease runs out.
+#[derive(Debug, Clone, Copy, ValueEnum)]
+#[value(rename_all = "kebab-case")]
+pub enum Isolation {
+    /// Its processors are stopped; it runs on when its node is back and still its owner.
+    Suspend,
+    /// It is destroyed.
+    Destroy,
+    /// It runs on.
+    Continue,
+}
+
+/// What happens to a VM that is seen running twice.
+#[derive(Debug, Clone, Copy, ValueEnum)]
+#[value(rename_all = "kebab-case")]
+pub enum Conflict {
+    /// Nothing, until `berthctl resolve`.
+    Wait,
+    /// Its owner's copy is kept.
+    KeepOwner,
 }
 
 /// Recovery policies.

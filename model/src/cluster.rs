@@ -6,7 +6,7 @@ use imbl::{OrdMap, Vector};
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
-use crate::command::Command;
+use crate::command::{Command, Operation};
 use crate::event::{Event, EventKind};
 use crate::failover_domain::FailoverDomain;
 use crate::id::{
@@ -14,12 +14,15 @@ use crate::id::{
 };
 use crate::node::NodeRecord;
 use crate::rejection::Rejection;
+use crate::sabotage::{Rule, off};
 use crate::settings::Settings;
 use crate::time::Timestamp;
 use crate::vm::VmRecord;
 
 /// Events kept in the state for `berthctl events`; at a thousand bytes each, 10 MB at the most.
 pub const EVENTS_KEPT: usize = 10_000;
+/// A million million log entries to an epoch; eight thousand epochs before JSON's numbers end.
+const EPOCH_SHIFT: u32 = 40;
 /// Requests remembered, so that one sent again is done once: minutes of a busy cluster, days of a usual one.
 pub const REQUESTS_KEPT: usize = 20_000;
 
@@ -47,6 +50,17 @@ pub enum Detail {
         /// The session.
         session: SessionId,
     },
+}
+
+/// More nodes seemed lost at once than a working network loses (design section 3, mass loss).
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct MassLoss {
+    /// Since when it has been these nodes.
+    pub since: Timestamp,
+    /// Which nodes.
+    pub nodes: Vec<NodeId>,
+    /// The operator who said that they are lost indeed.
+    pub released_by: Option<String>,
 }
 
 /// An answer remembered under its request.
@@ -77,6 +91,10 @@ pub struct ClusterState {
     pub vm_by_uuid: OrdMap<Uuid, VmName>,
     /// By name.
     pub failover_domains: OrdMap<FailoverDomainName, Arc<FailoverDomain>>,
+    /// Too many nodes seemed lost at once.
+    pub mass_loss: Option<MassLoss>,
+    /// A backup is being read back: nothing else is taken until it is all there.
+    pub restoring: bool,
     /// What happened lately, oldest first.
     pub events: Vector<Arc<Event>>,
     /// Answers given lately.
@@ -105,7 +123,10 @@ impl ClusterState {
     /// nothing but the memory of its request.
     pub fn apply(&mut self, index: u64, command: &Command) -> Outcome {
         let content = fingerprint(command);
-        if let Some(remembered) = self.requests.get(&command.request) {
+        let index = self.stamp(index, &command.operation);
+        if let Some(remembered) = self.requests.get(&command.request)
+            && !off(Rule::RequestOnce)
+        {
             return if remembered.content == content {
                 remembered.outcome.clone()
             } else {
@@ -123,6 +144,22 @@ impl ClusterState {
         self.revision = index;
         self.remember(command.request, content, &outcome);
         outcome
+    }
+
+    /// The number by which everything that this command makes is known: the log index, raised by so much for each epoch
+    /// that a restored control plane never gives out a number again that the old one used.
+    fn stamp(&self, index: u64, operation: &Operation) -> u64 {
+        let epoch = match operation {
+            Operation::RestoreBegin { epoch, .. } if self.cluster.is_none() => epoch.0 + 1,
+            _ => self.epoch.0.max(1),
+        };
+        ((epoch - 1) << EPOCH_SHIFT) + index
+    }
+
+    /// Whether nothing may be fenced or recovered now.
+    pub fn braked(&self) -> bool {
+        self.mass_loss.as_ref().is_some_and(|loss| loss.released_by.is_none())
+            && !off(Rule::MassLossBrake)
     }
 
     fn remember(&mut self, request: RequestId, content: u64, outcome: &Outcome) {

@@ -10,12 +10,12 @@ use uuid::Uuid;
 
 use crate::failover_domain::FailoverDomain;
 use crate::id::{
-    ClusterId, FailoverDomainName, NodeId, NodeName, OrderId, RequestId, SessionId, VmName,
+    ClusterId, Epoch, FailoverDomainName, NodeId, NodeName, OrderId, RequestId, SessionId, VmName,
 };
-use crate::node::{Capacity, FenceDevice, ProofOfDeath, SeenDomain};
+use crate::node::{AfterFence, Capacity, FenceDevice, NodeRecord, ProofOfDeath, SeenDomain};
 use crate::settings::Settings;
 use crate::time::Timestamp;
-use crate::vm::{MigrationMode, StopCause, VmSpec};
+use crate::vm::{MigrationMode, StopCause, VmRecord, VmSpec};
 
 /// One entry of the log.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -149,6 +149,87 @@ pub enum Operation {
         /// How that is known.
         proof: ProofOfDeath,
     },
+    /// Operator: change what holds for the whole cluster.
+    ChangeSettings(Settings),
+    /// Operator: this node is off, I have made sure.
+    ConfirmOff {
+        /// Which.
+        node: NodeName,
+        /// How they know.
+        why: String,
+    },
+    /// Operator: fence this node, whatever it says of itself.
+    FenceNode {
+        /// Which.
+        node: NodeName,
+        /// Why.
+        why: String,
+    },
+    /// Operator: of a VM in conflict keep this node's copy; the others are destroyed.
+    Resolve {
+        /// Which.
+        vm: VmName,
+        /// Whose copy is kept.
+        keep: NodeName,
+    },
+    /// Operator: the nodes that seem lost are lost; go on.
+    ReleaseMassLoss,
+    /// Leader: too many nodes seem lost at once.
+    MassLoss {
+        /// Which.
+        nodes: Vec<NodeId>,
+    },
+    /// Leader: no longer so.
+    MassLossOver,
+    /// Agent: I end, and disarm my watchdog after this is committed.
+    Away {
+        /// Whose.
+        node: NodeId,
+        /// In which session.
+        session: SessionId,
+    },
+    /// Operator: how a node's death may be proven and what follows.
+    SetNodePolicy {
+        /// Which.
+        node: NodeName,
+        /// Its clock is never paused, though it is a virtual machine.
+        vouched: Option<bool>,
+        /// What follows a fence.
+        after_fence: Option<AfterFence>,
+    },
+    /// Leader: a fenced node was switched on again, or could not be.
+    PoweredOn {
+        /// Which.
+        node: NodeId,
+        /// The session whose end was proven.
+        session: SessionId,
+        /// `None` for success.
+        error: Option<String>,
+    },
+    /// Leader: fence devices of a node that do not answer, or no longer so.
+    FenceProbed {
+        /// Which.
+        node: NodeId,
+        /// What they said, empty when all answer.
+        dark: Vec<String>,
+    },
+    /// First command of a restored control plane.
+    RestoreBegin {
+        /// As in the backup: the marks on domains name it.
+        cluster: ClusterId,
+        /// The epoch of the backup.
+        epoch: Epoch,
+        /// As in the backup.
+        settings: Settings,
+    },
+    /// A failover domain of the backup.
+    RestoreFailoverDomain(FailoverDomain),
+    /// A node of the backup.
+    RestoreNode(Box<NodeRecord>),
+    /// A VM of the backup.
+    RestoreVm(Box<VmRecord>),
+    /// All is there.
+    RestoreEnd,
 }
 
 /// What an agent says when it begins a session.
@@ -166,6 +247,10 @@ pub struct Registration {
     pub migration_uri: String,
     /// The time-out of its armed watchdog.
     pub watchdog_timeout_ms: Option<u64>,
+    /// Its clock can be paused, for it is a virtual machine itself.
+    pub pausable: bool,
+    /// The lock manager of its libvirt.
+    pub lock_manager: Option<String>,
     /// The agent's version.
     pub agent_version: String,
     /// All domains there.
@@ -256,6 +341,18 @@ pub enum Decision {
         /// Why, as a sentence.
         why: String,
     },
+    /// Let a copy that self-fence suspended run on: its node is still the owner, at the same generation.
+    Resume {
+        /// Where.
+        node: NodeId,
+    },
+    /// Destroy a copy that is not the owner's.
+    Evict {
+        /// Where.
+        node: NodeId,
+        /// Why, as a sentence.
+        why: String,
+    },
 }
 
 impl Operation {
@@ -271,7 +368,9 @@ impl Operation {
             | Self::Relocate { vm, .. }
             | Self::Migrate { vm, .. }
             | Self::Cancel(vm)
+            | Self::Resolve { vm, .. }
             | Self::Decide { vm, .. } => Some(vm),
+            Self::RestoreVm(record) => Some(&record.spec.name),
             Self::Initialise { .. }
             | Self::PutFailoverDomain(_)
             | Self::RemoveFailoverDomain(_)
@@ -282,7 +381,21 @@ impl Operation {
             | Self::NodeLost { .. }
             | Self::FenceAsked { .. }
             | Self::FenceFailed { .. }
-            | Self::NodeDead { .. } => None,
+            | Self::NodeDead { .. }
+            | Self::ChangeSettings(_)
+            | Self::ConfirmOff { .. }
+            | Self::FenceNode { .. }
+            | Self::ReleaseMassLoss
+            | Self::MassLoss { .. }
+            | Self::MassLossOver
+            | Self::Away { .. }
+            | Self::SetNodePolicy { .. }
+            | Self::PoweredOn { .. }
+            | Self::FenceProbed { .. }
+            | Self::RestoreBegin { .. }
+            | Self::RestoreFailoverDomain(_)
+            | Self::RestoreNode(_)
+            | Self::RestoreEnd => None,
         }
     }
 
@@ -312,6 +425,24 @@ impl Operation {
             Self::FenceAsked { node, .. } => format!("fence-asked {node}"),
             Self::FenceFailed { node, .. } => format!("fence-failed {node}"),
             Self::NodeDead { node, .. } => format!("node-dead {node}"),
+            Self::ChangeSettings(_) => "change-settings".into(),
+            Self::ConfirmOff { node, .. } => format!("confirm-off {node}"),
+            Self::FenceNode { node, .. } => format!("fence-node {node}"),
+            Self::Resolve { vm, keep } => format!("resolve {vm} {keep}"),
+            Self::ReleaseMassLoss => "release-mass-loss".into(),
+            Self::MassLoss { .. } => "mass-loss".into(),
+            Self::MassLossOver => "mass-loss-over".into(),
+            Self::Away { node, .. } => format!("away {node}"),
+            Self::SetNodePolicy { node, .. } => format!("set-node-policy {node}"),
+            Self::PoweredOn { node, .. } => format!("powered-on {node}"),
+            Self::FenceProbed { node, .. } => format!("fence-probed {node}"),
+            Self::RestoreBegin { .. } => "restore-begin".into(),
+            Self::RestoreFailoverDomain(domain) => {
+                format!("restore-failover-domain {}", domain.name)
+            }
+            Self::RestoreNode(node) => format!("restore-node {}", node.name),
+            Self::RestoreVm(record) => format!("restore-vm {}", record.spec.name),
+            Self::RestoreEnd => "restore-end".into(),
         }
     }
 }

@@ -114,6 +114,34 @@ kinds! {
     NodeFenceDevicesSet = "node-fence-devices-set", Info;
     /// A node left the cluster.
     NodeRemoved = "node-removed", Info;
+    /// A copy that self-fence stopped runs on.
+    VmResumed = "vm-resumed", Info;
+    /// A copy that is not the owner's is destroyed.
+    VmEvicted = "vm-evicted", Warning;
+    /// It could not be destroyed.
+    VmEvictionFailed = "vm-eviction-failed", Alarm;
+    /// A VM was suspended by its node's self-fence.
+    VmSuspended = "vm-suspended", Warning;
+    /// Too many nodes seem lost at once.
+    MassLoss = "mass-loss", Alarm;
+    /// They are back, or an operator let the cluster go on.
+    MassLossEnded = "mass-loss-ended", Info;
+    /// A node was heard after its death was proven by a fence device.
+    NodeProofVoid = "node-proof-void", Alarm;
+    /// An agent ended by plan.
+    NodeAway = "node-away", Info;
+    /// A node's policy changed.
+    NodePolicySet = "node-policy-set", Info;
+    /// A fenced node was switched on.
+    NodePoweredOn = "node-powered-on", Info;
+    /// A fenced node could not be switched on.
+    NodePowerOnFailed = "node-power-on-failed", Warning;
+    /// A fence device does not answer.
+    NodeFenceDark = "node-fence-dark", Alarm;
+    /// All fence devices answer again.
+    NodeFenceAnswers = "node-fence-answers", Info;
+    /// The control plane was restored from a backup.
+    ClusterRestored = "cluster-restored", Warning;
 }
 
 /// One thing that happened.

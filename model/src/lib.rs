@@ -22,6 +22,7 @@ pub mod order;
 pub mod plan;
 pub mod recovery;
 pub mod rejection;
+pub mod sabotage;
 pub mod settings;
 pub mod time;
 pub mod vm;

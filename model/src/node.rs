@@ -9,12 +9,12 @@
 //! ```
 //! Suspicion is not here: it is the leader's passing view, see [`crate::liveness`].
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
-use crate::id::{NodeId, NodeName, SessionId};
+use crate::id::{NodeId, NodeName, SessionId, VmName};
 use crate::time::Timestamp;
 use crate::vm::Presence;
 
@@ -37,6 +37,41 @@ pub struct FenceDevice {
     pub options: BTreeMap<String, String>,
     /// How long one call may take.
     pub timeout_ms: u64,
+    /// Devices of one level must all say off, as those of two power supplies; levels are tried in turn, the lowest first.
+    pub level: u8,
+}
+
+/// What becomes of a node after a fence.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, Default)]
+pub enum AfterFence {
+    /// It stays off until somebody looks at it.
+    #[default]
+    StayOff,
+    /// It is switched on again, at most so many times an hour.
+    PowerOn {
+        /// 1 to 60.
+        per_hour: u8,
+    },
+}
+
+/// The lease an agent was given with its session: what a proof by lease must outlast.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct LeaseTerms {
+    /// How long an answered heartbeat lets it run VMs.
+    pub ttl_ms: u64,
+    /// How long its self-fence may take.
+    pub self_fence_ms: u64,
+}
+
+/// One attempt to fence, or one act that took its place.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct FenceAttempt {
+    /// When it was resolved.
+    pub at: Timestamp,
+    /// What it came to, as a sentence.
+    pub outcome: String,
+    /// It proved the node dead.
+    pub proven: bool,
 }
 
 /// Why a node is known to run nothing.
@@ -54,6 +89,13 @@ pub enum ProofOfDeath {
     },
     /// The same hardware registered with a new boot id.
     NewBoot,
+    /// An operator made sure.
+    Confirmed {
+        /// Who.
+        by: String,
+        /// How they know.
+        why: String,
+    },
 }
 
 /// Where a node is in its life.
@@ -90,12 +132,22 @@ pub struct SeenDomain {
     pub presence: Option<Presence>,
     /// Its memory.
     pub memory_mib: u64,
+    /// The generation its mark names, where it bears this cluster's mark.
+    pub generation: Option<u64>,
+    /// libvirt would start it when the host boots, whatever the cluster thinks.
+    pub autostart: bool,
 }
 
 impl SeenDomain {
-    /// One that runs or is otherwise active.
+    /// One that runs or is otherwise active, without a mark.
     pub fn active(name: &str, presence: Presence, memory_mib: u64) -> Self {
-        Self { name: name.to_owned(), presence: Some(presence), memory_mib }
+        Self {
+            name: name.to_owned(),
+            presence: Some(presence),
+            memory_mib,
+            generation: None,
+            autostart: false,
+        }
     }
 }
 
@@ -133,14 +185,34 @@ pub struct NodeRecord {
     pub migration_uri: String,
     /// The time-out of its armed watchdog, as the device reads back; `None` without one: then no proof by lease.
     pub watchdog_timeout_ms: Option<u64>,
+    /// The lease its session was given.
+    pub lease: LeaseTerms,
+    /// Its clock can be paused, for it is a virtual machine itself: a lease proves nothing unless an operator vouches.
+    pub pausable: bool,
+    /// An operator vouches that its clock is never paused.
+    pub vouched: bool,
+    /// Its agent said that it stops and disarms the watchdog: no proof by lease of this session.
+    pub away: bool,
+    /// The lock manager of its libvirt, as `lockd` or `sanlock`.
+    pub lock_manager: Option<String>,
     /// The agent's version.
     pub agent_version: String,
-    /// How it can be fenced, in the order of trying.
+    /// How it can be fenced.
     pub fence_devices: Vec<FenceDevice>,
+    /// What follows a fence.
+    pub after_fence: AfterFence,
+    /// How fences of it ended, the oldest first.
+    pub fence_history: Vec<FenceAttempt>,
+    /// When it was switched on after a fence, within the last hour.
+    pub powered_on: Vec<Timestamp>,
+    /// What its fence devices said that did not answer when they were last probed.
+    pub dark_fence: Vec<String>,
     /// How fencing has gone since it was lost.
     pub fence_attempts: Option<FenceAttempts>,
     /// Earlier boot ids, the oldest first.
     pub past_boots: Vec<String>,
+    /// Managed VMs that its libvirt would start by itself when the host boots.
+    pub autostart: BTreeSet<VmName>,
     /// Domains there that are not the cluster's.
     pub unmanaged: BTreeMap<Uuid, SeenDomain>,
     /// The revision of the last change of this record.
@@ -148,6 +220,29 @@ pub struct NodeRecord {
 }
 
 impl NodeRecord {
+    /// The silence after which its lease proves its death, where it can: (lease + the larger of self-fence and
+    /// watchdog) × (1 + drift). Design section 3, proof of death (b).
+    pub fn lease_proof_ms(&self, drift_percent: u64) -> Option<u64> {
+        use crate::sabotage::{Rule, off};
+        let watchdog = match self.watchdog_timeout_ms {
+            None if off(Rule::LeaseProofNeedsWatchdog) => Some(0),
+            watchdog => watchdog,
+        }?;
+        let clock_stands = self.pausable && !self.vouched && !off(Rule::LeaseProofNeedsClock);
+        let disarmed = self.away && !off(Rule::AwayEndsLeaseProof);
+        if clock_stands || disarmed {
+            return None;
+        }
+        let longest = self.lease.ttl_ms
+            + if off(Rule::LeaseProofWaitsForFence) {
+                0
+            } else {
+                self.lease.self_fence_ms.max(watchdog)
+            };
+        let drift_percent = if off(Rule::Drift) { 0 } else { drift_percent };
+        Some((longest * (100 + drift_percent)).div_ceil(100))
+    }
+
     /// The session, while it has one.
     pub fn session(&self) -> Option<SessionId> {
         (self.state == NodeState::Online).then_some(self.last_session)

@@ -10,7 +10,8 @@ use uuid::Uuid;
 
 use crate::cluster::ClusterState;
 use crate::id::{Epoch, Generation, NodeId, OrderId, SessionId, VmName};
-use crate::vm::{MigrationMode, OrderIntent, VmRecord};
+use crate::sabotage::{Rule, off};
+use crate::vm::{MigrationMode, OnIsolation, OrderIntent, VmRecord};
 
 /// One order to one agent, complete.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -27,6 +28,8 @@ pub struct Order {
     pub vm: VmName,
     /// The VM's UUID, by which the agent knows it.
     pub uuid: Uuid,
+    /// What the node does with the VM when its lease runs out.
+    pub on_isolation: OnIsolation,
     /// What to do.
     pub kind: OrderKind,
 }
@@ -59,41 +62,62 @@ pub enum OrderKind {
     Adopt,
     /// Say whether it is there; when it is not, refuse from now on all orders up to this one.
     Probe,
+    /// Let a copy that this node's self-fence stopped run on.
+    Resume,
 }
 
 /// All orders that are outstanding now, by node. A node without a session gets none.
 pub fn outstanding(state: &ClusterState) -> BTreeMap<NodeId, Vec<Order>> {
     let mut orders: BTreeMap<NodeId, Vec<Order>> = BTreeMap::new();
     for record in state.vms.values() {
-        let mut add = |node: NodeId, id: u64, generation: Generation, kind: OrderKind| {
-            let Some(session) = state.nodes.get(&node).and_then(|node| node.session()) else {
-                return;
+        let mut add =
+            |node: NodeId, id: u64, generation: Generation, isolation, kind: OrderKind| {
+                let Some(session) = state.nodes.get(&node).and_then(|node| node.session()) else {
+                    return;
+                };
+                orders.entry(node).or_default().push(Order {
+                    id: OrderId(id),
+                    session,
+                    epoch: state.epoch,
+                    generation,
+                    vm: record.spec.name.clone(),
+                    uuid: record.spec.uuid,
+                    on_isolation: isolation,
+                    kind,
+                });
             };
-            orders.entry(node).or_default().push(Order {
-                id: OrderId(id),
-                session,
-                epoch: state.epoch,
-                generation,
-                vm: record.spec.name.clone(),
-                uuid: record.spec.uuid,
-                kind,
-            });
-        };
         if let Some(order) = &record.order
             && let Some(kind) = kind_of(state, record, &order.intent)
         {
-            add(order.node, order.id.0, order.generation, kind);
+            add(order.node, order.id.0, order.generation, order.on_isolation, kind);
         }
         for (node, entry) in record.to_probe() {
-            add(node, entry.since, record.generation, OrderKind::Probe);
+            let isolation = record.bound_isolation;
+            add(node, entry.since, record.generation, isolation, OrderKind::Probe);
         }
     }
     orders
 }
 
+/// The floors that a registering agent must have, so that one that lost its ledger refuses what was ruled out before:
+/// of each VM that may not run there, everything up to now.
+pub fn floors(state: &ClusterState, node: NodeId) -> Vec<(Uuid, u64)> {
+    if off(Rule::FloorsRestored) {
+        return Vec::new();
+    }
+    state
+        .vms
+        .values()
+        .filter(|record| !record.may_run.contains_key(&node))
+        .map(|record| (record.spec.uuid, state.revision))
+        .collect()
+}
+
 fn kind_of(state: &ClusterState, record: &VmRecord, intent: &OrderIntent) -> Option<OrderKind> {
     Some(match intent {
         OrderIntent::Start => OrderKind::Start { xml: record.spec.xml.clone() },
+        OrderIntent::Resume => OrderKind::Resume,
+        OrderIntent::Evict => OrderKind::Stop { graceful_ms: None },
         OrderIntent::Stop { graceful_ms } => OrderKind::Stop { graceful_ms: *graceful_ms },
         OrderIntent::Adopt => OrderKind::Adopt,
         OrderIntent::Migrate { to, mode, cancelled } => {

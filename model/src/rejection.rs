@@ -173,6 +173,33 @@ pub enum Rejection {
         /// Where it may run.
         nodes: String,
     },
+    /// A backup is being read back.
+    #[error("the cluster is being restored from a backup; try again when that is done")]
+    Restoring,
+    /// Settings that contradict each other.
+    #[error("{rule}: {arithmetic}")]
+    Contradiction {
+        /// What must hold.
+        rule: String,
+        /// The numbers.
+        arithmetic: String,
+    },
+    /// An operator says off, and it is heard.
+    #[error("node {node} is {state}, so it is not off; fence it with `berthctl fence {node}`")]
+    NodeAlive {
+        /// Which.
+        node: String,
+        /// What it is.
+        state: String,
+    },
+    /// Nothing to release.
+    #[error("no mass loss is holding anything up")]
+    NoMassLoss,
+    /// Fencing is held up.
+    #[error(
+        "many nodes seem lost at once, so nothing is fenced; `berthctl node release` goes on if they are lost indeed"
+    )]
+    Braked,
     /// The same request came with another content.
     #[error("request {0} was used for another command; use a new id for each request")]
     RequestReused(RequestId),

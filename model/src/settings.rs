@@ -24,6 +24,28 @@ pub struct Settings {
     pub conflict_grace_ms: u64,
     /// Wait before a fence that failed is tried again; doubled each time, up to sixteen times this.
     pub fence_retry_ms: u64,
+    /// How long a copy that self-fence suspended is kept without contact before it is destroyed.
+    pub isolation_hold_ms: u64,
+    /// The share of nodes, in per cent, above which a loss at once is taken for a broken network.
+    pub mass_loss_percent: u64,
+    /// How often fence devices are asked whether they answer.
+    pub fence_probe_ms: u64,
+}
+
+impl Settings {
+    /// For a network that never delays a packet by 50 ms, with Raft's elections at 75 to 150 ms: what the design's
+    /// faster goals are measured with.
+    pub fn quiet_network() -> Self {
+        Self {
+            heartbeat_ms: 100,
+            suspect_after_ms: 300,
+            lost_after_ms: 700,
+            answer_timeout_ms: 150,
+            lease_ttl_ms: 800,
+            self_fence_ms: 500,
+            ..Self::default()
+        }
+    }
 }
 
 impl Default for Settings {
@@ -38,16 +60,87 @@ impl Default for Settings {
             drift_percent: 1,
             conflict_grace_ms: 3_000,
             fence_retry_ms: 2_000,
+            isolation_hold_ms: 600_000,
+            mass_loss_percent: 50,
+            fence_probe_ms: 60_000,
         }
     }
 }
 
+/// Raft's times, for the checks that need them; they are each replica's own configuration.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct RaftTimes {
+    /// The longest wait before a follower stands for election.
+    pub election_max_ms: u64,
+}
+
+impl Default for RaftTimes {
+    fn default() -> Self {
+        Self { election_max_ms: 600 }
+    }
+}
+
+/// Why settings are refused: the rule, with its arithmetic.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("{rule}: {arithmetic}")]
+pub struct Contradiction {
+    /// What must hold.
+    pub rule: &'static str,
+    /// The numbers, put in.
+    pub arithmetic: String,
+}
+
 impl Settings {
-    /// The silence after which a lease proves death: (`lease_ttl` + the larger of `self_fence` and the watchdog's
-    /// time) × (1 + drift). Design section 3, proof of death (b).
-    pub fn lease_proof_ms(&self, watchdog_timeout_ms: u64) -> u64 {
-        let longest = self.lease_ttl_ms + self.self_fence_ms.max(watchdog_timeout_ms);
-        (longest * (100 + self.drift_percent)).div_ceil(100)
+    /// Settings that would break the law or pause guests needlessly are refused (design section 5).
+    pub fn check(&self, raft: RaftTimes) -> Result<(), Contradiction> {
+        let must = |holds: bool, rule: &'static str, arithmetic: String| {
+            if holds { Ok(()) } else { Err(Contradiction { rule, arithmetic }) }
+        };
+        let Self { heartbeat_ms, suspect_after_ms, lost_after_ms, lease_ttl_ms, .. } = *self;
+        let (answer_ms, election_ms) = (self.answer_timeout_ms, raft.election_max_ms);
+        for (what, value, least, most) in [
+            ("heartbeat_ms", heartbeat_ms, 20, 60_000),
+            ("answer_timeout_ms", answer_ms, 20, 60_000),
+            ("self_fence_ms", self.self_fence_ms, 100, 600_000),
+            ("lost_after_ms", lost_after_ms, 100, 600_000),
+            ("lease_ttl_ms", lease_ttl_ms, 100, 600_000),
+            ("drift_percent", self.drift_percent, 1, 50),
+            ("fence_retry_ms", self.fence_retry_ms, 100, 600_000),
+            ("isolation_hold_ms", self.isolation_hold_ms, 1_000, 86_400_000),
+            ("mass_loss_percent", self.mass_loss_percent, 1, 100),
+            ("fence_probe_ms", self.fence_probe_ms, 1_000, 86_400_000),
+            ("conflict_grace_ms", self.conflict_grace_ms, 100, 600_000),
+        ] {
+            must(
+                (least..=most).contains(&value),
+                "a setting is out of its range",
+                format!("{what} = {value}, and must be {least} to {most}"),
+            )?;
+        }
+        let longest = heartbeat_ms + 3 * election_ms + answer_ms;
+        must(
+            longest <= lease_ttl_ms,
+            "no guest may pause at a change of leader: heartbeat + 3 × longest election + answer time-out ≤ lease",
+            format!(
+                "{heartbeat_ms} + 3 × {election_ms} + {answer_ms} = {longest} ms > {lease_ttl_ms} ms"
+            ),
+        )?;
+        let longest = 3 * heartbeat_ms + answer_ms;
+        must(
+            longest <= lost_after_ms,
+            "two lost heartbeats may not cost a node: 3 × heartbeat + answer time-out ≤ lost after",
+            format!("3 × {heartbeat_ms} + {answer_ms} = {longest} ms > {lost_after_ms} ms"),
+        )?;
+        must(
+            suspect_after_ms < lost_after_ms,
+            "a node is suspected before it is lost: suspect after < lost after",
+            format!("{suspect_after_ms} ms ≥ {lost_after_ms} ms"),
+        )?;
+        must(
+            heartbeat_ms < suspect_after_ms,
+            "a node is not suspected between two heartbeats: heartbeat < suspect after",
+            format!("{heartbeat_ms} ms ≥ {suspect_after_ms} ms"),
+        )
     }
 }
 
@@ -56,9 +149,29 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_lease_proves_death_after_itself_the_longer_of_the_two_ends_and_the_drift() {
-        let settings = Settings::default();
-        assert_eq!(settings.lease_proof_ms(2_000), 5_050);
-        assert_eq!(settings.lease_proof_ms(500), 4_040);
+    fn the_defaults_and_the_quiet_network_hold() {
+        Settings::default().check(RaftTimes::default()).unwrap();
+        Settings::quiet_network().check(RaftTimes { election_max_ms: 150 }).unwrap();
+    }
+
+    #[test]
+    fn a_contradiction_is_refused_with_the_arithmetic() {
+        let default = Settings::default;
+        for (settings, arithmetic) in [
+            (
+                Settings { lease_ttl_ms: 2_000, ..default() },
+                "500 + 3 × 600 + 500 = 2800 ms > 2000 ms",
+            ),
+            (
+                Settings { lost_after_ms: 1_900, suspect_after_ms: 1_000, ..default() },
+                "3 × 500 + 500 = 2000 ms > 1900 ms",
+            ),
+            (Settings { suspect_after_ms: 3_000, ..default() }, "3000 ms ≥ 3000 ms"),
+            (Settings { suspect_after_ms: 500, ..default() }, "500 ms ≥ 500 ms"),
+            (Settings { drift_percent: 0, ..default() }, "drift_percent = 0"),
+        ] {
+            let error = settings.check(RaftTimes::default()).unwrap_err().to_string();
+            assert!(error.contains(arithmetic), "{error}");
+        }
     }
 }

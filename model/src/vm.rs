@@ -55,6 +55,63 @@ pub struct VmPolicy {
     pub migration: MigrationMode,
     /// How long a guest may take to shut down before its domain is destroyed. RGManager's `vm.sh`: 120 s.
     pub stop_timeout_ms: u64,
+    /// What its node does with it when the node's lease runs out.
+    pub on_isolation: OnIsolation,
+    /// What happens when it is seen running twice.
+    pub on_conflict: OnConflict,
+}
+
+/// What a node that lost its lease does with a VM (design section 3, self-fence).
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, Default)]
+pub enum OnIsolation {
+    /// Its vCPUs are stopped; it is resumed when the node is still its owner on return.
+    #[default]
+    Suspend,
+    /// It is destroyed at once.
+    Destroy,
+    /// It runs on, under a lock manager that keeps a second copy from its disks. The lease then proves nothing.
+    Continue,
+}
+
+impl OnIsolation {
+    /// The word operators write.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Suspend => "suspend",
+            Self::Destroy => "destroy",
+            Self::Continue => "continue",
+        }
+    }
+
+    /// Reads the word operators write.
+    pub fn parse(text: &str) -> Option<Self> {
+        [Self::Suspend, Self::Destroy, Self::Continue].into_iter().find(|it| it.as_str() == text)
+    }
+}
+
+/// What happens to a VM that is seen running twice (design section 3, conflict).
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, Default)]
+pub enum OnConflict {
+    /// Nothing, until an operator says which copy is kept.
+    #[default]
+    Wait,
+    /// The owner's copy is kept, the others are destroyed.
+    KeepOwner,
+}
+
+impl OnConflict {
+    /// The word operators write.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Wait => "wait",
+            Self::KeepOwner => "keep-owner",
+        }
+    }
+
+    /// Reads the word operators write.
+    pub fn parse(text: &str) -> Option<Self> {
+        [Self::Wait, Self::KeepOwner].into_iter().find(|it| it.as_str() == text)
+    }
 }
 
 impl Default for VmPolicy {
@@ -65,6 +122,8 @@ impl Default for VmPolicy {
             failover_domain: None,
             migration: MigrationMode::Live,
             stop_timeout_ms: 120_000,
+            on_isolation: OnIsolation::default(),
+            on_conflict: OnConflict::default(),
         }
     }
 }
@@ -155,12 +214,22 @@ pub enum Presence {
     ShuttingDown,
     /// The guest crashed and the domain is kept.
     Crashed,
+    /// Its vCPUs were stopped by its node's self-fence: it writes nothing, and only an order resumes it.
+    Suspended,
+    /// A migration's source in its last moment: stopped, and gone as soon as the target runs.
+    Leaving,
 }
 
 impl Presence {
-    /// It holds the guest, so that a second one would be one too many.
+    /// It holds the guest, so that a second one would be one too many. A half-built target, a source in handover and
+    /// a copy stopped by self-fence do not run and are not resumed without an order.
     pub fn holds_guest(self) -> bool {
-        !matches!(self, Self::Incoming)
+        if crate::sabotage::off(crate::sabotage::Rule::IncomingIsNotRunning)
+            && self == Self::Incoming
+        {
+            return true;
+        }
+        !matches!(self, Self::Incoming | Self::Suspended | Self::Leaving)
     }
 
     /// The word operators read.
@@ -171,6 +240,8 @@ impl Presence {
             Self::Incoming => "incoming",
             Self::ShuttingDown => "shutting down",
             Self::Crashed => "crashed",
+            Self::Suspended => "suspended by self-fence",
+            Self::Leaving => "leaving",
         }
     }
 }
@@ -180,6 +251,8 @@ impl Presence {
 pub struct Sighting {
     /// What was seen.
     pub presence: Presence,
+    /// The generation its mark names, where it bears this cluster's mark.
+    pub generation: Option<Generation>,
     /// When it was committed.
     pub at: Timestamp,
 }
@@ -229,6 +302,8 @@ pub struct OrderRecord {
     pub generation: Generation,
     /// When it was committed.
     pub at: Timestamp,
+    /// What its node shall do with the VM when it is cut off.
+    pub on_isolation: OnIsolation,
     /// What is to be done.
     pub intent: OrderIntent,
 }
@@ -254,6 +329,10 @@ pub enum OrderIntent {
     },
     /// Take over a domain that runs there already: mark it and note the generation.
     Adopt,
+    /// Let a copy that self-fence stopped run on.
+    Resume,
+    /// Destroy a copy that is not the owner's; the VM's own life is not touched.
+    Evict,
 }
 
 /// What the operator last asked of a VM, until it came to something.
@@ -384,6 +463,12 @@ pub struct VmRecord {
     pub restarts: Vec<Timestamp>,
     /// How often Berth has started it again since it was enabled (clustat's `restarts`).
     pub restart_count: u32,
+    /// The copy to keep of a VM in conflict.
+    pub keep: Option<NodeId>,
+    /// No eviction before this: the last one failed.
+    pub evict_not_before: Timestamp,
+    /// What the nodes that may run it were last told to do when isolated.
+    pub bound_isolation: OnIsolation,
     /// When `state` last changed.
     pub state_since: Timestamp,
     /// The revision of the last change of this record: a decision made on an older one is refused.
@@ -397,6 +482,14 @@ impl VmRecord {
             .iter()
             .filter(|(_, sighting)| sighting.presence.holds_guest())
             .map(|(node, _)| *node)
+    }
+
+    /// Nodes with a copy that does not run and is not resumed by itself, with its generation.
+    pub fn stopped_copies(&self) -> impl Iterator<Item = (NodeId, Sighting)> + '_ {
+        self.seen
+            .iter()
+            .filter(|(_, it)| matches!(it.presence, Presence::Suspended | Presence::Leaving))
+            .map(|(node, sighting)| (*node, *sighting))
     }
 
     /// The open operation, if there is one.

@@ -96,6 +96,8 @@ impl Story {
             capacity: Capacity { memory_mib: 1_000, cpus: 4 },
             migration_uri: format!("qemu+tls://{node}/system"),
             watchdog_timeout_ms: None,
+            pausable: false,
+            lock_manager: None,
             agent_version: "1".into(),
             inventory: domains.iter().map(domain).collect(),
         }
@@ -210,6 +212,12 @@ impl Story {
                         Decision::Delay { .. } => "delay".into(),
                         Decision::Conflict => "conflict".into(),
                         Decision::FailOperation { .. } => "give up".into(),
+                        Decision::Resume { node } => {
+                            format!("resume on {}", self.state.node_name(*node))
+                        }
+                        Decision::Evict { node, .. } => {
+                            format!("evict from {}", self.state.node_name(*node))
+                        }
                     },
                     other => other.subject().split(' ').next().unwrap_or_default().to_owned(),
                 };
@@ -348,8 +356,12 @@ fn silence_alone_recovers_nothing_and_a_proof_does() {
 #[test]
 fn a_lost_node_with_a_fence_device_is_fenced_and_may_not_register_before_that_is_resolved() {
     let (mut story, place) = Story::running(VmPolicy::default(), &["a", "b"]);
-    let device =
-        FenceDevice { agent: "fence_test".into(), options: BTreeMap::new(), timeout_ms: 1_000 };
+    let device = FenceDevice {
+        agent: "fence_test".into(),
+        options: BTreeMap::new(),
+        timeout_ms: 1_000,
+        level: 0,
+    };
     story.does(Operation::SetFenceDevices { node: name(&place), devices: vec![device] });
     story.dies(&place);
     assert_eq!(story.state.node_named(&name(&place)).unwrap().state, NodeState::Fencing);

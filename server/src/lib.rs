@@ -1,5 +1,6 @@
 //! One replica of Berth's control plane.
 
+pub mod backup;
 mod clock;
 pub mod config;
 pub mod fence;

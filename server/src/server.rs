@@ -52,7 +52,8 @@ pub async fn run(config: Config) -> anyhow::Result<()> {
     let peers = RaftPeerServer::new(raft.peer_service())
         .max_decoding_message_size(MAX_MESSAGE_BYTES)
         .max_encoding_message_size(MAX_MESSAGE_BYTES);
-    let control = ControlService::new(raft.clone(), router.clone(), leader.clone());
+    let fence = FenceAgents::new(config.fence_agents.clone());
+    let control = ControlService::new(raft.clone(), router.clone(), leader.clone(), fence.clone());
     let agents = AgentService::new(raft.clone(), router, leader.clone());
     let routes = server
         .add_service(peers)
@@ -66,11 +67,8 @@ pub async fn run(config: Config) -> anyhow::Result<()> {
         // A sender that is gone means the same as its word.
         let _ = stopped.await;
     }));
-    let leading = tokio::spawn(leader::run(
-        raft.clone(),
-        leader,
-        FenceAgents::new(config.fence_agents.clone()),
-    ));
+    let mut superseded = leader.superseded();
+    let leading = tokio::spawn(leader::run(raft.clone(), leader, fence));
     info!(id = config.id, listen = %config.listen, "serving");
     if let Err(error) = sd_notify::notify(&[sd_notify::NotifyState::Ready]) {
         warn!(%error, "the service manager could not be told");
@@ -79,6 +77,11 @@ pub async fn run(config: Config) -> anyhow::Result<()> {
     let ended = tokio::select! {
         reason = raft.fatal() => Err(anyhow!("Raft has stopped: {reason}")),
         signal = told_to_stop() => signal,
+        // The sender lives as long as the services above.
+        epoch = superseded.wait_for(Option::is_some) => Err(anyhow!(
+            "an agent has met epoch {}: a restored control plane has taken this one's place; shut this one down for good, and keep its data directory only as long as it may be looked into",
+            epoch.ok().and_then(|epoch| *epoch).unwrap_or_default()
+        )),
     };
     // An error to hand over is no reason to stay; the others elect in a second.
     if ended.is_ok()

@@ -9,7 +9,7 @@ use model::vm::{Presence, StopCause};
 use tokio::sync::mpsc;
 use uuid::Uuid;
 
-use crate::hypervisor::mark::Mark;
+use crate::hypervisor::mark::{self, Mark};
 use crate::hypervisor::{
     DomainFacts, HostFacts, Hypervisor, HypervisorError, HypervisorEvent, JobStats, Result,
 };
@@ -32,6 +32,12 @@ struct State {
     calls: Vec<String>,
     faults: Faults,
     unanswered: u32,
+}
+
+impl State {
+    fn facts(&self, uuid: Uuid, seen: &SeenDomain) -> DomainFacts {
+        DomainFacts { uuid, seen: seen.clone(), mark: self.marks.get(&uuid).copied() }
+    }
 }
 
 /// One host in memory.
@@ -63,6 +69,15 @@ impl FakeHypervisor {
     fn tell(&self, event: HypervisorEvent) {
         // Nobody listens in a test that does not care.
         let _ = self.events.send(event);
+    }
+
+    fn set(&self, uuid: Uuid, call: &str, presence: Presence) -> Result<()> {
+        let mut state = self.answering()?;
+        state.calls.push(call.into());
+        state.domains.get_mut(&uuid).ok_or(HypervisorError::NoDomain)?.presence = Some(presence);
+        drop(state);
+        self.tell(HypervisorEvent::Changed(uuid));
+        Ok(())
     }
 
     /// Changes the faults.
@@ -109,19 +124,12 @@ impl Hypervisor for FakeHypervisor {
 
     fn domains(&self) -> Result<Vec<DomainFacts>> {
         let state = self.answering()?;
-        Ok(state
-            .domains
-            .iter()
-            .map(|(uuid, seen)| DomainFacts { uuid: *uuid, seen: seen.clone() })
-            .collect())
+        Ok(state.domains.iter().map(|(uuid, seen)| state.facts(*uuid, seen)).collect())
     }
 
     fn domain(&self, uuid: Uuid) -> Result<Option<DomainFacts>> {
-        Ok(self
-            .answering()?
-            .domains
-            .get(&uuid)
-            .map(|seen| DomainFacts { uuid, seen: seen.clone() }))
+        let state = self.answering()?;
+        Ok(state.domains.get(&uuid).map(|seen| state.facts(uuid, seen)))
     }
 
     fn create(&self, xml: &str) -> Result<()> {
@@ -133,6 +141,9 @@ impl Hypervisor for FakeHypervisor {
         if state.faults.start_fails > 0 {
             state.faults.start_fails -= 1;
             return Err(HypervisorError::Refused("the fake is told to fail".into()));
+        }
+        if let Some(mark) = mark::in_domain(xml) {
+            state.marks.insert(uuid, mark);
         }
         state.domains.insert(
             uuid,
@@ -159,6 +170,24 @@ impl Hypervisor for FakeHypervisor {
         state.domains.remove(&uuid).ok_or(HypervisorError::NoDomain)?;
         drop(state);
         self.tell(HypervisorEvent::Stopped(uuid, StopCause::Destroyed));
+        Ok(())
+    }
+
+    fn suspend(&self, uuid: Uuid) -> Result<()> {
+        self.set(uuid, "suspend", Presence::Paused)
+    }
+
+    fn resume(&self, uuid: Uuid) -> Result<()> {
+        self.set(uuid, "resume", Presence::Running)
+    }
+
+    fn kill(&self, uuid: Uuid) -> Result<()> {
+        // Without libvirt, so whether it answers or not.
+        let mut state = self.state();
+        state.calls.push("kill".into());
+        state.domains.remove(&uuid);
+        drop(state);
+        self.tell(HypervisorEvent::Stopped(uuid, StopCause::Crashed));
         Ok(())
     }
 

@@ -33,6 +33,31 @@ impl Mark {
     }
 }
 
+/// Reads a mark as `virDomainGetMetadata` gives it; `None` for an element that is none.
+pub fn read(element: &str) -> Option<Mark> {
+    let mut reader = Reader::from_str(element);
+    loop {
+        let tag = match reader.read_event().ok()? {
+            Event::Start(tag) | Event::Empty(tag) => tag,
+            Event::Eof => return None,
+            _ => continue,
+        };
+        let attribute = |name: &str| {
+            let found = tag.attributes().flatten().find(|it| it.key.0 == name)?;
+            Some(found.value.into_owned())
+        };
+        let cluster = Uuid::parse_str(attribute("cluster")?.as_ref()).ok()?;
+        let generation = attribute("generation")?.parse().ok()?;
+        return Some(Mark { cluster, generation });
+    }
+}
+
+/// The mark in a domain XML, as [`insert`] puts it there.
+pub fn in_domain(xml: &str) -> Option<Mark> {
+    let begin = xml.find(&format!("<{PREFIX}:owner"))?;
+    read(&xml[begin..])
+}
+
 /// Why a mark could not be put into a domain XML.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("the domain XML cannot be read: {0}")]
@@ -136,6 +161,14 @@ mod tests {
         ] {
             assert_eq!(insert(before, &MARK).unwrap(), after);
         }
+    }
+
+    #[test]
+    fn a_mark_is_read_as_it_was_written() {
+        assert_eq!(read(&MARK.element()), Some(MARK));
+        assert_eq!(read(&MARK.qualified()), Some(MARK));
+        assert_eq!(read("<owner cluster='x' generation='7'/>"), None);
+        assert_eq!(read(""), None);
     }
 
     #[test]

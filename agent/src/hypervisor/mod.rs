@@ -3,6 +3,7 @@
 //! The trait's methods block; [`HypervisorHandle`] runs them beside the async threads, with a limit in time and number,
 //! so that a libvirtd that hangs hangs nothing else.
 
+pub mod call;
 pub mod fake;
 pub mod libvirt;
 pub mod mark;
@@ -11,11 +12,13 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use model::node::{Capacity, SeenDomain};
+use model::sabotage::{Rule, off};
 use model::vm::StopCause;
 use tokio::sync::Semaphore;
 use tokio::time::timeout;
 use uuid::Uuid;
 
+use crate::hypervisor::call::{Answer, Call};
 use crate::hypervisor::mark::Mark;
 
 /// Calls to libvirt under way at once, migrations aside. libvirtd itself works on 5 to 20 at a time by default.
@@ -60,8 +63,10 @@ pub struct HostFacts {
 pub struct DomainFacts {
     /// By which it is known.
     pub uuid: Uuid,
-    /// Its name, what is seen of it, and its memory.
+    /// Its name, what is seen of it, and its memory; whose it is follows from the mark.
     pub seen: SeenDomain,
+    /// The mark it bears, of whatever cluster.
+    pub mark: Option<Mark>,
 }
 
 /// Something happened. A hint to look, but for the cause of an end, which can be had from nowhere else.
@@ -104,6 +109,10 @@ pub trait Hypervisor: Send + Sync + 'static {
     fn shutdown(&self, uuid: Uuid) -> Result<()>;
     /// Ends the domain at once (`virDomainDestroy`).
     fn destroy(&self, uuid: Uuid) -> Result<()>;
+    /// Stops its vCPUs (`virDomainSuspend`). One that is stopped already is no error.
+    fn suspend(&self, uuid: Uuid) -> Result<()>;
+    /// Lets its vCPUs run (`virDomainResume`).
+    fn resume(&self, uuid: Uuid) -> Result<()>;
     /// Migrates it peer-to-peer (`virDomainMigrateToURI3`); returns when it has ended, well or not.
     fn migrate(&self, uuid: Uuid, uri: &str, live: bool) -> Result<()>;
     /// How far the migration is; `None` when there is none.
@@ -114,16 +123,19 @@ pub trait Hypervisor: Send + Sync + 'static {
     fn mark(&self, uuid: Uuid, mark: &Mark) -> Result<()>;
     /// The process of a QEMU with this UUID, found without libvirt's help.
     fn process(&self, uuid: Uuid) -> Result<Option<i32>>;
+    /// Kills that process, if there is one, and waits until it is gone; without libvirt's help.
+    fn kill(&self, uuid: Uuid) -> Result<()>;
 
     /// What is seen of the domain: `Ok(None)` only when libvirt answers that none is active **and** no QEMU process
     /// has this UUID (design section 3: "not here").
-    fn look(&self, uuid: Uuid) -> Result<Option<SeenDomain>> {
+    fn look(&self, uuid: Uuid) -> Result<Option<DomainFacts>> {
         let domain = self.domain(uuid)?.filter(|domain| domain.seen.presence.is_some());
-        if let Some(domain) = domain {
-            return Ok(Some(domain.seen));
+        if domain.is_some() {
+            return Ok(domain);
         }
         match self.process(uuid)? {
             None => Ok(None),
+            Some(_) if off(Rule::ProcessCounts) => Ok(None),
             // libvirt has let go of it, or not taken it up yet; it still holds the disk.
             Some(process) => Err(HypervisorError::Refused(format!(
                 "libvirt has no such domain, but process {process} runs a QEMU with its UUID"
@@ -167,6 +179,14 @@ impl HypervisorHandle {
             .map_err(|error| gone(&error))?
         };
         timeout(limit, called).await.unwrap_or(Err(late))
+    }
+
+    /// Makes one call about one VM, within its limit if it has one.
+    pub async fn make(&self, uuid: Uuid, call: Call) -> Result<Answer> {
+        match call.limit() {
+            Some(limit) => self.call(call.as_str(), limit, move |it| call.make(uuid, it)).await,
+            None => self.call_to_its_end(move |it| call.make(uuid, it)).await,
+        }
     }
 
     /// Calls it on a thread of its own, for as long as it takes: for what brings a guest to life, here or elsewhere. After

@@ -1,180 +1,289 @@
-//! The one task that touches one VM, and that speaks for it: orders and events in, reports out, in order.
+//! Stepper: all that this node does with one VM, and the one that speaks for it. Orders, events and answers of the
+//! hypervisor come in; calls and reports go out, in order.
 //!
 //! ```text
-//!  order list ─▶ request_queue::judge ─▶ ledger (synced) ─▶ work (a task of its own) ─▶ ledger ─▶ reports
-//!  event      ─▶ look ─────────────────────────────────────────────────────────────────────────▶ reports
+//!  order list ─▶ request_queue::judge ─▶ ledger (synced) ─▶ work, call by call ─▶ ledger ─▶ reports
+//!  event      ─▶ look ──────────────────────────────────────────────────────────────────▶ reports
+//!  lease over ─▶ isolation: look ─▶ suspend or destroy ─▶ look ─▶ safe                  (libvirt hangs ─▶ kill)
 //! ```
 //! While work is under way events are kept for its end: they belong to it.
 
-mod work;
-
 use std::collections::BTreeMap;
-use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
-use std::time::{Duration, Instant};
 
 use model::node::SeenDomain;
+use model::sabotage::{Rule, off};
 use model::vm::{Presence, StopCause};
+use proto::convert::agent as convert;
 use proto::v1;
-use tokio::sync::{mpsc, watch};
-use tokio::task::JoinHandle;
 use tracing::{info, warn};
 use uuid::Uuid;
 
-use crate::hypervisor::{HypervisorHandle, JobStats};
+use crate::hypervisor::call::{Answer, Call};
+use crate::hypervisor::{HypervisorError, JobStats, Result as Called};
+use crate::vm::isolation::{Isolation, IsolationStep};
 use crate::vm::ledger::Ledger;
 use crate::vm::order::{Kind, Order};
 use crate::vm::request_queue::{Verdict, judge};
+use crate::vm::work::{Next, Outcome, Work};
 
-/// One look at a domain; libvirt answers in milliseconds, or it hangs.
-const LOOK_LIMIT: Duration = Duration::from_secs(5);
 /// A question that could not be answered is asked again after this.
-const LOOK_AGAIN: Duration = Duration::from_secs(1);
+const LOOK_AGAIN_MS: u64 = 1_000;
+/// While a migration runs it is asked this often how far it is.
+const SAMPLE_PERIOD_MS: u64 = 200;
 
-/// What a driver is told.
-#[derive(Debug)]
-pub enum Message {
-    /// All orders outstanding for this VM.
-    Orders(Vec<Order>),
-    /// Something happened to the domain.
-    Changed,
-    /// It ended.
-    Stopped(StopCause),
-    /// A session began with this inventory: `None` where the domain was not in it.
-    Registered(Option<SeenDomain>),
-}
-
-/// How far migrations are, by VM, with the order they belong to.
-pub type Jobs = Arc<Mutex<BTreeMap<Uuid, (u64, JobStats)>>>;
-
-/// What all drivers share.
-#[derive(Clone)]
-pub struct Tools {
-    /// The hypervisor.
-    pub hypervisor: HypervisorHandle,
+/// What a driver works with at one step.
+pub(crate) struct Scene<'s> {
+    /// Now, in the agent's elapsed milliseconds.
+    pub(crate) now: u64,
+    /// The node holds its lease.
+    pub(crate) lease: bool,
     /// The ledger.
-    pub ledger: Ledger,
-    /// Where reports go.
-    pub reports: mpsc::UnboundedSender<v1::Report>,
-    /// Where migrations tell how far they are.
-    pub jobs: Jobs,
-    /// How many orders are being carried out: as long as there are any, a guest may come to life here.
-    pub working: Arc<AtomicUsize>,
+    pub(crate) ledger: &'s mut Ledger,
+    /// Calls to be made.
+    pub(crate) calls: &'s mut Vec<VmCall>,
+    /// What the cluster is to hear.
+    pub(crate) reports: &'s mut Vec<v1::Report>,
+    /// The number of the next call.
+    pub(crate) next_call: &'s mut u64,
 }
 
-/// What the work under way may be told.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-struct Control {
-    /// End a graceful stop, or a migration.
-    cut_short: bool,
-    /// Rises with each event of the domain.
-    events: u64,
+/// A call to be made, and the number its answer comes back with.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct VmCall {
+    /// Which VM.
+    pub uuid: Uuid,
+    /// By which its answer is known.
+    pub id: u64,
+    /// What.
+    pub call: Call,
 }
 
-struct Work {
-    order: Order,
-    control: watch::Sender<Control>,
-    task: JoinHandle<Result<(), String>>,
+/// What a call gave, as the cluster is told of it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) enum Seen {
+    /// Done.
+    Done,
+    /// What is seen: `None` for a sure "not here".
+    Domain(Option<SeenDomain>),
+    /// How far a migration is.
+    Job(Option<JobStats>),
 }
 
-struct Driver {
+/// Why a call was made.
+#[derive(Debug, Clone, PartialEq, Eq)]
+enum Purpose {
+    /// Something may have changed.
+    Look,
+    /// Work ended: how it is now, told before the end of a start and after any other.
+    LookAfter(Option<(Order, Option<String>)>),
+    /// The cluster asks.
+    Probe(Order),
+    /// A step of the work.
+    Work,
+    /// How far a migration is.
+    Sample,
+    /// A migration is called off.
+    Abort,
+    /// A step of isolation, by its number.
+    Isolation(u32),
+}
+
+/// One VM on this node.
+#[derive(Debug)]
+pub(crate) struct Driver {
     uuid: Uuid,
-    tools: Tools,
     known: Option<SeenDomain>,
     cause: Option<StopCause>,
     work: Option<Work>,
     outstanding: Vec<Order>,
-    unanswered: bool,
+    calls: BTreeMap<u64, Purpose>,
+    /// A look is to follow the one under way.
+    look_again: bool,
+    /// When to look without being told, if ever.
+    look_at: Option<u64>,
+    work_at: Option<u64>,
+    sample_at: Option<u64>,
     /// When it was first found gone without a word on why.
-    missed_since: Option<Instant>,
-}
-
-/// Starts a VM's driver.
-pub fn spawn(uuid: Uuid, tools: Tools) -> mpsc::UnboundedSender<Message> {
-    let (sender, receiver) = mpsc::unbounded_channel();
-    let driver = Driver {
-        uuid,
-        tools,
-        known: None,
-        cause: None,
-        work: None,
-        outstanding: Vec::new(),
-        unanswered: false,
-        missed_since: None,
-    };
-    tokio::spawn(driver.run(receiver));
-    sender
+    missed_since: Option<u64>,
+    unanswered: bool,
+    isolation: Option<Isolation>,
+    /// How far a migration is, with the order it belongs to.
+    pub(crate) job: Option<(u64, JobStats)>,
 }
 
 impl Driver {
-    async fn run(mut self, mut messages: mpsc::UnboundedReceiver<Message>) {
-        loop {
-            tokio::select! {
-                message = messages.recv() => match message {
-                    Some(message) => self.take(message).await,
-                    None => return,
-                },
-                ended = work_end(&mut self.work) => self.ended(ended).await,
-                () = tokio::time::sleep(LOOK_AGAIN), if self.unanswered => self.look(false).await,
-            }
+    pub(crate) fn new(uuid: Uuid) -> Self {
+        Self {
+            uuid,
+            known: None,
+            cause: None,
+            work: None,
+            outstanding: Vec::new(),
+            calls: BTreeMap::new(),
+            look_again: false,
+            look_at: None,
+            work_at: None,
+            sample_at: None,
+            missed_since: None,
+            unanswered: false,
+            isolation: None,
+            job: None,
         }
     }
 
-    async fn take(&mut self, message: Message) {
-        match message {
-            Message::Orders(orders) => {
-                self.outstanding = orders;
-                self.consider().await;
-            }
-            Message::Registered(seen) => {
-                self.known = seen;
-                // Orders of the session before are not this one's.
-                self.outstanding.clear();
-            }
-            Message::Changed => self.event(None).await,
-            Message::Stopped(cause) => self.event(Some(cause)).await,
-        }
+    fn call(&mut self, scene: &mut Scene<'_>, call: Call, purpose: Purpose) {
+        let id = *scene.next_call;
+        *scene.next_call += 1;
+        self.calls.insert(id, purpose);
+        scene.calls.push(VmCall { uuid: self.uuid, id, call });
     }
 
-    async fn event(&mut self, cause: Option<StopCause>) {
+    fn calling(&self, which: impl Fn(&Purpose) -> bool) -> bool {
+        self.calls.values().any(which)
+    }
+
+    // ---- what comes in -------------------------------------------------------------------------------------------
+
+    /// All orders outstanding for this VM.
+    pub(crate) fn orders(&mut self, scene: &mut Scene<'_>, orders: Vec<Order>) {
+        self.outstanding = orders;
+        self.consider(scene);
+    }
+
+    /// A session began with this inventory: `None` where the domain was not in it.
+    pub(crate) fn registered(&mut self, scene: &mut Scene<'_>, seen: Option<SeenDomain>) {
+        self.known = seen;
+        if self.known.is_some() && self.work.is_none() {
+            // The inventory was taken before the cluster was known, whose mark it may bear.
+            self.look(scene);
+        }
+        // Orders of the session before are not this one's.
+        self.outstanding.clear();
+    }
+
+    /// Something happened to the domain, with the cause of its end if it ended.
+    pub(crate) fn event(&mut self, scene: &mut Scene<'_>, cause: Option<StopCause>) {
         self.cause = cause.or(self.cause);
-        match &self.work {
-            Some(work) => work.control.send_modify(|control| control.events += 1),
-            None => self.look(false).await,
+        if self.isolation.is_some() {
+            self.isolation_step(scene, Isolation::look_now);
+        }
+        match &mut self.work {
+            Some(work) => {
+                let next = work.look_again(scene.now);
+                self.follow(scene, next);
+            }
+            None => self.look(scene),
         }
     }
+
+    /// Time has passed, or the lease is there again.
+    pub(crate) fn tick(&mut self, scene: &mut Scene<'_>) {
+        if self.look_at.is_some_and(|at| at <= scene.now) {
+            self.look_at = None;
+            if self.work.is_none() {
+                self.look(scene);
+            }
+        }
+        if self.work_at.is_some_and(|at| at <= scene.now) {
+            self.work_at = None;
+            if let Some(work) = &mut self.work {
+                let next = work.look_again(scene.now);
+                self.follow(scene, next);
+            }
+        }
+        if self.sample_at.is_some_and(|at| at <= scene.now) {
+            self.sample_at = None;
+            if self.work.as_ref().is_some_and(Work::migrating) {
+                self.call(scene, Call::Job, Purpose::Sample);
+            }
+        }
+        if self.isolation.is_some() {
+            self.isolation_step(scene, Isolation::tick);
+        }
+    }
+
+    /// The next moment at which it wants a tick.
+    pub(crate) fn wake_at(&self) -> Option<u64> {
+        let isolation = self.isolation.as_ref().and_then(Isolation::wake_at);
+        [self.look_at, self.work_at, self.sample_at, isolation].into_iter().flatten().min()
+    }
+
+    /// The answer to one of its calls.
+    pub(crate) fn answered(&mut self, scene: &mut Scene<'_>, id: u64, answer: Called<Answer>) {
+        let Some(purpose) = self.calls.remove(&id) else { return };
+        let answer = match answer {
+            Err(HypervisorError::Disconnected(_) | HypervisorError::Timeout { .. })
+                if off(Rule::SilenceIsNotAbsence) && purpose != Purpose::Work =>
+            {
+                Ok(Answer::Seen(None))
+            }
+            answer => answer,
+        };
+        let ledger = &*scene.ledger;
+        let answer = answer.map(|answer| match answer {
+            Answer::Seen(facts) => Seen::Domain(facts.map(|facts| ledger.as_ours(facts))),
+            Answer::Job(stats) => Seen::Job(stats),
+            Answer::Done => Seen::Done,
+        });
+        match purpose {
+            Purpose::Look => {
+                self.looked(scene, answer, None);
+                if std::mem::take(&mut self.look_again) {
+                    self.look(scene);
+                }
+            }
+            Purpose::LookAfter(done) => self.looked(scene, answer, Some(done)),
+            Purpose::Probe(order) => self.probed(scene, &order, answer),
+            Purpose::Work => {
+                let Some(work) = &mut self.work else { return };
+                let next = work.answered(answer, scene.now, scene.lease);
+                self.follow(scene, next);
+            }
+            Purpose::Sample => {
+                if let (Ok(Seen::Job(Some(stats))), Some(work)) = (&answer, &self.work) {
+                    self.job = Some((work.order.id, *stats));
+                }
+                self.sample_at = Some(scene.now + SAMPLE_PERIOD_MS);
+            }
+            Purpose::Abort => {
+                if let Err(error) = answer {
+                    info!(uuid = %self.uuid, %error, "the migration could not be called off; its end decides");
+                }
+            }
+            Purpose::Isolation(number) => {
+                self.isolation_step(scene, |it, now| it.answered(number, &answer, now));
+            }
+        }
+    }
+
+    // ---- orders --------------------------------------------------------------------------------------------------
 
     /// Goes through the outstanding orders, the oldest first.
-    async fn consider(&mut self) {
+    pub(crate) fn consider(&mut self, scene: &mut Scene<'_>) {
+        // How it is after the last work comes first: the next order is judged knowing it.
+        if self.calling(|purpose| matches!(purpose, Purpose::LookAfter(_))) {
+            return;
+        }
         let mut orders = self.outstanding.clone();
         orders.sort_by_key(|order| order.id);
         for order in orders {
-            let noted = self.tools.ledger.entry(self.uuid);
-            match judge(&order, noted.as_ref(), self.work.as_ref().map(|work| &work.order)) {
-                Verdict::Run => self.begin(order),
-                Verdict::AnswerAgain(error) => self.send_done(&order, error),
-                Verdict::Look => self.answer_probe(&order).await,
-                Verdict::Hasten => {
-                    info!(vm = order.vm, order = order.id, "the stop is hastened");
-                    if let Err(error) =
-                        self.tools.ledger.begin(self.uuid, order.id, order.generation)
-                    {
-                        warn!(
-                            vm = order.vm,
-                            error = &error as &dyn std::error::Error,
-                            "an order cannot be noted"
-                        );
-                    } else if let Some(work) = &mut self.work {
-                        // The newer order takes the older one's place: its end is the end of both.
-                        work.order = order;
-                        work.control.send_modify(|control| control.cut_short = true);
+            let running = self.work.as_ref().map(|work| &work.order);
+            match judge(&order, scene.ledger.entry(self.uuid), running, scene.lease) {
+                Verdict::Run => self.begin(scene, order),
+                Verdict::AnswerAgain(error) => self.send_done(scene, &order, error),
+                Verdict::Look => {
+                    let asked =
+                        |it: &Purpose| matches!(it, Purpose::Probe(other) if other.id >= order.id);
+                    if !self.calling(asked) {
+                        self.call(scene, Call::Look, Purpose::Probe(order));
                     }
                 }
+                Verdict::Hasten => self.hasten(scene, order),
                 Verdict::CallOff => {
                     if let Some(work) = &mut self.work {
                         work.order = order;
-                        work.control.send_modify(|control| control.cut_short = true);
                     }
+                    self.abort(scene);
                 }
                 Verdict::Stale => {
                     warn!(
@@ -182,219 +291,292 @@ impl Driver {
                         order = order.id,
                         "an order that was ruled out is refused"
                     );
-                    self.send_done(
-                        &order,
-                        Some("this node has promised not to do it any more".into()),
-                    );
+                    let why = "this node has promised not to do it any more".to_owned();
+                    self.send_done(scene, &order, Some(why));
                 }
-                Verdict::UnderWay | Verdict::Wait => {}
+                Verdict::UnderWay | Verdict::Wait | Verdict::NoLease => {}
             }
         }
     }
 
-    fn begin(&mut self, order: Order) {
-        let noted = self.tools.ledger.begin(self.uuid, order.id, order.generation);
-        if let Err(error) = noted {
+    fn begin(&mut self, scene: &mut Scene<'_>, order: Order) {
+        if let Err(error) = scene.ledger.begin(&order) {
             warn!(
                 vm = order.vm,
                 error = &error as &dyn std::error::Error,
                 "an order cannot be noted, so it is not done"
             );
-            return self.send_done(&order, Some(error.to_string()));
+            return self.send_done(scene, &order, Some(error.to_string()));
         }
         info!(
             vm = order.vm,
             order = order.id,
             generation = order.generation,
-            what = name(&order.kind),
+            what = order.kind.as_str(),
             "begun"
         );
-        self.tools.working.fetch_add(1, Ordering::SeqCst);
-        let (control, controlled) = watch::channel(Control::default());
-        let task = tokio::spawn(work::carry_out(self.tools.clone(), order.clone(), controlled));
-        self.work = Some(Work { order, control, task });
+        let mut work = Work::new(order);
+        let next = work.begin(scene.now);
+        self.work = Some(work);
+        self.follow(scene, next);
     }
 
-    async fn ended(&mut self, result: Result<(), String>) {
+    fn hasten(&mut self, scene: &mut Scene<'_>, order: Order) {
+        info!(vm = order.vm, order = order.id, "the stop is hastened");
+        if let Err(error) = scene.ledger.begin(&order) {
+            let error = &error as &dyn std::error::Error;
+            return warn!(vm = order.vm, error, "an order cannot be noted");
+        }
+        if let Some(work) = &mut self.work {
+            // The newer order takes the older one's place: its end is the end of both.
+            work.order = order;
+            let next = work.hasten(scene.now);
+            self.follow(scene, next);
+        }
+    }
+
+    fn abort(&mut self, scene: &mut Scene<'_>) {
+        if self.work.as_mut().is_some_and(Work::call_off) {
+            self.call(scene, Call::AbortJob, Purpose::Abort);
+        }
+    }
+
+    fn follow(&mut self, scene: &mut Scene<'_>, next: Next) {
+        match next {
+            Next::Call(call) => {
+                if matches!(call, Call::Migrate { .. }) {
+                    self.sample_at = Some(scene.now + SAMPLE_PERIOD_MS);
+                }
+                self.call(scene, call, Purpose::Work);
+            }
+            Next::Wait(until) => self.work_at = Some(until),
+            Next::End(outcome) => self.ended(scene, outcome),
+            Next::Nothing => {}
+        }
+    }
+
+    fn ended(&mut self, scene: &mut Scene<'_>, outcome: Outcome) {
         let Some(Work { order, .. }) = self.work.take() else { return };
-        self.tools.working.fetch_sub(1, Ordering::SeqCst);
+        (self.work_at, self.sample_at, self.job) = (None, None, None);
         // Its end is told here; the list that still names it is an old one.
         self.outstanding.retain(|outstanding| outstanding.id != order.id);
-        let error = result.err();
+        let error = outcome.err();
         if error.is_none() && matches!(order.kind, Kind::Migrate { .. }) {
             // libvirt's event may come a moment after its answer.
             self.cause.get_or_insert(StopCause::MigratedAway);
         }
         match &error {
-            None => info!(vm = order.vm, order = order.id, what = name(&order.kind), "done"),
+            None => info!(vm = order.vm, order = order.id, what = order.kind.as_str(), "done"),
             Some(error) => {
-                warn!(vm = order.vm, order = order.id, what = name(&order.kind), error, "failed")
+                warn!(vm = order.vm, order = order.id, what = order.kind.as_str(), error, "failed");
             }
         }
-        if let Err(error) = self.tools.ledger.finish(self.uuid, order.id, error.clone()) {
+        if order.kind == Kind::Resume && error.is_none() {
+            self.note_suspended(scene, false);
+        }
+        if let Err(error) = scene.ledger.finish(self.uuid, order.id, error.clone()) {
             // It will be looked at again by whoever is asked next; what was done stays done.
-            warn!(
-                vm = order.vm,
-                error = &error as &dyn std::error::Error,
-                "the end of an order cannot be noted"
-            );
+            let error = &error as &dyn std::error::Error;
+            warn!(vm = order.vm, error, "the end of an order cannot be noted");
         }
-        let started = matches!(order.kind, Kind::Start { .. }) && error.is_none();
-        if started {
+        let done = match (&order.kind, &error) {
             // The domain first, so that the cluster knows where it is when it hears that it is started.
-            self.look(true).await;
-            self.send_done(&order, error);
-        } else {
-            self.send_done(&order, error);
-            self.look(true).await;
+            (Kind::Start { .. } | Kind::Resume, None) => Some((order, error)),
+            _ => {
+                self.send_done(scene, &order, error);
+                None
+            }
+        };
+        self.call(scene, Call::Look, Purpose::LookAfter(done));
+    }
+
+    fn note_suspended(&self, scene: &mut Scene<'_>, suspended: bool) -> bool {
+        let noted = scene.ledger.note_suspended(self.uuid, suspended);
+        if let Err(error) = &noted {
+            let error = error as &dyn std::error::Error;
+            warn!(uuid = %self.uuid, error, "a suspension cannot be noted");
         }
-        self.consider().await;
+        noted.is_ok()
+    }
+
+    // ---- looks ---------------------------------------------------------------------------------------------------
+
+    fn look(&mut self, scene: &mut Scene<'_>) {
+        let busy = |it: &Purpose| matches!(it, Purpose::Look | Purpose::LookAfter(_));
+        if self.calling(busy) {
+            self.look_again = true;
+        } else {
+            self.call(scene, Call::Look, Purpose::Look);
+        }
     }
 
     /// What is seen now; told when it is news. Nothing is told when libvirt does not answer: silence is not absence.
-    async fn look(&mut self, after_work: bool) {
-        let uuid = self.uuid;
-        match self
-            .tools
-            .hypervisor
-            .call("look at a domain", LOOK_LIMIT, move |it| it.look(uuid))
-            .await
-        {
-            Ok(Some(seen)) => {
+    fn looked(
+        &mut self,
+        scene: &mut Scene<'_>,
+        answer: Called<Seen>,
+        after: Option<Option<(Order, Option<String>)>>,
+    ) {
+        let after_work = after.is_some();
+        match answer {
+            Ok(Seen::Domain(Some(seen))) => {
                 self.unanswered = false;
                 self.missed_since = None;
                 self.cause = None;
+                self.settle_suspended(scene, &seen);
                 if self.known.as_ref() != Some(&seen) {
-                    self.send_seen(seen);
+                    self.send_seen(scene, seen);
                 }
             }
-            Ok(None) if after_work || self.known.is_some() => {
+            Ok(_) if after_work || self.known.is_some() => {
                 // Why it went decides whether it may be started again, and that is told by an event which may come after
                 // this look. It is waited for; a domain whose end nobody saw is told without.
-                let missed = *self.missed_since.get_or_insert_with(Instant::now);
-                self.unanswered =
-                    !after_work && self.cause.is_none() && missed.elapsed() < LOOK_AGAIN;
+                let missed = *self.missed_since.get_or_insert(scene.now);
+                self.unanswered = !after_work
+                    && self.cause.is_none()
+                    && scene.now.saturating_sub(missed) < LOOK_AGAIN_MS;
                 if !self.unanswered {
-                    let floor = self.tools.ledger.entry(uuid).map_or(0, |entry| entry.floor);
-                    self.send_absent(floor);
+                    self.note_suspended(scene, false);
+                    let floor = scene.ledger.entry(self.uuid).map_or(0, |entry| entry.floor);
+                    self.send_absent(scene, floor);
                 }
             }
-            Ok(None) => self.unanswered = false,
+            Ok(_) => self.unanswered = false,
             Err(error) => {
                 if !self.unanswered {
-                    warn!(%uuid, %error, "it cannot be told whether the domain is here");
+                    warn!(uuid = %self.uuid, %error, "it cannot be told whether the domain is here");
                 }
                 self.unanswered = true;
             }
         }
+        if self.unanswered {
+            self.look_at = Some(scene.now + LOOK_AGAIN_MS);
+        }
+        if let Some(done) = after {
+            if let Some((order, error)) = done {
+                self.send_done(scene, &order, error);
+            }
+            if std::mem::take(&mut self.look_again) {
+                self.look(scene);
+            }
+            self.consider(scene);
+        }
+    }
+
+    /// One that runs again, by whomever, is no longer self-fence's.
+    fn settle_suspended(&self, scene: &mut Scene<'_>, seen: &SeenDomain) {
+        if scene.lease && self.isolation.is_none() && seen.presence == Some(Presence::Running) {
+            self.note_suspended(scene, false);
+        }
     }
 
     /// A probe's answer "absent" is a promise, kept on disk before it is given.
-    async fn answer_probe(&mut self, order: &Order) {
-        let uuid = self.uuid;
-        let seen = self
-            .tools
-            .hypervisor
-            .call("look at a domain", LOOK_LIMIT, move |it| it.look(uuid))
-            .await;
-        match seen {
-            Ok(Some(seen)) => self.send_seen(seen),
-            Ok(None) => match self.tools.ledger.promise(uuid, order.id) {
+    fn probed(&mut self, scene: &mut Scene<'_>, order: &Order, answer: Called<Seen>) {
+        // What has been begun since knows better.
+        if self.work.is_some() {
+            return;
+        }
+        match answer {
+            Ok(Seen::Domain(Some(seen))) => self.send_seen(scene, seen),
+            Ok(_) => match scene.ledger.promise(self.uuid, order.id) {
                 Ok(()) => {
-                    let floor = self.tools.ledger.entry(uuid).map_or(order.id, |entry| entry.floor);
-                    self.send_absent(floor);
+                    let noted = scene.ledger.entry(self.uuid).map(|entry| entry.floor);
+                    self.send_absent(scene, noted.unwrap_or(order.id));
                 }
-                Err(error) => warn!(
-                    error = &error as &dyn std::error::Error,
-                    "a promise cannot be noted, so it is not given"
-                ),
+                Err(error) => {
+                    let error = &error as &dyn std::error::Error;
+                    warn!(vm = order.vm, error, "a promise cannot be noted, so it is not given");
+                }
             },
             // The leader asks again.
             Err(error) => {
-                warn!(vm = order.vm, %error, "it cannot be told whether the domain is here")
+                warn!(vm = order.vm, %error, "it cannot be told whether the domain is here");
             }
         }
     }
 
-    fn send(&self, report: v1::report::Report) {
-        // The session's queue lives as long as the process.
-        let _ = self.tools.reports.send(v1::Report { report: Some(report) });
+    // ---- isolation -----------------------------------------------------------------------------------------------
+
+    /// The lease binds it: an order has brought it to life here or taken it over, or it bears the cluster's mark.
+    fn is_bound(&self, ledger: &Ledger) -> bool {
+        let marked = self.known.as_ref().is_some_and(|seen| seen.generation.is_some());
+        ledger.entry(self.uuid).is_some_and(|entry| entry.bound)
+            || (marked && !off(Rule::MarkBinds))
+            || self.work.is_some()
     }
 
-    fn send_seen(&mut self, seen: SeenDomain) {
-        self.send(v1::report::Report::Seen(wire(self.uuid, &seen)));
+    /// The lease has run out: migrations are called off, and its guest is stopped (design section 3, self-fence).
+    pub(crate) fn isolate(&mut self, scene: &mut Scene<'_>, self_fence_ms: u64, hold_ms: u64) {
+        if self.isolation.is_some() || !self.is_bound(scene.ledger) || off(Rule::SelfFence) {
+            return;
+        }
+        let policy = scene.ledger.entry(self.uuid).map(|it| it.on_isolation).unwrap_or_default();
+        self.abort(scene);
+        self.isolation = Some(Isolation::new(policy, scene.now, self_fence_ms, hold_ms));
+        self.isolation_step(scene, Isolation::tick);
+    }
+
+    /// The lease is back: what was stopped waits for the leader's order.
+    pub(crate) fn end_isolation(&mut self, scene: &mut Scene<'_>) {
+        if self.isolation.take().is_some() {
+            self.calls.retain(|_, purpose| !matches!(purpose, Purpose::Isolation(_)));
+            self.look(scene);
+        }
+    }
+
+    /// Its guest is stopped for sure, or there is none, or it is not the lease's.
+    pub(crate) fn is_safe(&self, ledger: &Ledger) -> bool {
+        if self.work.as_ref().is_some_and(Work::may_bring_to_life) {
+            return false;
+        }
+        match &self.isolation {
+            Some(isolation) => isolation.is_safe(),
+            None => self.known.is_none() || !self.is_bound(ledger),
+        }
+    }
+
+    fn isolation_step(
+        &mut self,
+        scene: &mut Scene<'_>,
+        step: impl FnOnce(&mut Isolation, u64) -> IsolationStep,
+    ) {
+        let Some(mut isolation) = self.isolation.take() else { return };
+        let step = step(&mut isolation, scene.now);
+        self.isolation = Some(isolation);
+        match step {
+            IsolationStep::Nothing => {}
+            IsolationStep::Call(number, call) => {
+                // Noted before it is done: a copy that nobody knows to be ours would never be resumed.
+                let call = match call {
+                    Call::Suspend if !self.note_suspended(scene, true) => Call::Destroy,
+                    call => call,
+                };
+                self.call(scene, call, Purpose::Isolation(number));
+            }
+        }
+    }
+
+    // ---- reports -------------------------------------------------------------------------------------------------
+
+    fn send_seen(&mut self, scene: &mut Scene<'_>, seen: SeenDomain) {
+        let report = v1::report::Report::Seen(convert::seen(self.uuid, &seen));
+        scene.reports.push(v1::Report { report: Some(report) });
         self.known = Some(seen);
     }
 
     /// With the cause, which is kept until the domain is seen again: a probe's answer must not know less than the word
     /// before it.
-    fn send_absent(&mut self, floor: u64) {
+    fn send_absent(&mut self, scene: &mut Scene<'_>, floor: u64) {
         self.known = None;
         self.missed_since = None;
-        let cause = match self.cause {
-            None => v1::StopCause::Unspecified,
-            Some(StopCause::GuestShutdown) => v1::StopCause::GuestShutdown,
-            Some(StopCause::Destroyed) => v1::StopCause::Destroyed,
-            Some(StopCause::Crashed) => v1::StopCause::GuestCrashed,
-            Some(StopCause::MigratedAway) => v1::StopCause::MigratedAway,
-            Some(StopCause::Saved) => v1::StopCause::Saved,
-            Some(StopCause::Failed) => v1::StopCause::Failed,
-            Some(StopCause::Unknown) => v1::StopCause::Unknown,
-        };
-        self.send(v1::report::Report::Absent(v1::Absent {
-            uuid: self.uuid.to_string(),
-            floor,
-            cause: cause.into(),
-        }));
+        let report = convert::absent(self.uuid, floor, self.cause);
+        scene.reports.push(v1::Report { report: Some(v1::report::Report::Absent(report)) });
     }
 
-    fn send_done(&self, order: &Order, error: Option<String>) {
-        self.send(v1::report::Report::OrderDone(v1::OrderDone {
-            uuid: self.uuid.to_string(),
-            order: order.id,
-            error,
-        }));
+    fn send_done(&self, scene: &mut Scene<'_>, order: &Order, error: Option<String>) {
+        let done = v1::OrderDone { uuid: self.uuid.to_string(), order: order.id, error };
+        scene.reports.push(v1::Report { report: Some(v1::report::Report::OrderDone(done)) });
     }
-}
-
-async fn work_end(work: &mut Option<Work>) -> Result<(), String> {
-    match work {
-        Some(work) => (&mut work.task).await.unwrap_or_else(|error| Err(error.to_string())),
-        None => std::future::pending().await,
-    }
-}
-
-fn name(kind: &Kind) -> &'static str {
-    match kind {
-        Kind::Start { .. } => "start",
-        Kind::Stop { .. } => "stop",
-        Kind::Migrate { .. } => "migrate",
-        Kind::Adopt => "adopt",
-        Kind::Probe => "probe",
-    }
-}
-
-/// A domain as it goes over the wire.
-pub fn wire(uuid: Uuid, seen: &SeenDomain) -> v1::SeenDomain {
-    let presence = match seen.presence {
-        None => v1::Presence::Inactive,
-        Some(Presence::Running) => v1::Presence::Running,
-        Some(Presence::Paused) => v1::Presence::Paused,
-        Some(Presence::Incoming) => v1::Presence::Incoming,
-        Some(Presence::ShuttingDown) => v1::Presence::ShuttingDown,
-        Some(Presence::Crashed) => v1::Presence::Crashed,
-    };
-    v1::SeenDomain {
-        uuid: uuid.to_string(),
-        name: seen.name.clone(),
-        presence: presence.into(),
-        memory_mib: seen.memory_mib,
-    }
-}
-
-/// The jobs under way; held for a few instructions only.
-pub fn jobs(jobs: &Jobs) -> std::sync::MutexGuard<'_, BTreeMap<Uuid, (u64, JobStats)>> {
-    jobs.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 #[cfg(test)]

@@ -5,13 +5,18 @@ use std::collections::BTreeMap;
 use std::fs::{self, File};
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex, PoisonError};
 
+use model::node::SeenDomain;
+use model::sabotage::{Rule, off};
+use model::vm::{OnIsolation, Presence};
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
+use crate::hypervisor::DomainFacts;
+use crate::vm::order::{Kind, Order};
+
 /// The format this version writes: a head line with version and checksum, then JSON.
-const VERSION: u32 = 1;
+const VERSION: u32 = 2;
 const MAGIC: &str = "berth-ledger";
 
 /// What an order came to.
@@ -34,6 +39,29 @@ pub struct Entry {
     pub begun: Option<u64>,
     /// The last order that was finished.
     pub done: Option<Done>,
+    /// An order has brought it to life here or taken it over: the lease binds it.
+    pub bound: bool,
+    /// What is done with it when the lease runs out.
+    pub on_isolation: OnIsolation,
+    /// Self-fence has stopped its vCPUs: nothing else may be resumed.
+    pub suspended: bool,
+}
+
+/// All that is kept.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Entries {
+    /// The highest epoch that was met; orders of an older one are refused.
+    pub epoch: u64,
+    /// The cluster of that epoch, whose mark counts.
+    pub cluster: Option<Uuid>,
+    /// By VM.
+    pub vms: BTreeMap<Uuid, Entry>,
+}
+
+/// Where the ledger is kept; on stable storage when `write` returns.
+pub trait LedgerStorage: Send {
+    /// Replaces all of it.
+    fn write(&mut self, entries: &Entries) -> Result<(), LedgerError>;
 }
 
 /// Why the ledger cannot be used. The agent does not start without it: it could do an order twice.
@@ -68,16 +96,26 @@ pub enum LedgerError {
     },
 }
 
-#[derive(Debug)]
-struct Inner {
-    path: PathBuf,
-    entries: BTreeMap<Uuid, Entry>,
+/// The ledger of all VMs. Its methods that change something block for one fsync.
+pub struct Ledger {
+    storage: Box<dyn LedgerStorage>,
+    entries: Entries,
 }
 
-/// The ledger, shared by all drivers. Its methods block for one fsync.
-#[derive(Debug, Clone)]
-pub struct Ledger {
-    inner: Arc<Mutex<Inner>>,
+impl std::fmt::Debug for Ledger {
+    fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        formatter.debug_struct("Ledger").field("entries", &self.entries).finish_non_exhaustive()
+    }
+}
+
+struct LedgerFile {
+    path: PathBuf,
+}
+
+impl LedgerStorage for LedgerFile {
+    fn write(&mut self, entries: &Entries) -> Result<(), LedgerError> {
+        write(&self.path, entries)
+    }
 }
 
 impl Ledger {
@@ -88,54 +126,131 @@ impl Ledger {
         fs::create_dir_all(directory).map_err(|source| file("made", source))?;
         let entries = match fs::read_to_string(&path) {
             Ok(text) => parse(&path, &text)?,
-            Err(error) if error.kind() == io::ErrorKind::NotFound => BTreeMap::new(),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Entries::default(),
             Err(source) => return Err(file("read", source)),
         };
-        Ok(Self { inner: Arc::new(Mutex::new(Inner { path, entries })) })
+        Ok(Self::over(Box::new(LedgerFile { path }), entries))
+    }
+
+    /// Over any storage, with what it holds.
+    pub fn over(storage: Box<dyn LedgerStorage>, entries: Entries) -> Self {
+        Self { storage, entries }
     }
 
     /// What is known of a VM.
-    pub fn entry(&self, uuid: Uuid) -> Option<Entry> {
-        self.inner.lock().unwrap_or_else(PoisonError::into_inner).entries.get(&uuid).cloned()
+    pub fn entry(&self, uuid: Uuid) -> Option<&Entry> {
+        self.entries.vms.get(&uuid)
+    }
+
+    /// The VMs it knows.
+    pub fn vms(&self) -> impl Iterator<Item = Uuid> + '_ {
+        self.entries.vms.keys().copied()
+    }
+
+    /// The highest epoch that was met.
+    pub fn epoch(&self) -> u64 {
+        self.entries.epoch
     }
 
     /// An order is about to be carried out.
-    pub fn begin(&self, uuid: Uuid, order: u64, generation: u64) -> Result<(), LedgerError> {
-        self.change(uuid, |entry| {
-            entry.floor = entry.floor.max(order);
-            entry.generation = generation;
-            entry.begun = Some(order);
+    pub fn begin(&mut self, order: &Order) -> Result<(), LedgerError> {
+        self.change(|entries| {
+            let entry = entries.vms.entry(order.uuid).or_default();
+            entry.floor = entry.floor.max(order.id);
+            entry.generation = order.generation;
+            entry.begun = Some(order.id);
+            if matches!(order.kind, Kind::Start { .. } | Kind::Adopt | Kind::Resume) {
+                entry.bound = true;
+                entry.on_isolation = order.on_isolation;
+            }
         })
     }
 
     /// It came to this.
-    pub fn finish(&self, uuid: Uuid, order: u64, error: Option<String>) -> Result<(), LedgerError> {
-        self.change(uuid, |entry| {
+    pub fn finish(
+        &mut self,
+        uuid: Uuid,
+        order: u64,
+        error: Option<String>,
+    ) -> Result<(), LedgerError> {
+        self.change(|entries| {
+            let entry = entries.vms.entry(uuid).or_default();
             entry.begun = None;
             entry.done = Some(Done { order, error });
         })
     }
 
     /// Orders up to this one are refused from now on.
-    pub fn promise(&self, uuid: Uuid, floor: u64) -> Result<(), LedgerError> {
-        if self.entry(uuid).is_some_and(|entry| entry.floor >= floor) {
+    pub fn promise(&mut self, uuid: Uuid, floor: u64) -> Result<(), LedgerError> {
+        self.promise_all(&[(uuid, floor)])
+    }
+
+    /// The same for many VMs.
+    pub fn promise_all(&mut self, floors: &[(Uuid, u64)]) -> Result<(), LedgerError> {
+        let lower =
+            |(uuid, floor): &&(Uuid, u64)| self.entry(*uuid).is_none_or(|it| it.floor < *floor);
+        let raised: Vec<_> = floors.iter().filter(lower).copied().collect();
+        if raised.is_empty() {
             return Ok(());
         }
-        self.change(uuid, |entry| entry.floor = entry.floor.max(floor))
+        self.change(|entries| {
+            for (uuid, floor) in raised {
+                let entry = entries.vms.entry(uuid).or_default();
+                entry.floor = entry.floor.max(floor);
+            }
+        })
+    }
+
+    /// Self-fence is about to stop its vCPUs, or they run again, or it is gone.
+    pub fn note_suspended(&mut self, uuid: Uuid, suspended: bool) -> Result<(), LedgerError> {
+        if self.entry(uuid).map_or(false, |entry| entry.suspended) == suspended {
+            return Ok(());
+        }
+        self.change(|entries| entries.vms.entry(uuid).or_default().suspended = suspended)
+    }
+
+    /// The cluster whose marks count.
+    pub fn cluster(&self) -> Option<Uuid> {
+        self.entries.cluster
+    }
+
+    /// An epoch of a cluster was met.
+    pub fn note_epoch(&mut self, cluster: Uuid, epoch: u64) -> Result<(), LedgerError> {
+        if self.entries.epoch >= epoch && self.entries.cluster == Some(cluster) {
+            return Ok(());
+        }
+        self.change(|entries| {
+            entries.epoch = epoch;
+            entries.cluster = Some(cluster);
+        })
+    }
+
+    /// What is seen, as the cluster is told of it: with the generation where it bears this cluster's mark, and one
+    /// that self-fence stopped told apart from one that somebody paused.
+    pub fn as_ours(&self, facts: DomainFacts) -> SeenDomain {
+        let DomainFacts { uuid, mut seen, mark } = facts;
+        let ours = mark.filter(|mark| Some(mark.cluster) == self.entries.cluster);
+        seen.generation = ours.map(|mark| mark.generation);
+        let suspended = self.entry(uuid).is_some_and(|entry| entry.suspended);
+        if seen.presence == Some(Presence::Paused) && (suspended || off(Rule::ResumeOnlyOwn)) {
+            seen.presence = Some(Presence::Suspended);
+        }
+        seen
     }
 
     /// On disk first: what is not written down did not happen.
-    fn change(&self, uuid: Uuid, change: impl FnOnce(&mut Entry)) -> Result<(), LedgerError> {
-        let mut inner = self.inner.lock().unwrap_or_else(PoisonError::into_inner);
-        let mut entries = inner.entries.clone();
-        change(entries.entry(uuid).or_default());
-        write(&inner.path, &entries)?;
-        inner.entries = entries;
+    fn change(&mut self, change: impl FnOnce(&mut Entries)) -> Result<(), LedgerError> {
+        let mut entries = self.entries.clone();
+        change(&mut entries);
+        if !off(Rule::LedgerFirst) {
+            self.storage.write(&entries)?;
+        }
+        self.entries = entries;
         Ok(())
     }
 }
 
-fn parse(path: &Path, text: &str) -> Result<BTreeMap<Uuid, Entry>, LedgerError> {
+fn parse(path: &Path, text: &str) -> Result<Entries, LedgerError> {
     let damaged =
         |reason: &str| LedgerError::Damaged { path: path.to_owned(), reason: reason.to_owned() };
     let (head, body) = text.split_once('\n').ok_or_else(|| damaged("it has no head line"))?;
@@ -153,7 +268,7 @@ fn parse(path: &Path, text: &str) -> Result<BTreeMap<Uuid, Entry>, LedgerError> 
     serde_json::from_str(body).map_err(|error| damaged(&error.to_string()))
 }
 
-fn write(path: &Path, entries: &BTreeMap<Uuid, Entry>) -> Result<(), LedgerError> {
+fn write(path: &Path, entries: &Entries) -> Result<(), LedgerError> {
     let file = |what, source| LedgerError::File { what, path: path.to_owned(), source };
     let body =
         serde_json::to_string(entries).map_err(|error| file("written", io::Error::other(error)))?;
@@ -180,14 +295,34 @@ mod tests {
     #[test]
     fn what_was_noted_is_there_after_a_restart() {
         let directory = tempfile::tempdir().unwrap();
-        let ledger = Ledger::open(directory.path()).unwrap();
-        ledger.begin(VM, 7, 7).unwrap();
+        let mut ledger = Ledger::open(directory.path()).unwrap();
+        let order = Order {
+            id: 7,
+            generation: 7,
+            cluster: Uuid::nil(),
+            vm: "v".into(),
+            uuid: VM,
+            on_isolation: OnIsolation::Destroy,
+            kind: Kind::Adopt,
+        };
+        ledger.begin(&order).unwrap();
         ledger.finish(VM, 7, Some("no".into())).unwrap();
         ledger.promise(VM, 9).unwrap();
         ledger.promise(VM, 8).unwrap();
-        let entry = Ledger::open(directory.path()).unwrap().entry(VM).unwrap();
+        ledger.note_suspended(VM, true).unwrap();
+        ledger.note_epoch(Uuid::nil(), 3).unwrap();
+        let ledger = Ledger::open(directory.path()).unwrap();
         let done = Some(Done { order: 7, error: Some("no".into()) });
-        assert_eq!(entry, Entry { floor: 9, generation: 7, begun: None, done });
+        let expected = Entry {
+            floor: 9,
+            generation: 7,
+            begun: None,
+            done,
+            bound: true,
+            on_isolation: OnIsolation::Destroy,
+            suspended: true,
+        };
+        assert_eq!((ledger.entry(VM), ledger.epoch()), (Some(&expected), 3));
     }
 
     #[test]
@@ -199,7 +334,7 @@ mod tests {
         for (text, reason) in [
             (good.replace("\"floor\":9", "\"floor\":8"), "checksum"),
             (good[..good.len() - 3].to_owned(), "checksum"),
-            (good.replacen(" 1 ", " 2 ", 1), "formats up to 1"),
+            (good.replacen(" 2 ", " 3 ", 1), "formats up to 2"),
             (String::new(), "no head line"),
         ] {
             fs::write(&path, &text).unwrap();

@@ -2,6 +2,8 @@
 //!
 //! Orders come as a whole list, again and again, until they are reported; each is done once.
 
+use model::sabotage::{Rule, off};
+
 use crate::vm::ledger::Entry;
 use crate::vm::order::{Kind, Order};
 
@@ -24,26 +26,43 @@ pub enum Verdict {
     Look,
     /// It is older than what was promised: not to be done by anyone any more.
     Stale,
+    /// It would bring a guest to life, and there is no lease: it comes again.
+    NoLease,
 }
 
-/// The verdict on `order`. `noted` is the ledger's entry, `running` the order being carried out.
-pub fn judge(order: &Order, noted: Option<&Entry>, running: Option<&Order>) -> Verdict {
+/// The verdict on `order`. `noted` is the ledger's entry, `running` the order being carried out, `lease` whether this
+/// node holds its lease now.
+pub fn judge(
+    order: &Order,
+    noted: Option<&Entry>,
+    running: Option<&Order>,
+    lease: bool,
+) -> Verdict {
     if let Some(running) = running {
         return beside(order, running);
     }
     if order.kind == Kind::Probe {
         return Verdict::Look;
     }
-    let Some(noted) = noted else { return Verdict::Run };
-    if let Some(done) = noted.done.as_ref().filter(|done| done.order == order.id) {
+    let run = match order.kind.needs_lease() && !lease && !off(Rule::NoStartWithoutLease) {
+        true => Verdict::NoLease,
+        false => Verdict::Run,
+    };
+    let Some(noted) = noted else { return run };
+    if let Some(done) = noted.done.as_ref().filter(|done| done.order == order.id)
+        && !off(Rule::LedgerOnce)
+    {
         return Verdict::AnswerAgain(done.error.clone());
+    }
+    if off(Rule::LedgerFloor) {
+        return run;
     }
     match order.id {
         id if id < noted.floor => Verdict::Stale,
         // Begun by an agent that did not live to finish it; carrying out an order finds what is there already.
-        id if id == noted.floor && noted.begun == Some(id) => Verdict::Run,
-        id if id == noted.floor => Verdict::Stale,
-        _ => Verdict::Run,
+        id if id == noted.floor && noted.begun == Some(id) => run,
+        id if id == noted.floor && !off(Rule::LedgerOnce) => Verdict::Stale,
+        _ => run,
     }
 }
 
@@ -68,13 +87,22 @@ fn beside(order: &Order, running: &Order) -> Verdict {
 
 #[cfg(test)]
 mod tests {
+    use model::vm::OnIsolation;
     use uuid::Uuid;
 
     use super::*;
     use crate::vm::ledger::Done;
 
     fn order(id: u64, kind: Kind) -> Order {
-        Order { id, generation: 1, cluster: Uuid::nil(), vm: "v".into(), uuid: Uuid::nil(), kind }
+        Order {
+            id,
+            generation: 1,
+            cluster: Uuid::nil(),
+            vm: "v".into(),
+            uuid: Uuid::nil(),
+            on_isolation: OnIsolation::Suspend,
+            kind,
+        }
     }
 
     fn start(id: u64) -> Order {
@@ -91,7 +119,7 @@ mod tests {
 
     fn entry(floor: u64, begun: Option<u64>, done: Option<(u64, Option<&str>)>) -> Entry {
         let done = done.map(|(order, error)| Done { order, error: error.map(str::to_owned) });
-        Entry { floor, generation: 1, begun, done }
+        Entry { floor, generation: 1, begun, done, ..Entry::default() }
     }
 
     #[test]
@@ -167,7 +195,21 @@ mod tests {
                 Verdict::Wait,
             ),
         ] {
-            assert_eq!(judge(&order, noted.as_ref(), running.as_ref()), expected, "{name}");
+            assert_eq!(judge(&order, noted.as_ref(), running.as_ref(), true), expected, "{name}");
+        }
+    }
+
+    #[test]
+    fn without_a_lease_nothing_is_brought_to_life_and_all_else_is_done() {
+        for (order, expected) in [
+            (start(5), Verdict::NoLease),
+            (order(5, Kind::Resume), Verdict::NoLease),
+            (migrate(5, false), Verdict::NoLease),
+            (migrate(5, true), Verdict::Run),
+            (stop(5, None), Verdict::Run),
+            (order(5, Kind::Probe), Verdict::Look),
+        ] {
+            assert_eq!(judge(&order, None, None, false), expected, "{order:?}");
         }
     }
 }

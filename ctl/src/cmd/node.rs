@@ -41,6 +41,7 @@ pub(super) async fn run(cx: &Context, command: Command) -> Result<(), Failure> {
                     agent,
                     options: options.into_iter().collect(),
                     timeout_ms: call_timeout.as_millis() as u64,
+                    level: 0,
                 }],
                 None => Vec::new(),
             };

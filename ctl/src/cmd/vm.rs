@@ -8,7 +8,7 @@ use proto::v1::submit_request::Operation;
 use proto::v1::{self, AddVm, VmPolicy};
 use serde::Serialize;
 
-use crate::args::{Migration, Policy, Recovery, Vm as Command};
+use crate::args::{Conflict, Isolation, Migration, Policy, Recovery, Vm as Command};
 use crate::cmd::{Context, status};
 use crate::exit::{Failure, Kind};
 use crate::render::{self, Vm, note, owner, time};
@@ -103,6 +103,8 @@ fn defaults() -> VmPolicy {
         failover_domain: None,
         migration: "live".into(),
         stop_timeout_ms: 120_000,
+        on_isolation: "suspend".into(),
+        on_conflict: "wait".into(),
     }
 }
 
@@ -129,6 +131,17 @@ fn apply(flags: &Policy, policy: VmPolicy) -> VmPolicy {
             None => policy.migration,
         },
         stop_timeout_ms: flags.stop_timeout.map_or(policy.stop_timeout_ms, milliseconds),
+        on_isolation: match flags.on_isolation {
+            Some(Isolation::Suspend) => "suspend".into(),
+            Some(Isolation::Destroy) => "destroy".into(),
+            Some(Isolation::Continue) => "continue".into(),
+            None => policy.on_isolation,
+        },
+        on_conflict: match flags.on_conflict {
+            Some(Conflict::Wait) => "wait".into(),
+            Some(Conflict::KeepOwner) => "keep-owner".into(),
+            None => policy.on_conflict,
+        },
     }
 }
 

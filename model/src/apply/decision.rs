@@ -7,9 +7,11 @@ use crate::command::Decision;
 use crate::event::EventKind;
 use crate::id::{Generation, NodeId, OrderId, VmName};
 use crate::rejection::Rejection;
+use crate::sabotage::{Rule, off};
 use crate::time::Timestamp;
 use crate::vm::{
-    Desired, MayRun, MigrationMode, OperationPhase, OrderIntent, OrderRecord, Verb, VmState,
+    Desired, MayRun, MigrationMode, OnConflict, OperationPhase, OrderIntent, OrderRecord, Presence,
+    Verb, VmState,
 };
 
 impl ClusterState {
@@ -20,7 +22,7 @@ impl ClusterState {
         changed: u64,
         decision: &Decision,
     ) -> Result<(), Rejection> {
-        if self.vm(vm)?.changed != changed {
+        if self.vm(vm)?.changed != changed && !off(Rule::DecisionOnPresentState) {
             return Err(Rejection::Superseded { what: format!("VM {vm}") });
         }
         match decision {
@@ -34,6 +36,8 @@ impl ClusterState {
             Decision::Disable { why } => self.disable_by_policy(cx, vm, why),
             Decision::Delay { until, why } => self.delay(cx, vm, *until, why),
             Decision::Conflict => self.conflict(cx, vm),
+            Decision::Resume { node } => self.order_resume(cx, vm, *node),
+            Decision::Evict { node, why } => self.order_eviction(cx, vm, *node, why),
             Decision::FailOperation { why } => {
                 self.end_operation(cx, vm, OperationPhase::Failed(why.clone()))
             }
@@ -65,14 +69,15 @@ impl ClusterState {
             .map(|other| self.node_name(*other))
             .collect();
         let place = self.node_name(node);
-        if !elsewhere.is_empty() {
+        if !elsewhere.is_empty() && !off(Rule::MayRunRefusal) {
             return Err(Rejection::MayRunElsewhere {
                 vm: vm.to_string(),
                 node: place,
                 nodes: elsewhere.join(", "),
             });
         }
-        let down = matches!(record.state, VmState::Stopped | VmState::Recovering);
+        let down = matches!(record.state, VmState::Stopped | VmState::Recovering)
+            || (record.state == VmState::Lost && off(Rule::LostIsNotRestarted));
         if record.desired != Desired::Enabled || !down || record.order.is_some() {
             return Err(record.wrong_state("nothing may be started now"));
         }
@@ -163,7 +168,9 @@ impl ClusterState {
             return Err(record.wrong_state("it cannot be migrated now"));
         }
         let record = self.vm_mut(cx, vm)?;
-        record.may_run.insert(to, MayRun { since: cx.index });
+        if !off(Rule::TargetInSet) {
+            record.may_run.insert(to, MayRun { since: cx.index });
+        }
         record.give_order(cx, from, OrderIntent::Migrate { to, mode, cancelled: false });
         record.set_state(cx, VmState::Migrating);
         let text = format!("{vm} migrates from {source} to {target}");
@@ -227,6 +234,69 @@ impl ClusterState {
         }
     }
 
+    /// Still owner, same generation, still wanted: the copy that self-fence stopped runs on (design section 3).
+    fn order_resume(
+        &mut self,
+        cx: &mut Context,
+        vm: &VmName,
+        node: NodeId,
+    ) -> Result<(), Rejection> {
+        self.must_have_session(node)?;
+        let place = self.node_name(node);
+        let record = self.vm(vm)?;
+        let sighting = record.seen.get(&node);
+        let suspended = sighting.is_some_and(|it| it.presence == Presence::Suspended);
+        let same = sighting.and_then(|it| it.generation) == Some(record.generation)
+            || off(Rule::ResumeSameGeneration);
+        if !suspended || !same || record.order.is_some() || record.desired != Desired::Enabled {
+            return Err(record.wrong_state("nothing of it may be resumed there now"));
+        }
+        let elsewhere: Vec<_> = record
+            .may_run
+            .keys()
+            .filter(|other| **other != node)
+            .map(|other| self.node_name(*other))
+            .collect();
+        if !elsewhere.is_empty() && !off(Rule::ResumeSameGeneration) {
+            return Err(Rejection::MayRunElsewhere {
+                vm: vm.to_string(),
+                node: place,
+                nodes: elsewhere.join(", "),
+            });
+        }
+        let record = self.vm_mut(cx, vm)?;
+        record.owner = Some(node);
+        record.failure = None;
+        record.give_order(cx, node, OrderIntent::Resume);
+        record.set_state(cx, VmState::Started);
+        let text = format!("{vm} is resumed on {place}: its node is back and still its owner");
+        self.emit(cx, EventKind::VmResumed, Some(vm), Some(node), text);
+        Ok(())
+    }
+
+    /// A copy that is nobody's: destroyed where it is, and the VM's own life is not touched.
+    fn order_eviction(
+        &mut self,
+        cx: &mut Context,
+        vm: &VmName,
+        node: NodeId,
+        why: &str,
+    ) -> Result<(), Rejection> {
+        self.must_have_session(node)?;
+        let place = self.node_name(node);
+        let record = self.vm(vm)?;
+        if !record.seen.contains_key(&node) || record.order.is_some() {
+            return Err(Rejection::Superseded { what: format!("VM {vm}") });
+        }
+        let record = self.vm_mut(cx, vm)?;
+        // The index of this order, so that only a word spoken after it takes the node out of the set.
+        record.may_run.insert(node, MayRun { since: cx.index });
+        record.give_order(cx, node, OrderIntent::Evict);
+        let text = format!("the copy of {vm} on {place} is destroyed: {why}");
+        self.emit(cx, EventKind::VmEvicted, Some(vm), Some(node), text);
+        Ok(())
+    }
+
     fn disable_by_policy(
         &mut self,
         cx: &mut Context,
@@ -273,6 +343,9 @@ impl ClusterState {
         }
         let record = self.vm_mut(cx, vm)?;
         record.order = None;
+        if record.spec.policy.on_conflict == OnConflict::KeepOwner {
+            record.keep = record.owner.filter(|owner| record.seen.contains_key(owner));
+        }
         record.set_state(cx, VmState::Conflict);
         let text = format!(
             "{vm} runs on {}: nothing is done by itself until only one is left",
@@ -283,16 +356,19 @@ impl ClusterState {
     }
 }
 
+/// Wait before a copy that could not be destroyed is destroyed again.
+pub(super) const EVICT_AGAIN_MS: u64 = 10_000;
 /// More than any restart limit that makes sense.
 const RESTARTS_KEPT: usize = 100;
 
 impl crate::vm::VmRecord {
-    fn give_order(&mut self, cx: &Context, node: NodeId, intent: OrderIntent) {
+    pub(super) fn give_order(&mut self, cx: &Context, node: NodeId, intent: OrderIntent) {
         self.order = Some(OrderRecord {
             id: OrderId(cx.index),
             node,
             generation: self.generation,
             at: cx.at,
+            on_isolation: self.spec.policy.on_isolation,
             intent,
         });
     }

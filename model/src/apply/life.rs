@@ -4,10 +4,10 @@ use uuid::Uuid;
 
 use crate::cluster::{ClusterState, Context};
 use crate::event::EventKind;
-use crate::id::{NodeId, VmName};
+use crate::id::{Generation, NodeId, VmName};
 use crate::node::{NodeState, SeenDomain};
 use crate::rejection::Rejection;
-use crate::vm::{Desired, MayRun, OperationPhase, Sighting, StopCause, Verb, VmState};
+use crate::vm::{Desired, MayRun, OperationPhase, Presence, Sighting, StopCause, Verb, VmState};
 
 impl ClusterState {
     /// The guest is no longer on `node`; called after it has left the may-run set. What follows depends on what the
@@ -49,6 +49,7 @@ impl ClusterState {
                 );
                 let record = self.vm_mut(cx, vm)?;
                 record.owner = None;
+                record.keep = None;
                 record.set_state(cx, VmState::Stopped);
                 Ok(())
             }
@@ -157,13 +158,31 @@ impl ClusterState {
             self.node_mut(cx, node)?.unmanaged.insert(uuid, domain.clone());
             return Ok(());
         };
+        let starts_itself = self.nodes.get(&node).is_some_and(|it| it.autostart.contains(&name));
+        if starts_itself != domain.autostart {
+            let record = self.node_mut(cx, node)?;
+            match domain.autostart {
+                true => record.autostart.insert(name.clone()),
+                false => record.autostart.remove(&name),
+            };
+        }
         let record = self.vm_mut(cx, &name)?;
         let Some(presence) = domain.presence else {
             // Defined there and not active. Only the agent's word "absent" takes the node out of the set.
             record.seen.remove(&node);
             return Ok(());
         };
-        let first = record.seen.insert(node, Sighting { presence, at: cx.at }).is_none();
+        let generation = domain.generation.map(Generation);
+        let before = record.seen.insert(node, Sighting { presence, generation, at: cx.at });
+        let first = before.is_none();
+        if presence == Presence::Suspended
+            && before.is_none_or(|sighting| sighting.presence != Presence::Suspended)
+        {
+            let text =
+                format!("{name} is suspended on {}: it had lost its lease", self.node_name(node));
+            self.emit(cx, EventKind::VmSuspended, Some(&name), Some(node), text);
+            return self.enter_set(cx, &name, node);
+        }
         // What is seen there may run there, whoever started it.
         // An entry that is there keeps its index: the agent's word is already measured against it.
         let unexpected = !record.may_run.contains_key(&node);
@@ -173,6 +192,12 @@ impl ClusterState {
                 format!("{name} is {} on {}, unasked", presence.as_str(), self.node_name(node));
             self.emit(cx, EventKind::VmSeen, Some(&name), Some(node), text);
         }
+        Ok(())
+    }
+
+    fn enter_set(&mut self, cx: &Context, name: &VmName, node: NodeId) -> Result<(), Rejection> {
+        let record = self.vm_mut(cx, name)?;
+        record.may_run.entry(node).or_insert(MayRun { since: cx.index });
         Ok(())
     }
 }

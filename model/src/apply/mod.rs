@@ -5,6 +5,7 @@ mod life;
 mod node;
 mod operator;
 mod report;
+mod restore;
 mod vm;
 
 use std::sync::Arc;
@@ -16,6 +17,7 @@ use crate::id::NodeId;
 use crate::id::{Epoch, NodeName, VmName};
 use crate::node::NodeRecord;
 use crate::rejection::Rejection;
+use crate::settings::RaftTimes;
 use crate::vm::{Failure, OperationPhase, VmRecord, VmState};
 
 impl ClusterState {
@@ -25,6 +27,7 @@ impl ClusterState {
             if self.cluster.is_some() {
                 return Err(Rejection::AlreadyInitialised);
             }
+            settings.check(RaftTimes::default()).map_err(node::contradiction)?;
             self.cluster = Some(*cluster);
             self.epoch = Epoch(1);
             self.settings = settings.clone();
@@ -37,11 +40,30 @@ impl ClusterState {
             );
             return accepted(cx);
         }
+        if let Operation::RestoreBegin { cluster, epoch, settings } = operation {
+            self.restore_begin(cx, *cluster, *epoch, settings)?;
+            return accepted(cx);
+        }
         if self.cluster.is_none() {
             return Err(Rejection::NotInitialised);
         }
+        if self.restoring {
+            match operation {
+                Operation::RestoreFailoverDomain(domain) => self.restore_failover_domain(domain),
+                Operation::RestoreNode(node) => self.restore_node(cx, node),
+                Operation::RestoreVm(record) => self.restore_vm(cx, record),
+                Operation::RestoreEnd => self.restore_end(cx),
+                _ => return Err(Rejection::Restoring),
+            }
+            return accepted(cx);
+        }
         match operation {
-            Operation::Initialise { .. } => return Err(Rejection::AlreadyInitialised),
+            Operation::Initialise { .. }
+            | Operation::RestoreBegin { .. }
+            | Operation::RestoreFailoverDomain(_)
+            | Operation::RestoreNode(_)
+            | Operation::RestoreVm(_)
+            | Operation::RestoreEnd => return Err(Rejection::AlreadyInitialised),
             Operation::AddVm(spec) => self.add_vm(cx, spec)?,
             Operation::EditVm(spec) => self.edit_vm(cx, spec)?,
             Operation::ForgetVm(vm) => self.forget_vm(cx, vm)?,
@@ -75,6 +97,21 @@ impl ClusterState {
             Operation::NodeDead { node, session, proof } => {
                 self.node_dead(cx, *node, *session, proof)?
             }
+            Operation::ChangeSettings(settings) => self.change_settings(cx, settings)?,
+            Operation::ConfirmOff { node, why } => self.confirm_off(cx, node, why)?,
+            Operation::FenceNode { node, why } => self.fence_node(cx, node, why)?,
+            Operation::Resolve { vm, keep } => self.resolve(cx, vm, keep)?,
+            Operation::ReleaseMassLoss => self.release_mass_loss(cx)?,
+            Operation::MassLoss { nodes } => self.mass_loss(cx, nodes)?,
+            Operation::MassLossOver => self.mass_loss_over(cx)?,
+            Operation::Away { node, session } => self.away(cx, *node, *session)?,
+            Operation::SetNodePolicy { node, vouched, after_fence } => {
+                self.set_node_policy(cx, node, *vouched, *after_fence)?
+            }
+            Operation::PoweredOn { node, session, error } => {
+                self.powered_on(cx, *node, *session, error.as_deref())?
+            }
+            Operation::FenceProbed { node, dark } => self.fence_probed(cx, *node, dark)?,
         }
         accepted(cx)
     }

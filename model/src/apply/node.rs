@@ -1,18 +1,40 @@
 //! Nodes: registration, loss, fencing and death.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
+use crate::cluster::MassLoss;
 use crate::cluster::{Accepted, ClusterState, Context, Detail, Outcome};
 use crate::command::Registration;
 use crate::event::EventKind;
 use crate::id::{NodeId, NodeName, SessionId, VmName};
-use crate::node::{FenceAttempts, FenceDevice, NodeRecord, NodeState, ProofOfDeath};
+use crate::node::{
+    AfterFence, FenceAttempt, FenceAttempts, FenceDevice, LeaseTerms, NodeRecord, NodeState,
+    ProofOfDeath,
+};
 use crate::rejection::Rejection;
-use crate::vm::{MayRun, OrderIntent, OrderRecord, StopCause};
+use crate::sabotage::{Rule, off};
+use crate::settings::{Contradiction, RaftTimes, Settings};
+use crate::time::Timestamp;
+use crate::vm::{MayRun, OnIsolation, OrderIntent, OrderRecord, StopCause};
 
 /// Boot ids remembered, so that a registration that was long on its way is not taken for a new boot.
 const BOOTS_KEPT: usize = 16;
+/// Fences remembered of each node.
+const FENCES_KEPT: usize = 20;
+const HOUR_MS: u64 = 3_600_000;
+
+impl NodeRecord {
+    fn note_fence(&mut self, at: Timestamp, outcome: String, proven: bool) {
+        self.fence_history.push(FenceAttempt { at, outcome, proven });
+        let excess = self.fence_history.len().saturating_sub(FENCES_KEPT);
+        self.fence_history.drain(..excess);
+    }
+}
+
+pub(super) fn contradiction(found: Contradiction) -> Rejection {
+    Rejection::Contradiction { rule: found.rule.into(), arithmetic: found.arithmetic }
+}
 
 impl ClusterState {
     /// A session begins. The inventory replaces all that was seen there before; VMs that may run there and were not
@@ -23,10 +45,20 @@ impl ClusterState {
             None => NodeId(cx.index),
             Some(node) => {
                 self.check_return(node, registration)?;
-                if node.past_boots.contains(&registration.boot_id) {
+                if node.past_boots.contains(&registration.boot_id) && !off(Rule::OldBootRefused) {
                     return Err(Rejection::OldBoot { node: node.name.to_string() });
                 }
-                if node.boot_id != registration.boot_id {
+                let same_boot = node.boot_id == registration.boot_id;
+                if let (NodeState::Dead(ProofOfDeath::Fenced { device }), true) =
+                    (&node.state, same_boot)
+                {
+                    let text = format!(
+                        "{} was never off, though {device} said so: the device lies or is another host's; VMs may run twice",
+                        node.name
+                    );
+                    self.emit(cx, EventKind::NodeProofVoid, None, Some(node.id), text);
+                }
+                if !same_boot {
                     // A new boot id on the same hardware: what ran before is gone (design section 3, proof (d)).
                     self.bury(cx, node.id, &ProofOfDeath::NewBoot)?;
                 }
@@ -50,10 +82,23 @@ impl ClusterState {
             capacity: registration.capacity,
             migration_uri: registration.migration_uri.clone(),
             watchdog_timeout_ms: registration.watchdog_timeout_ms,
+            lease: LeaseTerms {
+                ttl_ms: self.settings.lease_ttl_ms,
+                self_fence_ms: self.settings.self_fence_ms,
+            },
+            pausable: registration.pausable,
+            vouched: known.as_ref().is_some_and(|node| node.vouched),
+            away: false,
+            lock_manager: registration.lock_manager.clone(),
             agent_version: registration.agent_version.clone(),
+            after_fence: known.as_ref().map(|node| node.after_fence).unwrap_or_default(),
+            fence_history: known.as_ref().map(|it| it.fence_history.clone()).unwrap_or_default(),
+            powered_on: known.as_ref().map(|node| node.powered_on.clone()).unwrap_or_default(),
+            dark_fence: known.as_ref().map(|node| node.dark_fence.clone()).unwrap_or_default(),
             fence_devices: known.map(|node| node.fence_devices.clone()).unwrap_or_default(),
             fence_attempts: None,
             past_boots,
+            autostart: BTreeSet::new(),
             unmanaged: BTreeMap::new(),
             changed: cx.index,
         };
@@ -83,7 +128,10 @@ impl ClusterState {
             });
         }
         // A new boot settles what the fence was asked for; otherwise a fence under way may still cut its power.
-        if node.state == NodeState::Fencing && node.boot_id == registration.boot_id {
+        if node.state == NodeState::Fencing
+            && node.boot_id == registration.boot_id
+            && !off(Rule::FenceResolvedFirst)
+        {
             return Err(Rejection::FenceUnresolved { node: node.name.to_string() });
         }
         Ok(())
@@ -129,7 +177,10 @@ impl ClusterState {
         allowed: fn(&NodeState) -> bool,
     ) -> Result<&mut NodeRecord, Rejection> {
         let record = self.node_mut(cx, node)?;
-        if record.last_session != session || !allowed(&record.state) {
+        let same_session = record.last_session == session || off(Rule::ProofOfOneSession);
+        let allowed = allowed(&record.state)
+            || (off(Rule::ProofOfOneSession) && !matches!(record.state, NodeState::Dead(_)));
+        if !same_session || !allowed {
             return Err(Rejection::Superseded { what: format!("node {}", record.name) });
         }
         Ok(record)
@@ -160,6 +211,9 @@ impl ClusterState {
         session: SessionId,
     ) -> Result<(), Rejection> {
         let at = cx.at;
+        if self.braked() {
+            return Err(Rejection::Braked);
+        }
         let record = self.node_in_session(cx, node, session, |state| *state == NodeState::Lost)?;
         record.state = NodeState::Fencing;
         record.state_since = at;
@@ -184,6 +238,7 @@ impl ClusterState {
         record.state_since = at;
         let failed = record.fence_attempts.as_ref().map_or(0, |attempts| attempts.failed) + 1;
         record.fence_attempts = Some(FenceAttempts { failed, at, error: Some(error.to_owned()) });
+        record.note_fence(at, format!("failed: {error}"), false);
         let text = format!("fencing {} failed (attempt {failed}): {error}", record.name);
         self.emit(cx, EventKind::NodeFenceFailed, None, Some(node), text);
         Ok(())
@@ -196,10 +251,218 @@ impl ClusterState {
         session: SessionId,
         proof: &ProofOfDeath,
     ) -> Result<(), Rejection> {
+        if self.braked() && matches!(proof, ProofOfDeath::Lease { .. }) {
+            return Err(Rejection::Braked);
+        }
         self.node_in_session(cx, node, session, |state| {
             matches!(state, NodeState::Lost | NodeState::Fencing)
         })?;
         self.bury(cx, node, proof)
+    }
+
+    /// Proof of death (c): refused here while the node is in session, and by the leader while any replica hears it.
+    pub(super) fn confirm_off(
+        &mut self,
+        cx: &mut Context,
+        name: &NodeName,
+        why: &str,
+    ) -> Result<(), Rejection> {
+        let node = self.node(name)?;
+        match node.state {
+            NodeState::Lost | NodeState::Fencing => {}
+            NodeState::Online | NodeState::Dead(_) => {
+                return Err(Rejection::NodeAlive {
+                    node: name.to_string(),
+                    state: node.state.as_str().to_owned(),
+                });
+            }
+        }
+        let proof = ProofOfDeath::Confirmed { by: cx.by.clone(), why: why.to_owned() };
+        self.bury(cx, node.id, &proof)
+    }
+
+    /// The operator's fence: the session ends, and the leader's fencer does the rest.
+    pub(super) fn fence_node(
+        &mut self,
+        cx: &mut Context,
+        name: &NodeName,
+        why: &str,
+    ) -> Result<(), Rejection> {
+        let node = self.node(name)?;
+        if node.fence_devices.is_empty() {
+            return Err(Rejection::NodeInUse {
+                node: name.to_string(),
+                why: "it has no fence device; `berthctl node fence-device` sets one".into(),
+            });
+        }
+        if node.state == NodeState::Fencing {
+            return Err(Rejection::Superseded { what: format!("node {name}") });
+        }
+        let at = cx.at;
+        let by = cx.by.clone();
+        let record = self.node_mut(cx, node.id)?;
+        record.state = NodeState::Fencing;
+        record.state_since = at;
+        let text = format!("{by} has {name} fenced: {why}");
+        self.emit(cx, EventKind::NodeFencing, None, Some(node.id), text);
+        Ok(())
+    }
+
+    /// The agent ends and disarms its watchdog: from now on silence proves nothing of this session.
+    pub(super) fn away(
+        &mut self,
+        cx: &mut Context,
+        node: NodeId,
+        session: SessionId,
+    ) -> Result<(), Rejection> {
+        let record = self.node_mut(cx, node)?;
+        if record.session() != Some(session) {
+            return Err(Rejection::OldSession {
+                node: record.name.to_string(),
+                session: session.0,
+            });
+        }
+        record.away = true;
+        let text = format!("the agent of {} ends by plan", record.name);
+        self.emit(cx, EventKind::NodeAway, None, Some(node), text);
+        Ok(())
+    }
+
+    pub(super) fn set_node_policy(
+        &mut self,
+        cx: &mut Context,
+        name: &NodeName,
+        vouched: Option<bool>,
+        after_fence: Option<AfterFence>,
+    ) -> Result<(), Rejection> {
+        if let Some(AfterFence::PowerOn { per_hour }) = after_fence
+            && !(1..=60).contains(&per_hour)
+        {
+            return Err(Rejection::OutOfRange {
+                what: "the number of times an hour a node is switched on".into(),
+                value: per_hour.to_string(),
+                range: "1 to 60".into(),
+            });
+        }
+        let id = self.node(name)?.id;
+        let record = self.node_mut(cx, id)?;
+        record.vouched = vouched.unwrap_or(record.vouched);
+        record.after_fence = after_fence.unwrap_or(record.after_fence);
+        let clock = match record.vouched {
+            true => "its clock is vouched for",
+            false => "its clock is not vouched for",
+        };
+        let then = match record.after_fence {
+            AfterFence::StayOff => "it stays off after a fence".to_owned(),
+            AfterFence::PowerOn { per_hour } => {
+                format!("it is switched on after a fence, {per_hour} times an hour at the most")
+            }
+        };
+        let text = format!("{} set the policy of {name}: {clock}; {then}", cx.by);
+        self.emit(cx, EventKind::NodePolicySet, None, Some(id), text);
+        Ok(())
+    }
+
+    pub(super) fn powered_on(
+        &mut self,
+        cx: &mut Context,
+        node: NodeId,
+        session: SessionId,
+        error: Option<&str>,
+    ) -> Result<(), Rejection> {
+        let at = cx.at;
+        let record =
+            self.node_in_session(cx, node, session, |state| matches!(state, NodeState::Dead(_)))?;
+        record.powered_on.retain(|moment| at.since(*moment) < HOUR_MS);
+        record.powered_on.push(at);
+        let (kind, text) = match error {
+            None => (EventKind::NodePoweredOn, format!("{} was switched on", record.name)),
+            Some(error) => (
+                EventKind::NodePowerOnFailed,
+                format!("{} could not be switched on: {error}", record.name),
+            ),
+        };
+        self.emit(cx, kind, None, Some(node), text);
+        Ok(())
+    }
+
+    pub(super) fn fence_probed(
+        &mut self,
+        cx: &mut Context,
+        node: NodeId,
+        dark: &[String],
+    ) -> Result<(), Rejection> {
+        let record = self.node_mut(cx, node)?;
+        if record.dark_fence == dark {
+            return Ok(());
+        }
+        record.dark_fence = dark.to_vec();
+        let name = record.name.clone();
+        let (kind, text) = match dark {
+            [] => {
+                (EventKind::NodeFenceAnswers, format!("all fence devices of {name} answer again"))
+            }
+            dark => (
+                EventKind::NodeFenceDark,
+                format!("fence devices of {name} do not answer: {}", dark.join("; ")),
+            ),
+        };
+        self.emit(cx, kind, None, Some(node), text);
+        Ok(())
+    }
+
+    pub(super) fn mass_loss(
+        &mut self,
+        cx: &mut Context,
+        nodes: &[NodeId],
+    ) -> Result<(), Rejection> {
+        if let Some(loss) = &mut self.mass_loss {
+            if loss.nodes == nodes || loss.released_by.is_some() {
+                return Err(Rejection::Superseded { what: "the mass loss".into() });
+            }
+            // It goes on with others: the calm before its end is counted anew.
+            loss.nodes = nodes.to_vec();
+            loss.since = cx.at;
+            return Ok(());
+        }
+        let names: Vec<_> = nodes.iter().map(|node| self.node_name(*node)).collect();
+        self.mass_loss = Some(MassLoss { since: cx.at, nodes: nodes.to_vec(), released_by: None });
+        let text = format!(
+            "{} seem lost at once: that is a broken network until an operator says otherwise, and nothing is fenced or recovered",
+            names.join(", ")
+        );
+        self.emit(cx, EventKind::MassLoss, None, None, text);
+        Ok(())
+    }
+
+    pub(super) fn mass_loss_over(&mut self, cx: &mut Context) -> Result<(), Rejection> {
+        if self.mass_loss.take().is_none() {
+            return Err(Rejection::NoMassLoss);
+        }
+        let text = "no longer are so many nodes lost at once".to_owned();
+        self.emit(cx, EventKind::MassLossEnded, None, None, text);
+        Ok(())
+    }
+
+    pub(super) fn release_mass_loss(&mut self, cx: &mut Context) -> Result<(), Rejection> {
+        let by = cx.by.clone();
+        let loss = self.mass_loss.as_mut().filter(|loss| loss.released_by.is_none());
+        loss.ok_or(Rejection::NoMassLoss)?.released_by = Some(by.clone());
+        let text = format!("{by} says that the nodes are lost indeed: fencing and recovery go on");
+        self.emit(cx, EventKind::MassLossEnded, None, None, text);
+        Ok(())
+    }
+
+    pub(super) fn change_settings(
+        &mut self,
+        cx: &mut Context,
+        settings: &Settings,
+    ) -> Result<(), Rejection> {
+        settings.check(RaftTimes::default()).map_err(contradiction)?;
+        self.settings = settings.clone();
+        let text = format!("{} changed the settings; leases change with the next session", cx.by);
+        self.emit(cx, EventKind::SettingsChanged, None, None, text);
+        Ok(())
     }
 
     /// A death is proven: the node leaves every may-run set, and what it had is to be recovered.
@@ -220,17 +483,26 @@ impl ClusterState {
                 format!("its lease and its watchdog ran out ({silent_ms} ms without an answer)")
             }
             ProofOfDeath::NewBoot => "it booted anew".to_owned(),
+            ProofOfDeath::Confirmed { by, why } => format!("{by} made sure ({why})"),
         };
+        record.note_fence(at, how.clone(), true);
         let text = format!("{} runs nothing any more: {how}", record.name);
         self.emit(cx, EventKind::NodeDead, None, Some(node), text);
         for name in self.vms_touching(node) {
             let record = self.vm_mut(cx, &name)?;
+            // A guest that runs on without a lease is not dead when the lease is; only its lock manager keeps it single.
+            let runs_on = [record.spec.policy.on_isolation, record.bound_isolation]
+                .contains(&OnIsolation::Continue);
+            if runs_on && matches!(proof, ProofOfDeath::Lease { .. }) {
+                continue;
+            }
             record.seen.remove(&node);
             // The source may still carry the migration out, to a host that has booted again: the target stays in the set
             // until that order has come to something.
             if let Some(OrderRecord { intent: OrderIntent::Migrate { to, cancelled, .. }, .. }) =
                 &mut record.order
                 && *to == node
+                && !off(Rule::DeadTargetStays)
             {
                 *cancelled = true;
                 continue;

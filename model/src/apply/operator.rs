@@ -138,7 +138,11 @@ impl ClusterState {
                     }
                     return Ok(());
                 }
-                OrderIntent::Start | OrderIntent::Stop { .. } | OrderIntent::Adopt => {
+                OrderIntent::Start
+                | OrderIntent::Stop { .. }
+                | OrderIntent::Adopt
+                | OrderIntent::Resume
+                | OrderIntent::Evict => {
                     return Err(Rejection::Busy {
                         vm: vm.to_string(),
                         what: format!("the {}", record.state.as_str()),
@@ -162,6 +166,27 @@ impl ClusterState {
             false => format!("cancelled by {}", cx.by),
         };
         self.end_operation(cx, vm, OperationPhase::Failed(why))
+    }
+
+    /// Which copy of a VM in conflict is kept; the others are destroyed, one after the other.
+    pub(super) fn resolve(
+        &mut self,
+        cx: &mut Context,
+        vm: &VmName,
+        keep: &NodeName,
+    ) -> Result<(), Rejection> {
+        let record = self.vm(vm)?;
+        if record.state != VmState::Conflict {
+            return Err(record.wrong_state("there is no conflict to resolve"));
+        }
+        let id = self.node(keep)?.id;
+        if !record.seen.get(&id).is_some_and(|sighting| sighting.presence.holds_guest()) {
+            return Err(bad_target(&record, keep, "it does not run there"));
+        }
+        self.vm_mut(cx, vm)?.keep = Some(id);
+        let text = format!("{} said to keep the copy of {vm} on {keep}", cx.by);
+        self.emit(cx, EventKind::OperationAsked, Some(vm), Some(id), text);
+        Ok(())
     }
 
     fn must_run(&self, vm: &VmName, why: &str) -> Result<std::sync::Arc<VmRecord>, Rejection> {

@@ -2,12 +2,14 @@
 
 use uuid::Uuid;
 
+use super::decision::EVICT_AGAIN_MS;
 use crate::cluster::{ClusterState, Context};
 use crate::command::Report;
 use crate::event::EventKind;
 use crate::id::{NodeId, OrderId, SessionId, VmName};
 use crate::node::NodeState;
 use crate::rejection::Rejection;
+use crate::sabotage::{Rule, off};
 use crate::vm::{OperationPhase, OrderIntent, OrderRecord, StopCause, Verb, VmState};
 
 impl ClusterState {
@@ -20,7 +22,7 @@ impl ClusterState {
     ) -> Result<(), Rejection> {
         let unknown = || Rejection::UnknownNode { node: format!("number {node}") };
         let record = self.nodes.get(&node).ok_or_else(unknown)?;
-        if record.session() != Some(session) {
+        if record.session() != Some(session) && !off(Rule::ReportOfOldSession) {
             return Err(Rejection::OldSession {
                 node: record.name.to_string(),
                 session: session.0,
@@ -57,7 +59,10 @@ impl ClusterState {
         };
         let record = self.vm_mut(cx, &vm)?;
         record.seen.remove(&node);
-        let knowing = record.may_run.get(&node).is_some_and(|entry| floor >= entry.since);
+        let knowing = record
+            .may_run
+            .get(&node)
+            .is_some_and(|entry| floor >= entry.since || off(Rule::AbsentNeedsFloor));
         if !knowing {
             return Ok(());
         }
@@ -83,7 +88,12 @@ impl ClusterState {
             OrderIntent::Start => self.start_done(cx, &vm, &order, error),
             OrderIntent::Stop { .. } => self.stop_done(cx, &vm, &order, error),
             OrderIntent::Migrate { to, .. } => self.migration_done(cx, &vm, &order, *to, error),
-            OrderIntent::Adopt => Ok(()),
+            OrderIntent::Adopt => {
+                self.vm_mut(cx, &vm)?.bound_isolation = order.on_isolation;
+                Ok(())
+            }
+            OrderIntent::Resume => self.resume_done(cx, &vm, &order, error),
+            OrderIntent::Evict => self.eviction_done(cx, &vm, &order, error),
         }
     }
 
@@ -102,6 +112,7 @@ impl ClusterState {
                 return Ok(());
             }
             record.failure = None;
+            record.bound_isolation = order.on_isolation;
             record.set_state(cx, VmState::Started);
             self.emit(
                 cx,
@@ -128,10 +139,53 @@ impl ClusterState {
         }
         record.last_owner = Some(order.node);
         record.owner = None;
+        if off(Rule::FailedStartStaysInSet) {
+            record.may_run.remove(&order.node);
+        }
         record.set_state(cx, VmState::Recovering);
         let text = format!("the start of {vm} on {place} failed: {error}");
         self.emit(cx, EventKind::VmStartFailed, Some(vm), Some(order.node), text);
         Ok(())
+    }
+
+    /// A copy that was not resumed is still suspended, or gone; what is seen of it decides.
+    fn resume_done(
+        &mut self,
+        cx: &mut Context,
+        vm: &VmName,
+        order: &OrderRecord,
+        error: Option<&str>,
+    ) -> Result<(), Rejection> {
+        let Some(error) = error else { return Ok(()) };
+        let place = self.node_name(order.node);
+        let record = self.vm_mut(cx, vm)?;
+        record.evict_not_before = cx.at.plus(EVICT_AGAIN_MS);
+        let text = format!("{vm} could not be resumed on {place}: {error}");
+        self.emit(cx, EventKind::VmEvictionFailed, Some(vm), Some(order.node), text);
+        Ok(())
+    }
+
+    fn eviction_done(
+        &mut self,
+        cx: &mut Context,
+        vm: &VmName,
+        order: &OrderRecord,
+        error: Option<&str>,
+    ) -> Result<(), Rejection> {
+        let record = self.vm_mut(cx, vm)?;
+        if let Some(error) = error {
+            record.evict_not_before = cx.at.plus(EVICT_AGAIN_MS);
+            let place = self.node_name(order.node);
+            let text = format!("the copy of {vm} on {place} could not be destroyed: {error}");
+            self.emit(cx, EventKind::VmEvictionFailed, Some(vm), Some(order.node), text);
+            return Ok(());
+        }
+        // As with a stop: done means made sure of, and noted before.
+        record.seen.remove(&order.node);
+        if record.may_run.remove(&order.node).is_none() {
+            return Ok(());
+        }
+        self.gone(cx, vm, order.node, StopCause::Destroyed, false)
     }
 
     fn stop_done(

@@ -9,7 +9,9 @@ use crate::failover_domain::FailoverDomain;
 use crate::id::{FailoverDomainName, Generation, VmName};
 use crate::node::{NodeState, SeenDomain};
 use crate::rejection::Rejection;
-use crate::vm::{Desired, MayRun, Sighting, VmRecord, VmSpec, VmState};
+use crate::sabotage::{Rule, off};
+use crate::time::Timestamp;
+use crate::vm::{Desired, MayRun, OrderIntent, Sighting, VmRecord, VmSpec, VmState};
 
 impl ClusterState {
     pub(super) fn add_vm(&mut self, cx: &mut Context, spec: &VmSpec) -> Result<(), Rejection> {
@@ -22,7 +24,7 @@ impl ClusterState {
         let may_run = self
             .nodes
             .values()
-            .filter(|node| !matches!(node.state, NodeState::Dead(_)))
+            .filter(|node| !matches!(node.state, NodeState::Dead(_)) && !off(Rule::NewVmEverywhere))
             .map(|node| (node.id, MayRun { since: cx.index }))
             .collect();
         let seen = self.take_sightings(cx, spec);
@@ -44,6 +46,9 @@ impl ClusterState {
                 failure: None,
                 restarts: Vec::new(),
                 restart_count: 0,
+                keep: None,
+                evict_not_before: Timestamp::default(),
+                bound_isolation: spec.policy.on_isolation,
                 state_since: cx.at,
                 changed: cx.index,
             }),
@@ -74,11 +79,10 @@ impl ClusterState {
         for id in holders {
             let Some(node) = self.nodes.get_mut(&id) else { continue };
             let node = Arc::make_mut(node);
-            let domain = node.unmanaged.remove(&spec.uuid);
-            if let (NodeState::Online, Some(presence)) =
-                (&node.state, domain.and_then(|domain| domain.presence))
-            {
-                seen.insert(id, Sighting { presence, at: cx.at });
+            let Some(domain) = node.unmanaged.remove(&spec.uuid) else { continue };
+            if let (NodeState::Online, Some(presence)) = (&node.state, domain.presence) {
+                let generation = domain.generation.map(Generation);
+                seen.insert(id, Sighting { presence, generation, at: cx.at });
             }
         }
         seen
@@ -96,6 +100,14 @@ impl ClusterState {
         let record = self.vm_mut(cx, &spec.name)?;
         record.spec = spec.clone();
         record.spec_revision = cx.index;
+        // Its node has to know what it does with it when it is cut off.
+        if record.bound_isolation != spec.policy.on_isolation
+            && record.state == VmState::Started
+            && record.order.is_none()
+            && let Some(owner) = record.owner
+        {
+            record.give_order(cx, owner, OrderIntent::Adopt);
+        }
         let when = match record.state {
             VmState::Stopped | VmState::Disabled => "",
             _ => "; a changed domain XML holds from its next start",
@@ -117,8 +129,9 @@ impl ClusterState {
         self.vm_by_uuid.remove(&record.spec.uuid);
         for (id, sighting) in &record.seen {
             if let Some(node) = self.nodes.get_mut(id) {
-                let domain =
+                let mut domain =
                     SeenDomain::active(name.as_str(), sighting.presence, record.spec.memory_mib);
+                domain.generation = sighting.generation.map(|generation| generation.0);
                 Arc::make_mut(node).unmanaged.insert(record.spec.uuid, domain);
             }
         }

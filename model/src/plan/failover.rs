@@ -1,12 +1,21 @@
 //! A node falls silent: its session ends, a proof of its death is sought by every way there is, and the first counts.
 //! Recovery follows from the proof alone, never from the silence.
 
+use std::sync::Arc;
+
 use crate::cluster::ClusterState;
 use crate::command::Operation;
+use crate::id::NodeId;
 use crate::liveness::{Heard, Liveness};
 use crate::node::{NodeRecord, NodeState, ProofOfDeath};
 use crate::plan::{Plan, Reason};
+use crate::sabotage::{Rule, off};
 use crate::time::Timestamp;
+
+/// How long an agent that ended by plan may be away, as for an upgrade, before its node counts as lost.
+const AWAY_GRACE_MS: u64 = 60_000;
+/// One node is never a mass.
+const LEAST_MASS_LOSS: usize = 2;
 
 pub(super) fn plan_nodes(
     state: &ClusterState,
@@ -14,15 +23,80 @@ pub(super) fn plan_nodes(
     now: Timestamp,
     plan: &mut Plan,
 ) {
+    let seems_lost = seems_lost(state, liveness);
+    let braked = brake(state, &seems_lost, now, plan);
     for node in state.nodes.values() {
         let heard = liveness.heard.get(&node.id).filter(|heard| heard.session == node.last_session);
         let reason = match &node.state {
+            NodeState::Online if braked => held_up(state, heard),
+            NodeState::Lost if braked => Reason::MassLoss,
+            NodeState::Fencing if braked => Reason::Fencing,
             NodeState::Online => online(state, node, heard, plan),
             NodeState::Lost => lost(state, node, heard, now, plan),
             NodeState::Fencing => fencing(state, node, heard, plan),
             NodeState::Dead(_) => Reason::AsWanted,
         };
         plan.nodes.insert(node.id, reason);
+    }
+}
+
+/// Nodes that should be heard and are not, and those whose loss is not settled.
+fn seems_lost(state: &ClusterState, liveness: &Liveness) -> Vec<NodeId> {
+    let silent = |node: &&Arc<NodeRecord>| match node.state {
+        NodeState::Online => liveness
+            .heard
+            .get(&node.id)
+            .filter(|heard| heard.session == node.last_session)
+            .is_some_and(|heard| {
+                let limit = if node.away { AWAY_GRACE_MS } else { state.settings.lost_after_ms };
+                heard.silent_ms > limit
+            }),
+        NodeState::Lost | NodeState::Fencing => true,
+        NodeState::Dead(_) => false,
+    };
+    state.nodes.values().filter(silent).map(|node| node.id).collect()
+}
+
+/// Whether nothing is to be fenced or recovered now: more nodes seem lost at once than the set share, and at least two
+/// (design section 3, mass loss). The brake and its release are in the log, so that every leader heeds them.
+fn brake(state: &ClusterState, lost: &[NodeId], now: Timestamp, plan: &mut Plan) -> bool {
+    let alive =
+        state.nodes.values().filter(|node| !matches!(node.state, NodeState::Dead(_))).count()
+            as u64;
+    let many = lost.len() >= LEAST_MASS_LOSS
+        && lost.len() as u64 * 100 > alive * state.settings.mass_loss_percent;
+    if off(Rule::MassLossBrake) {
+        return false;
+    }
+    let Some(loss) = &state.mass_loss else {
+        if many {
+            plan.operations.push(Operation::MassLoss { nodes: lost.to_vec() });
+        }
+        return many;
+    };
+    // A network that heals gives its nodes back one after the other: the first must not be the death of the others.
+    let calm = loss.since.plus(2 * state.settings.lost_after_ms);
+    let over = lost.is_empty() || (!many && loss.nodes == lost && calm <= now);
+    if over {
+        plan.operations.push(Operation::MassLossOver);
+        return false;
+    }
+    if loss.released_by.is_some() {
+        return false;
+    }
+    if loss.nodes != lost {
+        plan.operations.push(Operation::MassLoss { nodes: lost.to_vec() });
+    } else if !many {
+        plan.wake(calm);
+    }
+    true
+}
+
+fn held_up(state: &ClusterState, heard: Option<&Heard>) -> Reason {
+    match heard.map_or(0, |heard| heard.silent_ms) {
+        silent_ms if silent_ms > state.settings.lost_after_ms => Reason::MassLoss,
+        silent_ms if silent_ms > state.settings.suspect_after_ms => Reason::Suspect { silent_ms },
+        _ => Reason::AsWanted,
     }
 }
 
@@ -33,6 +107,9 @@ fn online(
     plan: &mut Plan,
 ) -> Reason {
     let silent_ms = heard.map_or(0, |heard| heard.silent_ms);
+    if node.away && silent_ms > state.settings.suspect_after_ms && silent_ms <= AWAY_GRACE_MS {
+        return Reason::Away;
+    }
     if silent_ms > state.settings.lost_after_ms {
         plan.operations.push(Operation::NodeLost {
             node: node.id,
@@ -100,8 +177,8 @@ fn lease_proof(
     heard: Option<&Heard>,
     plan: &mut Plan,
 ) -> Option<Reason> {
-    let (timeout, heard) = node.watchdog_timeout_ms.zip(heard)?;
-    if heard.unanswered_ms <= state.settings.lease_proof_ms(timeout) {
+    let (needed_ms, heard) = node.lease_proof_ms(state.settings.drift_percent).zip(heard)?;
+    if heard.unanswered_ms <= needed_ms {
         return None;
     }
     plan.operations.push(Operation::NodeDead {
@@ -113,11 +190,18 @@ fn lease_proof(
 }
 
 fn without_fence(node: &NodeRecord) -> String {
+    let name = &node.name;
+    let ways_out = format!(
+        "make sure that it is off and say so with `berthctl node confirm-off {name}`, or start its agent again"
+    );
     match node.watchdog_timeout_ms {
-        Some(_) => "its lease and its watchdog have to run out".into(),
-        None => format!(
-            "it has neither a fence device nor a watchdog; `berthctl node fence {}` sets one, or start its agent again",
-            node.name
+        Some(_) if node.away => {
+            format!("its agent had ended by plan, so a lease proves nothing; {ways_out}")
+        }
+        Some(_) if node.pausable && !node.vouched => format!(
+            "it is a virtual machine whose clock may be paused, so a lease proves nothing (`berthctl node policy {name} --vouch-clock` vouches for it); {ways_out}"
         ),
+        Some(_) => "its lease and its watchdog have to run out".into(),
+        None => format!("it has neither a fence device nor a watchdog; {ways_out}"),
     }
 }

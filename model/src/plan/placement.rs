@@ -8,7 +8,7 @@ use crate::failover_domain::Rank;
 use crate::id::NodeId;
 use crate::liveness::Liveness;
 use crate::node::{NodeRecord, NodeState};
-use crate::vm::VmRecord;
+use crate::vm::{OnIsolation, VmRecord};
 
 /// What is taken of each node, by VMs that may run there and by other domains.
 #[derive(Debug, Clone, Default)]
@@ -173,6 +173,12 @@ fn refusal(
     let silent_ms = liveness.heard.get(&node.id).map_or(0, |heard| heard.silent_ms);
     if silent_ms > state.settings.suspect_after_ms {
         return Some(format!("it was not heard for {silent_ms} ms"));
+    }
+    if record.spec.policy.on_isolation == OnIsolation::Continue && node.lock_manager.is_none() {
+        return Some("it has no lock manager, and the VM runs on when its node is isolated".into());
+    }
+    if node.away {
+        return Some("its agent is about to end".into());
     }
     if rank.is_none() {
         return Some("it is not in the restricted failover domain".into());

@@ -61,6 +61,17 @@ pub enum Reason {
         /// For how long.
         silent_ms: u64,
     },
+    /// Many nodes seem lost at once: nothing is fenced before an operator says so.
+    MassLoss,
+    /// A copy of it is stopped on a node, and is dealt with.
+    StoppedCopy {
+        /// Where.
+        node: String,
+        /// What is waited for.
+        waiting_for: String,
+    },
+    /// Its agent ended by plan, and is not back yet.
+    Away,
     /// A fence is under way.
     Fencing,
     /// The fence failed, or there is none; the lease may still prove it.
@@ -86,6 +97,9 @@ impl Reason {
             Self::Lost => "lost",
             Self::RunsUnasked { .. } => "runs-unasked",
             Self::Suspect { .. } => "suspect",
+            Self::MassLoss => "mass-loss",
+            Self::StoppedCopy { .. } => "stopped-copy",
+            Self::Away => "away",
             Self::Fencing => "fencing",
             Self::NoProofYet { .. } => "no-proof-of-death",
         }
@@ -99,6 +113,7 @@ impl Reason {
                 | Self::StopFailed { .. }
                 | Self::Conflict { .. }
                 | Self::Lost
+                | Self::MassLoss
                 | Self::NoProofYet { .. }
         )
     }
@@ -134,7 +149,7 @@ impl std::fmt::Display for Reason {
             Self::Conflict { nodes } => {
                 write!(
                     formatter,
-                    "it runs on {} at once: stop all but one of them by hand",
+                    "it runs on {} at once: `berthctl resolve` with `--keep NODE` destroys the other copies",
                     nodes.join(" and ")
                 )
             }
@@ -150,6 +165,14 @@ impl std::fmt::Display for Reason {
                 )
             }
             Self::Suspect { silent_ms } => write!(formatter, "not heard for {silent_ms} ms"),
+            Self::MassLoss => write!(
+                formatter,
+                "many nodes seem lost at once, which is a broken network until proven otherwise; `berthctl node release` fences them all the same"
+            ),
+            Self::StoppedCopy { node, waiting_for } => {
+                write!(formatter, "a stopped copy of it is on {node}: {waiting_for}")
+            }
+            Self::Away => write!(formatter, "its agent ended by plan and is not back yet"),
             Self::Fencing => write!(formatter, "its fence devices are being asked"),
             Self::NoProofYet { waiting_for } => {
                 write!(formatter, "its death is not proven: {waiting_for}")

@@ -10,8 +10,11 @@ use crate::node::NodeState;
 use crate::plan::placement::{self, Load};
 use crate::plan::recovery::{self, Step};
 use crate::plan::{Plan, Reason};
+use crate::sabotage::{Rule, off};
 use crate::time::Timestamp;
-use crate::vm::{Desired, OperationPhase, OrderIntent, OrderRecord, Verb, VmRecord, VmState};
+use crate::vm::{
+    Desired, OperationPhase, OrderIntent, OrderRecord, Presence, Verb, VmRecord, VmState,
+};
 
 struct Planner<'p> {
     state: &'p ClusterState,
@@ -62,6 +65,9 @@ impl Planner<'_> {
             return self.order_out(order);
         }
         let wanted = record.desired == Desired::Enabled;
+        if let Some(reason) = self.stopped_copies(wanted, &guests) {
+            return reason;
+        }
         match (record.state, guests.as_slice()) {
             (VmState::Conflict, []) => self.decide(Decision::Settle, "it runs nowhere any more"),
             (VmState::Failed, _) if !self.asked(|verb| matches!(verb, Verb::Disable)) => {
@@ -92,9 +98,10 @@ impl Planner<'_> {
                 Reason::RunsUnasked { nodes: self.names(guests.iter().copied()) }
             }
             (VmState::Started, _) => self.started(),
-            (VmState::Lost, _) if wanted => Reason::Lost,
+            (VmState::Lost, _) if wanted && !off(Rule::LostIsNotRestarted) => Reason::Lost,
             _ if !wanted => self.down(),
             (VmState::Stopped | VmState::Recovering, []) => self.start(),
+            (VmState::Lost, []) if off(Rule::LostIsNotRestarted) => self.start(),
             _ => self.unknown_places().unwrap_or(Reason::AsWanted),
         }
     }
@@ -104,7 +111,19 @@ impl Planner<'_> {
         if guests.len() < 2 || self.record.migration_target().is_some() {
             return None;
         }
-        if self.record.state == VmState::Conflict {
+        if self.record.state == VmState::Conflict || off(Rule::ConflictIsLeftAlone) {
+            let keep = match self.record.keep {
+                None if off(Rule::ConflictIsLeftAlone) => guests.first().copied(),
+                keep => keep,
+            };
+            if let Some(keep) = keep
+                && let Some(other) = guests.iter().find(|node| **node != keep)
+                && self.record.order.is_none()
+                && self.may_evict(*other)
+            {
+                let why = format!("{} is kept", self.state.node_name(keep));
+                return Some(self.decide(Decision::Evict { node: *other, why }, "one is kept"));
+            }
             return Some(Reason::Conflict { nodes: self.names(guests.iter().copied()) });
         }
         let since = guests
@@ -120,6 +139,60 @@ impl Planner<'_> {
             ));
         }
         Some(self.decide(Decision::Conflict, "it runs twice"))
+    }
+
+    fn may_evict(&mut self, node: NodeId) -> bool {
+        let due = self.record.evict_not_before;
+        if due > self.now {
+            self.plan.wake(due);
+        }
+        due <= self.now && self.has_session(node)
+    }
+
+    /// Copies that do not run: what self-fence suspended is resumed where it is still the owner's and wanted, and all
+    /// that is nobody's is destroyed (design section 3, self-fence).
+    fn stopped_copies(&mut self, wanted: bool, guests: &[NodeId]) -> Option<Reason> {
+        let record = self.record;
+        let (node, sighting) = record.stopped_copies().find(|(node, _)| self.has_session(*node))?;
+        let name = self.state.node_name(node);
+        let waits = |waiting_for: &str| {
+            Some(Reason::StoppedCopy { node: name.clone(), waiting_for: waiting_for.into() })
+        };
+        let alone = record.may_run.keys().all(|other| *other == node);
+        let present =
+            sighting.generation == Some(record.generation) || off(Rule::ResumeSameGeneration);
+        let suspended = sighting.presence == Presence::Suspended;
+        if wanted && suspended && present && guests.is_empty() && record.state != VmState::Conflict
+        {
+            if !alone && !off(Rule::ResumeSameGeneration) {
+                // Another node may have it, as after a migration that was cut off: that node's word decides.
+                return waits("other nodes have to say that it is not there");
+            }
+            if !self.may_evict(node) {
+                return waits("the last attempt to resume it failed");
+            }
+            return Some(self.decide(Decision::Resume { node }, "it is resumed"));
+        }
+        if sighting.presence == Presence::Leaving {
+            // libvirt lets go of it in a moment, one way or the other.
+            let due = sighting.at.plus(self.state.settings.conflict_grace_ms);
+            if due > self.now {
+                self.plan.wake(due);
+                return waits("its migration is ending");
+            }
+        }
+        if record.state == VmState::Lost && guests.is_empty() {
+            return None;
+        }
+        if !self.may_evict(node) {
+            return waits("it could not be destroyed and is tried again");
+        }
+        let why = match (wanted, guests.first()) {
+            (false, _) => "the VM is not wanted".to_owned(),
+            (true, Some(at)) => format!("the VM runs on {}", self.state.node_name(*at)),
+            (true, None) => "it is not the present one".to_owned(),
+        };
+        Some(self.decide(Decision::Evict { node, why }, "a stopped copy is destroyed"))
     }
 
     /// The state says that Berth has it running, so that it is followed and can be stopped.
@@ -167,6 +240,8 @@ impl Planner<'_> {
             }
             OrderIntent::Migrate { cancelled: true, .. } => "cancel its migration".into(),
             OrderIntent::Adopt => "mark it as the cluster's".into(),
+            OrderIntent::Resume => "resume it".into(),
+            OrderIntent::Evict => "destroy a copy that is not the owner's".into(),
         };
         let online = self.has_session(order.node);
         if !online && record.state == VmState::Started {
@@ -360,7 +435,8 @@ impl Planner<'_> {
 
     /// Nodes that must speak before a start anywhere can be lawful.
     fn places_but_own(&self) -> Option<Reason> {
-        if self.record.may_run.is_empty() { None } else { self.unknown_places() }
+        let silent = self.record.may_run.is_empty() || off(Rule::MayRunRefusal);
+        if silent { None } else { self.unknown_places() }
     }
 }
 
@@ -373,6 +449,8 @@ fn decision_text(decision: &Decision) -> String {
         | Decision::Adopt { .. }
         | Decision::Settle
         | Decision::Conflict
+        | Decision::Resume { .. }
+        | Decision::Evict { .. }
         | Decision::FailOperation { .. } => String::new(),
     }
 }

@@ -6,7 +6,7 @@ use model::command::{Registration, Report};
 use model::id::{NodeName, OrderId};
 use model::node::{Capacity, SeenDomain};
 use model::order::{Order, OrderKind};
-use model::vm::{MigrationMode, Presence, StopCause};
+use model::vm::{MigrationMode, OnIsolation, Presence, StopCause};
 use uuid::Uuid;
 
 use crate::convert::{ConvertError, name, uuid};
@@ -34,6 +34,8 @@ pub fn registration(message: v1::RegisterRequest) -> Result<Registration, Conver
         capacity: Capacity { memory_mib: message.memory_mib, cpus: message.cpus },
         migration_uri: text("migration_uri", message.migration_uri)?,
         watchdog_timeout_ms: message.watchdog_timeout_ms,
+        pausable: message.pausable,
+        lock_manager: message.lock_manager.map(|name| text("lock_manager", name)).transpose()?,
         agent_version: text("agent_version", message.agent_version)?,
         inventory: inventory?,
     })
@@ -58,10 +60,54 @@ fn seen_domain(message: v1::SeenDomain) -> Result<(Uuid, SeenDomain), ConvertErr
         v1::Presence::Incoming => Some(Presence::Incoming),
         v1::Presence::ShuttingDown => Some(Presence::ShuttingDown),
         v1::Presence::Crashed => Some(Presence::Crashed),
+        v1::Presence::Suspended => Some(Presence::Suspended),
+        v1::Presence::Leaving => Some(Presence::Leaving),
     };
-    let domain =
-        SeenDomain { name: text("name", message.name)?, presence, memory_mib: message.memory_mib };
+    let domain = SeenDomain {
+        name: text("name", message.name)?,
+        presence,
+        memory_mib: message.memory_mib,
+        generation: message.generation,
+        autostart: message.autostart,
+    };
     Ok((uuid("uuid", &message.uuid)?, domain))
+}
+
+/// A domain as it goes over the wire.
+pub fn seen(uuid: Uuid, seen: &SeenDomain) -> v1::SeenDomain {
+    let presence = match seen.presence {
+        None => v1::Presence::Inactive,
+        Some(Presence::Running) => v1::Presence::Running,
+        Some(Presence::Paused) => v1::Presence::Paused,
+        Some(Presence::Incoming) => v1::Presence::Incoming,
+        Some(Presence::ShuttingDown) => v1::Presence::ShuttingDown,
+        Some(Presence::Crashed) => v1::Presence::Crashed,
+        Some(Presence::Suspended) => v1::Presence::Suspended,
+        Some(Presence::Leaving) => v1::Presence::Leaving,
+    };
+    v1::SeenDomain {
+        uuid: uuid.to_string(),
+        name: seen.name.clone(),
+        presence: presence.into(),
+        memory_mib: seen.memory_mib,
+        generation: seen.generation,
+        autostart: seen.autostart,
+    }
+}
+
+/// A sure "not here" as it goes over the wire.
+pub fn absent(uuid: Uuid, floor: u64, cause: Option<StopCause>) -> v1::Absent {
+    let cause = match cause {
+        None => v1::StopCause::Unspecified,
+        Some(StopCause::GuestShutdown) => v1::StopCause::GuestShutdown,
+        Some(StopCause::Destroyed) => v1::StopCause::Destroyed,
+        Some(StopCause::Crashed) => v1::StopCause::GuestCrashed,
+        Some(StopCause::MigratedAway) => v1::StopCause::MigratedAway,
+        Some(StopCause::Saved) => v1::StopCause::Saved,
+        Some(StopCause::Failed) => v1::StopCause::Failed,
+        Some(StopCause::Unknown) => v1::StopCause::Unknown,
+    };
+    v1::Absent { uuid: uuid.to_string(), floor, cause: cause.into() }
 }
 
 /// Reads a report.
@@ -108,6 +154,12 @@ pub fn order(order: &Order) -> v1::Order {
         }),
         OrderKind::Adopt => Kind::Adopt(v1::AdoptOrder {}),
         OrderKind::Probe => Kind::Probe(v1::ProbeOrder {}),
+        OrderKind::Resume => Kind::Resume(v1::ResumeOrder {}),
+    };
+    let on_isolation = match order.on_isolation {
+        OnIsolation::Suspend => v1::OnIsolation::Suspend,
+        OnIsolation::Destroy => v1::OnIsolation::Destroy,
+        OnIsolation::Continue => v1::OnIsolation::Continue,
     };
     v1::Order {
         id: order.id.0,
@@ -115,6 +167,7 @@ pub fn order(order: &Order) -> v1::Order {
         generation: order.generation.0,
         vm: order.vm.to_string(),
         uuid: order.uuid.to_string(),
+        on_isolation: on_isolation.into(),
         kind: Some(kind),
     }
 }
@@ -138,6 +191,8 @@ mod tests {
             name: "v".into(),
             presence: 0,
             memory_mib: 1,
+            generation: None,
+            autostart: false,
         };
         assert_eq!(seen_domain(seen).unwrap_err().field, "presence");
     }

@@ -7,9 +7,10 @@ use model::command::Operation;
 use model::domain_xml;
 use model::failover_domain::FailoverDomain;
 use model::id::{FailoverDomainName, NodeName, VmName};
-use model::node::FenceDevice;
+use model::node::{AfterFence, FenceDevice};
 use model::recovery::{RecoveryPolicy, RestartLimit};
-use model::vm::{MigrationMode, VmPolicy, VmSpec};
+use model::settings::Settings;
+use model::vm::{MigrationMode, OnConflict, OnIsolation, VmPolicy, VmSpec};
 use uuid::Uuid;
 
 use crate::convert::{ConvertError, name};
@@ -17,6 +18,8 @@ use crate::v1;
 
 /// A guest that takes longer than a day to shut down will not.
 const MAX_STOP_TIMEOUT: Duration = Duration::from_secs(24 * 3_600);
+/// A sentence, not a page.
+const MAX_WHY: usize = 500;
 /// The time-out of one call of a fence agent: the standard's own default is of this order.
 const FENCE_TIMEOUT_MS: std::ops::RangeInclusive<u64> = 1_000..=600_000;
 
@@ -57,7 +60,62 @@ pub fn operation(
             devices: set.devices.into_iter().map(fence_device).collect::<Result<_, _>>()?,
         },
         Asked::RemoveNode(name) => Operation::RemoveNode(node(&name)?),
+        Asked::ChangeSettings(asked) => Operation::ChangeSettings(settings(&asked)),
+        Asked::ConfirmOff(act) => {
+            Operation::ConfirmOff { node: node(&act.node)?, why: why(act.why)? }
+        }
+        Asked::FenceNode(act) => {
+            Operation::FenceNode { node: node(&act.node)?, why: why(act.why)? }
+        }
+        Asked::Resolve(resolve) => {
+            Operation::Resolve { vm: vm(&resolve.vm)?, keep: node(&resolve.keep)? }
+        }
+        Asked::ReleaseMassLoss(_) => Operation::ReleaseMassLoss,
+        Asked::SetNodePolicy(set) => Operation::SetNodePolicy {
+            node: node(&set.node)?,
+            vouched: set.vouched,
+            after_fence: set.after_fence.as_deref().map(after_fence).transpose()?,
+        },
     })
+}
+
+/// Why an operator does it: one line for the record.
+fn why(text: String) -> Result<String, ConvertError> {
+    let text = text.trim();
+    if text.is_empty() || text.len() > MAX_WHY || text.contains(char::is_control) {
+        let reason = format!("it has to be one line of 1 to {MAX_WHY} bytes");
+        return Err(ConvertError::new("why", reason));
+    }
+    Ok(text.to_owned())
+}
+
+fn after_fence(text: &str) -> Result<AfterFence, ConvertError> {
+    if text == "stay-off" {
+        return Ok(AfterFence::StayOff);
+    }
+    let per_hour = text.strip_prefix("power-on/").and_then(|number| number.parse().ok());
+    per_hour.map(|per_hour| AfterFence::PowerOn { per_hour }).ok_or_else(|| {
+        let reason = format!("{text:?} is neither stay-off nor power-on/N, N times an hour");
+        ConvertError::new("after_fence", reason)
+    })
+}
+
+/// What holds for the whole cluster, from the wire; it is checked where it is applied.
+pub fn settings(asked: &v1::Settings) -> Settings {
+    Settings {
+        heartbeat_ms: asked.heartbeat_ms,
+        suspect_after_ms: asked.suspect_after_ms,
+        lost_after_ms: asked.lost_after_ms,
+        lease_ttl_ms: asked.lease_ttl_ms,
+        answer_timeout_ms: asked.answer_timeout_ms,
+        self_fence_ms: asked.self_fence_ms,
+        drift_percent: asked.drift_percent,
+        conflict_grace_ms: asked.conflict_grace_ms,
+        fence_retry_ms: asked.fence_retry_ms,
+        isolation_hold_ms: asked.isolation_hold_ms,
+        mass_loss_percent: asked.mass_loss_percent,
+        fence_probe_ms: asked.fence_probe_ms,
+    }
 }
 
 /// Reads a VM's name.
@@ -65,7 +123,8 @@ pub fn vm(text: &str) -> Result<VmName, ConvertError> {
     name("vm", VmName::new(text))
 }
 
-fn node(text: &str) -> Result<NodeName, ConvertError> {
+/// Reads a node's name.
+pub fn node(text: &str) -> Result<NodeName, ConvertError> {
     name("node", NodeName::new(text))
 }
 
@@ -119,7 +178,32 @@ fn policy(policy: v1::VmPolicy) -> Result<VmPolicy, ConvertError> {
         failover_domain: policy.failover_domain.as_deref().map(failover_domain_name).transpose()?,
         migration: migration_mode(&policy.migration)?,
         stop_timeout_ms: policy.stop_timeout_ms,
+        on_isolation: word(
+            "on_isolation",
+            &policy.on_isolation,
+            "suspend, destroy, continue",
+            OnIsolation::parse,
+        )?,
+        on_conflict: word(
+            "on_conflict",
+            &policy.on_conflict,
+            "wait, keep-owner",
+            OnConflict::parse,
+        )?,
     })
+}
+
+/// One of a few words; what is not said is the default.
+fn word<T: Default>(
+    field: &'static str,
+    text: &str,
+    words: &str,
+    parse: fn(&str) -> Option<T>,
+) -> Result<T, ConvertError> {
+    if text.is_empty() {
+        return Ok(T::default());
+    }
+    parse(text).ok_or_else(|| ConvertError::new(field, format!("{text:?} is none of {words}")))
 }
 
 fn failover_domain(domain: v1::FailoverDomain) -> Result<FailoverDomain, ConvertError> {
@@ -169,6 +253,8 @@ fn fence_device(device: v1::FenceDevice) -> Result<FenceDevice, ConvertError> {
         agent: device.agent,
         options: device.options.into_iter().collect(),
         timeout_ms: device.timeout_ms,
+        level: u8::try_from(device.level)
+            .map_err(|_| ConvertError::new("level", "it is above 255"))?,
     })
 }
 
@@ -181,6 +267,7 @@ mod tests {
             agent: agent.into(),
             options: [(key.to_owned(), value.to_owned())].into(),
             timeout_ms: 20_000,
+            level: 0,
         }
     }
 

@@ -46,6 +46,11 @@ fn word_and_code(rejection: &Rejection) -> (&'static str, Code) {
         Rejection::OldSession { .. } => ("old-session", Code::FailedPrecondition),
         Rejection::Superseded { .. } => ("superseded", Code::FailedPrecondition),
         Rejection::MayRunElsewhere { .. } => ("may-run-elsewhere", Code::FailedPrecondition),
+        Rejection::Restoring => ("restoring", Code::FailedPrecondition),
+        Rejection::Contradiction { .. } => ("contradiction", Code::InvalidArgument),
+        Rejection::NodeAlive { .. } => ("node-alive", Code::FailedPrecondition),
+        Rejection::NoMassLoss => ("no-mass-loss", Code::FailedPrecondition),
+        Rejection::Braked => ("mass-loss", Code::FailedPrecondition),
         Rejection::RequestReused(_) => ("request-reused", Code::InvalidArgument),
     }
 }

@@ -5,8 +5,9 @@ use model::event::Event;
 use model::failover_domain::Rank;
 use model::id::NodeId;
 use model::liveness::Liveness;
-use model::node::{NodeRecord, NodeState, ProofOfDeath};
+use model::node::{AfterFence, NodeRecord, NodeState, ProofOfDeath};
 use model::plan::{Candidate, Load, Plan, Reason};
+use model::settings::Settings;
 use model::vm::{Desired, MigrationMode, OperationPhase, VmRecord};
 
 use crate::v1;
@@ -51,6 +52,8 @@ pub fn vm(
             failover_domain: policy.failover_domain.as_ref().map(ToString::to_string),
             migration: migration_mode(policy.migration).into(),
             stop_timeout_ms: policy.stop_timeout_ms,
+            on_isolation: policy.on_isolation.as_str().into(),
+            on_conflict: policy.on_conflict.as_str().into(),
         }),
         disks: record
             .spec
@@ -167,9 +170,66 @@ pub fn node(
                 Some(format!("lease and watchdog ran out after {silent_ms} ms"))
             }
             NodeState::Dead(ProofOfDeath::NewBoot) => Some("it booted anew".into()),
+            NodeState::Dead(ProofOfDeath::Confirmed { by, why }) => {
+                Some(format!("{by} made sure: {why}"))
+            }
             NodeState::Online | NodeState::Lost | NodeState::Fencing => None,
         },
+        pausable: record.pausable,
+        vouched: record.vouched,
+        away: record.away,
+        lock_manager: record.lock_manager.clone(),
+        after_fence: match record.after_fence {
+            AfterFence::StayOff => "stay-off".into(),
+            AfterFence::PowerOn { per_hour } => format!("power-on/{per_hour}"),
+        },
+        fence_history: record
+            .fence_history
+            .iter()
+            .map(|attempt| v1::FenceAttempt {
+                at_ms: attempt.at.0,
+                outcome: attempt.outcome.clone(),
+                proven: attempt.proven,
+            })
+            .collect(),
+        dark_fence: record.dark_fence.clone(),
+        autostart: record.autostart.iter().map(ToString::to_string).collect(),
+        lease_proof_ms: record.lease_proof_ms(state.settings.drift_percent),
     }
+}
+
+/// What holds for the whole cluster.
+pub fn settings(settings: &Settings) -> v1::Settings {
+    v1::Settings {
+        heartbeat_ms: settings.heartbeat_ms,
+        suspect_after_ms: settings.suspect_after_ms,
+        lost_after_ms: settings.lost_after_ms,
+        lease_ttl_ms: settings.lease_ttl_ms,
+        answer_timeout_ms: settings.answer_timeout_ms,
+        self_fence_ms: settings.self_fence_ms,
+        drift_percent: settings.drift_percent,
+        conflict_grace_ms: settings.conflict_grace_ms,
+        fence_retry_ms: settings.fence_retry_ms,
+        isolation_hold_ms: settings.isolation_hold_ms,
+        mass_loss_percent: settings.mass_loss_percent,
+        fence_probe_ms: settings.fence_probe_ms,
+    }
+}
+
+/// What the mass-loss brake says, while it holds.
+pub fn mass_loss(state: &ClusterState) -> Option<String> {
+    let loss = state.mass_loss.as_ref().filter(|_| state.braked())?;
+    let names: Vec<_> = loss.nodes.iter().map(|node| state.node_name(*node)).collect();
+    Some(format!("{} seem lost at once; nothing is fenced", names.join(", ")))
+}
+
+/// VMs that run on a host without a lock manager: there nothing but Berth keeps a second copy from their disks.
+pub fn unguarded(state: &ClusterState) -> Vec<String> {
+    let unguarded = |vm: &&std::sync::Arc<VmRecord>| {
+        let owner = vm.owner.and_then(|owner| state.nodes.get(&owner));
+        owner.is_some_and(|node| node.lock_manager.is_none())
+    };
+    state.vms.values().filter(unguarded).map(|vm| vm.spec.name.to_string()).collect()
 }
 
 /// An event.

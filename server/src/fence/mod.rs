@@ -9,6 +9,7 @@ use std::process::Stdio;
 use std::time::Duration;
 
 use model::node::FenceDevice;
+use model::sabotage::{Rule, off};
 use tokio::io::AsyncWriteExt;
 use tokio::process::Command;
 use tokio::time::timeout;
@@ -45,6 +46,30 @@ enum CallError {
     Timeout { agent: String, action: &'static str, limit_ms: u64 },
 }
 
+/// What a fence device says of a host.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum PowerState {
+    /// It has power.
+    On,
+    /// It has none.
+    Off,
+}
+
+impl PowerState {
+    /// The word operators read.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::On => "on",
+            Self::Off => "off",
+        }
+    }
+}
+
+/// Whether a device's two answers are proof of death: only its word "off", given after it was asked to switch off.
+pub fn is_proof(off_done: bool, status: Option<PowerState>) -> bool {
+    status == Some(PowerState::Off) || (off_done && off(Rule::FenceAskedAfterwards))
+}
+
 /// Where fence agents are found.
 #[derive(Debug, Clone)]
 pub struct FenceAgents {
@@ -72,13 +97,30 @@ impl FenceAgents {
         Err(FenceError::NotOff(complaints.join("; ")))
     }
 
+    /// Asks a device whether the host has power.
+    pub async fn status(&self, device: &FenceDevice) -> Result<PowerState, FenceError> {
+        let answer = self.call(device, "status").await;
+        let answer = answer.map_err(|error| FenceError::NotOff(chain(&error)))?;
+        match answer.code {
+            Some(0) => Ok(PowerState::On),
+            Some(STATUS_OFF) => Ok(PowerState::Off),
+            _ => Err(FenceError::NotOff(format!(
+                "{} status ended with {}: {}",
+                device.agent,
+                answer.code_text(),
+                answer.complaint
+            ))),
+        }
+    }
+
     async fn device_off(&self, device: &FenceDevice) -> Result<(), String> {
-        let off = self.call(device, "off").await;
+        let switched = self.call(device, "off").await;
         let status = self.call(device, "status").await.map_err(|error| chain(&error))?;
-        if status.code == Some(STATUS_OFF) {
+        let power = (status.code == Some(STATUS_OFF)).then_some(PowerState::Off);
+        if is_proof(switched.as_ref().is_ok_and(|answer| answer.code == Some(0)), power) {
             return Ok(());
         }
-        let off = match off {
+        let off = match switched {
             Ok(answer) => format!("off ended with {}: {}", answer.code_text(), answer.complaint),
             Err(error) => chain(&error),
         };
@@ -171,8 +213,12 @@ mod tests {
         std::fs::write(&path, format!("#!/bin/sh\nread action\n{script}\n")).unwrap();
         std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o755)).unwrap();
         let agents = FenceAgents::new(vec![directory.path().to_owned()]);
-        let device =
-            FenceDevice { agent: "fence_test".into(), options: BTreeMap::new(), timeout_ms: 5_000 };
+        let device = FenceDevice {
+            agent: "fence_test".into(),
+            options: BTreeMap::new(),
+            timeout_ms: 5_000,
+            level: 0,
+        };
         (directory, agents, device)
     }
 

@@ -7,6 +7,7 @@ use futures::Stream;
 use model::cluster::Detail;
 use model::command::{Command, Operation};
 use model::id::{NodeId, RequestId, SessionId};
+use model::order;
 use model::rejection::Rejection;
 use proto::convert::{self, agent as convert_agent, rejection};
 use proto::v1::agent_session_client::AgentSessionClient;
@@ -19,7 +20,7 @@ use tonic::{Request, Response, Status};
 use crate::clock;
 use crate::grpc::forward::{Route, Router, forwarded};
 use crate::grpc::status;
-use crate::leader::{LeaderHandle, OrderBook};
+use crate::leader::{LeaderHandle, OrderBook, lead};
 use crate::raft::RaftHandle;
 
 type Answer<T> = Result<Response<T>, Status>;
@@ -61,13 +62,26 @@ impl AgentService {
     }
 
     fn is_current(&self, node: NodeId, session: SessionId) -> bool {
-        self.raft.state().nodes.get(&node).and_then(|node| node.session()) == Some(session)
+        lead::in_session(&self.raft.state(), node, session)
+    }
+
+    /// An agent that has met a higher epoch tells of a restored control plane: this one stops.
+    fn check_epoch(&self, met: u64) -> Result<(), Status> {
+        let ours = self.raft.state().epoch;
+        // A replica that has not heard of its cluster yet has no epoch to speak of.
+        if ours.0 > 0 && self.leader.meets_epoch(met, ours) {
+            return Err(Status::failed_precondition(format!(
+                "this control plane is of epoch {ours}, and the agent has met epoch {met}"
+            )));
+        }
+        Ok(())
     }
 }
 
 #[tonic::async_trait]
 impl AgentSession for AgentService {
     async fn register(&self, request: Request<v1::RegisterRequest>) -> Answer<v1::RegisterReply> {
+        self.check_epoch(request.get_ref().epoch)?;
         if let Route::Leader(channel) = self.router.route(&request)? {
             return AgentSessionClient::new(channel).register(forwarded(request)).await;
         }
@@ -89,7 +103,13 @@ impl AgentSession for AgentService {
             cluster: state.cluster.map(|cluster| cluster.to_string()).unwrap_or_default(),
             heartbeat_ms: state.settings.heartbeat_ms,
             answer_timeout_ms: state.settings.answer_timeout_ms,
-            lease_ttl_ms: state.settings.lease_ttl_ms,
+            lease_ttl_ms: state.nodes.get(&node).map_or(0, |node| node.lease.ttl_ms),
+            self_fence_ms: state.nodes.get(&node).map_or(0, |node| node.lease.self_fence_ms),
+            isolation_hold_ms: state.settings.isolation_hold_ms,
+            floors: order::floors(&state, node)
+                .into_iter()
+                .map(|(uuid, floor)| v1::Floor { uuid: uuid.to_string(), floor })
+                .collect(),
         }))
     }
 
@@ -99,7 +119,10 @@ impl AgentSession for AgentService {
         &self,
         request: Request<v1::HeartbeatRequest>,
     ) -> Answer<v1::HeartbeatReply> {
+        self.check_epoch(request.get_ref().epoch)?;
         if let Route::Leader(channel) = self.router.route(&request)? {
+            let message = request.get_ref();
+            self.leader.carry(NodeId(message.node_id), SessionId(message.session));
             return AgentSessionClient::new(channel).heartbeat(forwarded(request)).await;
         }
         let message = request.into_inner();
@@ -136,6 +159,17 @@ impl AgentSession for AgentService {
         }
         self.leader.detector().answered(node, session, self.leader.elapsed_ms()).map_err(over)?;
         Ok(Response::new(v1::HeartbeatReply { number: message.number, term }))
+    }
+
+    async fn leave(&self, request: Request<v1::LeaveRequest>) -> Answer<v1::LeaveReply> {
+        if let Route::Leader(channel) = self.router.route(&request)? {
+            return AgentSessionClient::new(channel).leave(forwarded(request)).await;
+        }
+        let message = request.into_inner();
+        let (node, session) = (NodeId(message.node_id), SessionId(message.session));
+        let by = self.raft.state().node_name(node);
+        self.propose(&message.request_id, by, Operation::Away { node, session }).await?;
+        Ok(Response::new(v1::LeaveReply {}))
     }
 
     async fn report(&self, request: Request<v1::ReportRequest>) -> Answer<v1::ReportReply> {

@@ -1,5 +1,6 @@
 //! The operators' service.
 
+mod backup;
 mod replicas;
 mod watch;
 
@@ -8,7 +9,7 @@ use std::pin::Pin;
 
 use futures::Stream;
 use model::ClusterState;
-use model::command::Command;
+use model::command::{Command, Operation};
 use model::id::RequestId;
 use model::plan::{Load, placement};
 use model::rejection::Rejection;
@@ -18,10 +19,11 @@ use proto::convert::{self, rejection, view};
 use proto::v1::control_client::ControlClient;
 use proto::v1::control_server::Control;
 use proto::v1::{self};
-use tonic::{Request, Response, Status};
+use tonic::{Request, Response, Status, Streaming};
 use uuid::Uuid;
 
 use crate::clock;
+use crate::fence::FenceAgents;
 use crate::grpc::forward::{Route, Router, forwarded};
 use crate::grpc::status;
 use crate::leader::LeaderHandle;
@@ -39,6 +41,7 @@ pub struct ControlService {
     raft: RaftHandle,
     router: Router,
     leader: LeaderHandle,
+    fence: FenceAgents,
 }
 
 /// Passes a request on to the leader unless this replica leads.
@@ -52,14 +55,29 @@ macro_rules! or_forward {
 
 impl ControlService {
     /// The service of this replica.
-    pub fn new(raft: RaftHandle, router: Router, leader: LeaderHandle) -> Self {
-        Self { raft, router, leader }
+    pub fn new(raft: RaftHandle, router: Router, leader: LeaderHandle, fence: FenceAgents) -> Self {
+        Self { raft, router, leader, fence }
     }
 
     /// The leader's state, as new as anything acknowledged before this was called.
     async fn newest(&self) -> Result<std::sync::Arc<ClusterState>, Status> {
         self.raft.read_barrier().await.map_err(|error| status::not_proposed(&error))?;
         Ok(self.raft.state())
+    }
+
+    /// Nobody's word makes a node dead that is heard (design section 3, proof of death (c)).
+    fn check_silent(&self, operation: &Operation) -> Result<(), Status> {
+        let Operation::ConfirmOff { node, .. } = operation else { return Ok(()) };
+        let state = self.raft.state();
+        let Some(record) = state.node_named(node) else { return Ok(()) };
+        let silent_ms = self.leader.detector().last_contact_ms(record.id, self.leader.elapsed_ms());
+        match silent_ms {
+            Some(silent_ms) if silent_ms < state.settings.lost_after_ms => {
+                let state = format!("heard {silent_ms} ms ago");
+                Err(rejection::status(&Rejection::NodeAlive { node: node.to_string(), state }))
+            }
+            Some(_) | None => Ok(()),
+        }
     }
 
     fn vm_view(&self, state: &ClusterState, record: &VmRecord, with_xml: bool) -> v1::Vm {
@@ -98,6 +116,7 @@ impl Control for ControlService {
             "" => "an operator".to_owned(),
             name => name.chars().filter(|character| !character.is_control()).take(100).collect(),
         };
+        self.check_silent(&operation)?;
         let command = Command { request: RequestId(request), at: clock::now(), by, operation };
         let applied =
             self.raft.propose(command).await.map_err(|error| status::not_proposed(&error))?;
@@ -106,7 +125,8 @@ impl Control for ControlService {
     }
 
     async fn get_status(&self, request: Request<v1::GetStatusRequest>) -> Answer<v1::Status> {
-        let state = if request.get_ref().stale {
+        let stale = request.get_ref().stale;
+        let state = if stale {
             self.raft.state()
         } else {
             or_forward!(self, request, get_status);
@@ -133,6 +153,10 @@ impl Control for ControlService {
                 .map(|domain| view::failover_domain(domain))
                 .collect(),
             replicas: replicas.replicas,
+            settings: Some(view::settings(&state.settings)),
+            mass_loss: view::mass_loss(&state),
+            stale,
+            unguarded: view::unguarded(&state),
         }))
     }
 
@@ -232,5 +256,47 @@ impl Control for ControlService {
     ) -> Answer<v1::ListReplicasReply> {
         or_forward!(self, request, transfer_leader);
         self.transfer(request.into_inner()).await
+    }
+
+    async fn test_fence(
+        &self,
+        request: Request<v1::TestFenceRequest>,
+    ) -> Answer<v1::TestFenceReply> {
+        or_forward!(self, request, test_fence);
+        let state = self.newest().await?;
+        let name = convert_control::node(&request.into_inner().node)
+            .map_err(|error| status::invalid(&error))?;
+        let unknown = || rejection::status(&Rejection::UnknownNode { node: name.to_string() });
+        let node = state.node_named(&name).ok_or_else(unknown)?;
+        let asked = node.fence_devices.iter().map(|device| async move {
+            let began = std::time::Instant::now();
+            let answer = self.fence.status(device).await;
+            v1::FenceAnswer {
+                agent: device.agent.clone(),
+                level: u32::from(device.level),
+                ok: answer.is_ok(),
+                answer: answer.map_or_else(|error| error.to_string(), |it| it.as_str().to_owned()),
+                took_ms: began.elapsed().as_millis() as u64,
+            }
+        });
+        Ok(Response::new(v1::TestFenceReply { devices: futures::future::join_all(asked).await }))
+    }
+
+    type BackupStream = Streamed<v1::BackupChunk>;
+
+    async fn backup(&self, request: Request<v1::BackupRequest>) -> Answer<Self::BackupStream> {
+        if let Route::Leader(channel) = self.router.route(&request)? {
+            let stream = ControlClient::new(channel).backup(forwarded(request)).await?;
+            return Ok(Response::new(Box::pin(stream.into_inner())));
+        }
+        self.stream_backup().await
+    }
+
+    async fn restore(
+        &self,
+        request: Request<Streaming<v1::RestoreChunk>>,
+    ) -> Answer<v1::RestoreReply> {
+        // Of a replica that has no leader to pass it on to.
+        self.take_backup(request.into_inner()).await
     }
 }

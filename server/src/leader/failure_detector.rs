@@ -7,6 +7,7 @@ use std::collections::BTreeMap;
 use model::cluster::ClusterState;
 use model::id::{NodeId, SessionId};
 use model::liveness::{Heard, Liveness};
+use model::sabotage::{Rule, off};
 
 /// A gap between two looks that is longer than this means that this process itself stood still: what was not heard
 /// then says nothing about the nodes. Above the reconciler's period by far, below `suspect_after` by default.
@@ -22,6 +23,8 @@ struct Times {
     heard: u64,
     answered: u64,
     ended: bool,
+    /// Nothing of it was answered by this leader.
+    fresh: bool,
 }
 
 /// What this leader heard of each node in its term.
@@ -31,16 +34,39 @@ pub struct FailureDetector {
     listening_since: u64,
     looked: u64,
     nodes: BTreeMap<NodeId, Times>,
+    /// When anything was heard of a node, of whatever session.
+    contact: BTreeMap<NodeId, u64>,
 }
 
+/// The heartbeats that a follower carried to the leader: by node the session and when the last one came.
+pub type Carried = BTreeMap<NodeId, (SessionId, u64)>;
+
 impl FailureDetector {
-    /// A new leader begins to listen: every silence and every lease is counted from this moment.
-    pub fn begin(&mut self, now: u64) {
-        *self = Self { listening_since: now, looked: now, nodes: BTreeMap::new() };
+    /// A new leader begins to listen: every lease is counted from this moment, and so is every silence but for those
+    /// whose last heartbeats it carried itself as a follower. What it heard then lets it suspect at once, and renews
+    /// nothing (design section 3, lease).
+    pub fn begin(&mut self, now: u64, carried: &Carried) {
+        let times = |(node, (session, heard)): (&NodeId, &(SessionId, u64))| {
+            let (session, heard) = (*session, *heard);
+            (*node, Times { session, heard, answered: now, ended: false, fresh: true })
+        };
+        let nodes = carried.iter().map(times);
+        *self = Self {
+            listening_since: now,
+            looked: now,
+            nodes: nodes.collect(),
+            contact: carried.iter().map(|(node, (_, heard))| (*node, *heard)).collect(),
+        };
+    }
+
+    /// Milliseconds since anything was heard of the node, of whatever session; `None` where nothing ever was.
+    pub fn last_contact_ms(&self, node: NodeId, now: u64) -> Option<u64> {
+        self.contact.get(&node).map(|heard| now.saturating_sub(*heard))
     }
 
     /// A heartbeat of a session arrived.
     pub fn heard(&mut self, node: NodeId, session: SessionId, now: u64) -> Result<(), SessionOver> {
+        self.contact.insert(node, now);
         let times = self.times(node, session, now);
         if times.ended || times.session != session {
             return Err(SessionOver);
@@ -62,6 +88,7 @@ impl FailureDetector {
             return Err(SessionOver);
         }
         times.answered = now;
+        times.fresh = false;
         Ok(())
     }
 
@@ -75,7 +102,7 @@ impl FailureDetector {
 
     /// How each node's last session sounds.
     pub fn look(&mut self, state: &ClusterState, now: u64) -> Liveness {
-        if now.saturating_sub(self.looked) > STALL_MS {
+        if now.saturating_sub(self.looked) > STALL_MS && !off(Rule::StalledLeaderWaits) {
             self.listening_since = now;
             for times in self.nodes.values_mut() {
                 times.heard = times.heard.max(now);
@@ -92,7 +119,10 @@ impl FailureDetector {
                 Heard {
                     session: times.session,
                     silent_ms: now.saturating_sub(times.heard),
-                    unanswered_ms: now.saturating_sub(times.answered),
+                    unanswered_ms: match off(Rule::NewLeaderWaits) && times.fresh {
+                        true => u64::MAX,
+                        false => now.saturating_sub(times.answered),
+                    },
                 },
             );
         }
@@ -101,7 +131,7 @@ impl FailureDetector {
 
     /// A session met for the first time counts from now, or from the begin of listening for one that is older.
     fn times(&mut self, node: NodeId, session: SessionId, now: u64) -> &mut Times {
-        let fresh = Times { session, heard: now, answered: now, ended: false };
+        let fresh = Times { session, heard: now, answered: now, ended: false, fresh: true };
         let times = self.nodes.entry(node).or_insert(fresh);
         if times.session < session {
             *times = fresh;
@@ -112,14 +142,62 @@ impl FailureDetector {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::Arc;
+
+    use model::node::{AfterFence, Capacity, LeaseTerms, NodeRecord, NodeState};
+    use model::time::Timestamp;
+    use uuid::Uuid;
+
     use super::*;
 
     const NODE: NodeId = NodeId(3);
 
+    fn test_node(id: NodeId, session: SessionId) -> NodeRecord {
+        NodeRecord {
+            id,
+            name: model::id::NodeName::new("n").unwrap(),
+            hardware: Uuid::nil(),
+            boot_id: "b".into(),
+            last_session: session,
+            state: NodeState::Online,
+            state_since: Timestamp(0),
+            capacity: Capacity::default(),
+            migration_uri: String::new(),
+            watchdog_timeout_ms: None,
+            lease: LeaseTerms { ttl_ms: 3_000, self_fence_ms: 1_000 },
+            pausable: false,
+            vouched: false,
+            away: false,
+            lock_manager: None,
+            agent_version: String::new(),
+            fence_devices: Vec::new(),
+            after_fence: AfterFence::StayOff,
+            fence_history: Vec::new(),
+            powered_on: Vec::new(),
+            dark_fence: Vec::new(),
+            fence_attempts: None,
+            past_boots: Vec::new(),
+            autostart: Default::default(),
+            unmanaged: BTreeMap::new(),
+            changed: 1,
+        }
+    }
+
+    #[test]
+    fn what_a_follower_carried_is_silent_from_then_on_and_no_lease_ends_sooner() {
+        let mut state = ClusterState::default();
+        let node = test_node(NODE, SessionId(5));
+        state.nodes.insert(NODE, Arc::new(node));
+        let mut detector = FailureDetector::default();
+        detector.begin(10_000, &Carried::from([(NODE, (SessionId(5), 8_000))]));
+        let heard = detector.look(&state, 10_500).heard[&NODE];
+        assert_eq!((heard.silent_ms, heard.unanswered_ms), (2_500, 500));
+    }
+
     #[test]
     fn a_session_that_was_given_up_is_heard_and_answered_no_more() {
         let mut detector = FailureDetector::default();
-        detector.begin(0);
+        detector.begin(0, &Carried::new());
         assert_eq!(detector.heard(NODE, SessionId(5), 10), Ok(()));
         detector.end(NODE, SessionId(5), 20);
         assert_eq!(detector.heard(NODE, SessionId(5), 30), Err(SessionOver));

@@ -11,20 +11,22 @@
 
 mod failure_detector;
 mod fencer;
+pub mod lead;
 mod reconciler;
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use model::id::{ClusterId, Epoch, NodeId};
+use model::id::{ClusterId, Epoch, NodeId, SessionId};
 use model::order::Order;
 use proto::convert::view::LeaderView;
 use proto::v1::MigrationProgress;
 use tokio::sync::{Notify, watch};
-use tokio::time::Instant;
 use uuid::Uuid;
 
-pub use failure_detector::{FailureDetector, SessionOver};
+use crate::clock::ElapsedClock;
+
+pub use failure_detector::{Carried, FailureDetector, SessionOver};
 pub use reconciler::run;
 
 /// All orders outstanding, as the leader of a term last read them off the state.
@@ -47,7 +49,10 @@ pub struct LeaderHandle {
 }
 
 struct Shared {
-    began: Instant,
+    elapsed: Mutex<ElapsedClock>,
+    carried: Mutex<Carried>,
+    /// A higher epoch than this control plane's that an agent has met.
+    superseded: watch::Sender<Option<u64>>,
     detector: Mutex<FailureDetector>,
     view: watch::Sender<Option<Arc<LeaderView>>>,
     book: watch::Sender<Option<Arc<OrderBook>>>,
@@ -59,7 +64,9 @@ impl Default for LeaderHandle {
     fn default() -> Self {
         Self {
             shared: Arc::new(Shared {
-                began: Instant::now(),
+                elapsed: Mutex::new(ElapsedClock::start()),
+                carried: Mutex::new(Carried::new()),
+                superseded: watch::Sender::new(None),
                 detector: Mutex::new(FailureDetector::default()),
                 view: watch::Sender::new(None),
                 book: watch::Sender::new(None),
@@ -71,9 +78,38 @@ impl Default for LeaderHandle {
 }
 
 impl LeaderHandle {
-    /// Milliseconds since this process began: the leader's own elapsed time.
+    /// Milliseconds since this process began: the leader's own elapsed time, the smaller of two clocks'.
     pub fn elapsed_ms(&self) -> u64 {
-        self.shared.began.elapsed().as_millis() as u64
+        self.shared.elapsed.lock().unwrap_or_else(PoisonError::into_inner).elapsed_ms()
+    }
+
+    /// A heartbeat came by that this replica passes on to the leader.
+    pub fn carry(&self, node: NodeId, session: SessionId) {
+        let now = self.elapsed_ms();
+        self.carried_mut().insert(node, (session, now));
+    }
+
+    /// What this replica passed on.
+    pub fn carried(&self) -> Carried {
+        self.carried_mut().clone()
+    }
+
+    fn carried_mut(&self) -> MutexGuard<'_, Carried> {
+        self.shared.carried.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// An agent has met this epoch; where it is higher than ours, this control plane was replaced by a restored one.
+    pub fn meets_epoch(&self, met: u64, ours: Epoch) -> bool {
+        let superseded = met > ours.0;
+        if superseded {
+            self.shared.superseded.send_replace(Some(met));
+        }
+        superseded
+    }
+
+    /// The higher epoch that was met, if one was.
+    pub fn superseded(&self) -> watch::Receiver<Option<u64>> {
+        self.shared.superseded.subscribe()
     }
 
     /// The failure detector; held for a few instructions only.

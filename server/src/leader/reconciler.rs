@@ -5,9 +5,8 @@ use std::time::Duration;
 
 use futures::stream::{self, StreamExt};
 use model::command::{Command, Operation};
-use model::id::{NodeId, RequestId, SessionId};
+use model::id::RequestId;
 use model::order;
-use model::plan::plan;
 use proto::convert::view::LeaderView;
 use tokio::sync::watch;
 use tokio::time::MissedTickBehavior;
@@ -17,6 +16,7 @@ use uuid::Uuid;
 use crate::clock;
 use crate::fence::FenceAgents;
 use crate::leader::fencer::Fencer;
+use crate::leader::lead::{self, Look};
 use crate::leader::{LeaderHandle, OrderBook};
 use crate::raft::{ProposeError, RaftHandle};
 
@@ -57,7 +57,8 @@ struct Reconciler {
 
 impl Reconciler {
     async fn lead(&mut self, leadership: &mut watch::Receiver<Option<u64>>) {
-        self.handle.detector().begin(self.handle.elapsed_ms());
+        let carried = self.handle.carried();
+        self.handle.detector().begin(self.handle.elapsed_ms(), &carried);
         let mut applied = self.raft.applied();
         let mut ticks = tokio::time::interval(PERIOD);
         ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
@@ -87,14 +88,9 @@ impl Reconciler {
     fn look(&mut self) -> Vec<Operation> {
         let state = self.raft.state();
         let now = self.handle.elapsed_ms();
-        let liveness = self.handle.detector().look(&state, now);
-        let plan = plan(&state, &liveness, clock::now());
+        let Look { liveness, plan } =
+            lead::look(&mut self.handle.detector(), &state, now, clock::now());
         let operations = plan.operations.clone();
-        for operation in &operations {
-            if let Operation::NodeLost { node, session, .. } = operation {
-                self.give_up(*node, *session, now);
-            }
-        }
         self.handle.shared.view.send_if_modified(|view| {
             let new = LeaderView { liveness, plan };
             let changed = view.as_ref().is_none_or(|view| view.plan != new.plan);
@@ -113,11 +109,6 @@ impl Reconciler {
         self.forget_old_progress(&state);
         self.fencer.look(&state);
         operations
-    }
-
-    /// Once a loss is proposed the session is answered no more (design section 3, lease).
-    fn give_up(&self, node: NodeId, session: SessionId, now: u64) {
-        self.handle.detector().end(node, session, now);
     }
 
     fn forget_old_progress(&self, state: &model::ClusterState) {

@@ -35,6 +35,46 @@ impl RaftHandle {
         &self,
         members: BTreeMap<u64, String>,
     ) -> Result<ClusterId, MembershipError> {
+        let cluster = ClusterId(Uuid::new_v4());
+        self.begin_cluster(members, cluster).await?;
+        let settings = Settings::default();
+        self.bootstrap(Operation::Initialise { cluster, settings }).await?;
+        Ok(cluster)
+    }
+
+    /// Makes a cluster of these replicas as [`Self::initialise`] does, and gives it the state of a backup.
+    pub async fn restore(
+        &self,
+        members: BTreeMap<u64, String>,
+        cluster: ClusterId,
+        operations: Vec<Operation>,
+    ) -> Result<(), MembershipError> {
+        self.begin_cluster(members, cluster).await?;
+        for operation in operations {
+            self.bootstrap(operation).await?;
+        }
+        Ok(())
+    }
+
+    async fn bootstrap(&self, operation: Operation) -> Result<(), MembershipError> {
+        let command = Command {
+            request: RequestId(Uuid::new_v4()),
+            at: clock::now(),
+            by: "bootstrap".into(),
+            operation,
+        };
+        let applied = self.propose(command).await?;
+        applied
+            .outcome
+            .map(|_| ())
+            .map_err(|rejection| MembershipError::Refused(rejection.to_string()))
+    }
+
+    async fn begin_cluster(
+        &self,
+        members: BTreeMap<u64, String>,
+        cluster: ClusterId,
+    ) -> Result<(), MembershipError> {
         if !members.contains_key(&self.id()) {
             return Err(MembershipError::Refused(format!(
                 "replica {} was asked to begin a cluster that it is not part of; send this to one of the members",
@@ -45,8 +85,9 @@ impl RaftHandle {
         for (id, address) in &members {
             replicas.insert(*id, self.pristine(*id, address).await?);
         }
-        let cluster = Uuid::new_v4();
-        self.identity.join(cluster).map_err(|error| MembershipError::Refused(error.to_string()))?;
+        self.identity
+            .join(cluster.0)
+            .map_err(|error| MembershipError::Refused(error.to_string()))?;
         self.raft
             .initialize(replicas)
             .await
@@ -62,18 +103,7 @@ impl RaftHandle {
                 "the replicas did not elect this one in time; check that they reach each other, and start over with empty data directories".into(),
             ));
         }
-        let command = Command {
-            request: RequestId(Uuid::new_v4()),
-            at: clock::now(),
-            by: "bootstrap".into(),
-            operation: Operation::Initialise {
-                cluster: ClusterId(cluster),
-                settings: Settings::default(),
-            },
-        };
-        let applied = self.propose(command).await?;
-        applied.outcome.map_err(|rejection| MembershipError::Refused(rejection.to_string()))?;
-        Ok(ClusterId(cluster))
+        Ok(())
     }
 
     /// Adds a replica: first as a learner, until it has caught up, then as a voter.

@@ -6,28 +6,55 @@ use model::node::SeenDomain;
 use model::vm::Presence;
 use quick_xml::events::Event;
 use quick_xml::reader::Reader;
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::io::Errno;
+use rustix::process::{Pid, PidfdFlags, Signal, pidfd_open, pidfd_send_signal};
 use uuid::Uuid;
 use virt::domain::{
     Domain, DomainInfo, DomainPausedReason, DomainPausedReasonEnum, DomainState, DomainStateReason,
     MigrateParameters,
 };
 use virt::enumutil::Enum;
-use virt::error::Error;
+use virt::error::{Error, ErrorNumber};
 use virt::sys;
 
+use crate::hypervisor::mark::{self, Mark, NAMESPACE};
 use crate::hypervisor::{DomainFacts, HypervisorError, JobStats, Result};
+
+/// How long after SIGKILL a process may still be there: the kernel has to write back what it holds.
+const KILL_LIMIT_SECONDS: i64 = 4;
 
 pub(super) fn facts(domain: &Domain) -> std::result::Result<DomainFacts, Error> {
     let info = domain.info()?;
+    let presence = presence(domain, &info);
+    let mark = match presence {
+        Some(_) => mark(domain)?,
+        None => None,
+    };
     Ok(DomainFacts {
         uuid: domain.uuid()?,
         seen: SeenDomain {
             name: domain.name()?,
-            presence: presence(domain, &info),
+            presence,
             // libvirt gives KiB.
             memory_mib: info.max_mem.div_ceil(1024),
+            generation: None,
+            // Not to be had of a transient domain, which cannot be started with the host either.
+            autostart: domain.autostart().unwrap_or(false),
         },
+        mark,
     })
+}
+
+fn mark(domain: &Domain) -> std::result::Result<Option<Mark>, Error> {
+    let kind = sys::VIR_DOMAIN_METADATA_ELEMENT as i32;
+    match domain.metadata(kind, Some(NAMESPACE), sys::VIR_DOMAIN_AFFECT_LIVE) {
+        Ok(element) => Ok(mark::read(&element)),
+        Err(error) if error.code().is_known_and(|code| code == ErrorNumber::NoDomainMetadata) => {
+            Ok(None)
+        }
+        Err(error) => Err(error),
+    }
 }
 
 /// The state comes from `virDomainGetInfo`: the crate's `state` loses libvirt's error, and would make a domain that has
@@ -55,6 +82,7 @@ fn paused(domain: &Domain, reason: DomainPausedReasonEnum) -> Presence {
     match reason.unwrap_or(DomainPausedReason::Unknown) {
         DomainPausedReason::StartingUp => Presence::Incoming,
         DomainPausedReason::Migration if domain.job_info().is_err() => Presence::Incoming,
+        DomainPausedReason::Migration => Presence::Leaving,
         _ => Presence::Paused,
     }
 }
@@ -135,4 +163,33 @@ pub(super) fn qemu_process(uuid: Uuid) -> io::Result<Option<i32>> {
         }
     }
     Ok(None)
+}
+
+/// Kills it and waits until the kernel has let go of it.
+pub(super) fn kill_qemu(uuid: Uuid) -> io::Result<()> {
+    while let Some(process) = qemu_process(uuid)? {
+        let Some(process) = Pid::from_raw(process) else { return Ok(()) };
+        let handle = match pidfd_open(process, PidfdFlags::empty()) {
+            Ok(handle) => handle,
+            // It ended just now; perhaps another has its number already, so it is looked for anew.
+            Err(Errno::SRCH) => continue,
+            Err(error) => return Err(error.into()),
+        };
+        // The handle is of the process that is there now: is that still the one?
+        if qemu_process(uuid)? != Some(process.as_raw_nonzero().get()) {
+            continue;
+        }
+        match pidfd_send_signal(&handle, Signal::KILL) {
+            Ok(()) | Err(Errno::SRCH) => {}
+            Err(error) => return Err(error.into()),
+        }
+        let limit = Timespec { tv_sec: KILL_LIMIT_SECONDS, tv_nsec: 0 };
+        if poll(&mut [PollFd::new(&handle, PollFlags::IN)], Some(&limit))? == 0 {
+            return Err(io::Error::new(
+                io::ErrorKind::TimedOut,
+                format!("process {} does not end", process.as_raw_nonzero()),
+            ));
+        }
+    }
+    Ok(())
 }

@@ -263,6 +263,14 @@ impl Hypervisor for Libvirt {
         self.with_domain(uuid, Domain::destroy)
     }
 
+    fn suspend(&self, uuid: Uuid) -> Result<()> {
+        self.with_domain(uuid, Domain::suspend)
+    }
+
+    fn resume(&self, uuid: Uuid) -> Result<()> {
+        self.with_domain(uuid, Domain::resume)
+    }
+
     fn migrate(&self, uuid: Uuid, uri: &str, live: bool) -> Result<()> {
         self.with_domain(uuid, |domain| domain::migrate(domain, uri, live, self.migrate_unsafe))
     }
@@ -296,6 +304,11 @@ impl Hypervisor for Libvirt {
     fn process(&self, uuid: Uuid) -> Result<Option<i32>> {
         domain::qemu_process(uuid)
             .map_err(|error| HypervisorError::Refused(format!("/proc could not be read: {error}")))
+    }
+
+    fn kill(&self, uuid: Uuid) -> Result<()> {
+        domain::kill_qemu(uuid)
+            .map_err(|error| HypervisorError::Refused(format!("its QEMU is not gone: {error}")))
     }
 }
 

@@ -29,7 +29,7 @@ async fn a_domain_is_created_marked_seen_and_destroyed_with_its_events() {
     libvirt.create(&crate::hypervisor::mark::insert(XML, &mark).unwrap()).unwrap();
     let seen = libvirt.look(uuid).unwrap().unwrap();
     assert_eq!(
-        (seen.name.as_str(), seen.presence, seen.memory_mib),
+        (seen.seen.name.as_str(), seen.seen.presence, seen.seen.memory_mib),
         ("berth-unit", Some(Presence::Running), 8)
     );
     libvirt.mark(uuid, &Mark { generation: 5, ..mark }).unwrap();

@@ -1,189 +1,380 @@
-use model::vm::StopCause;
+//! One VM on one host in memory, through the whole core: orders in, calls carried out at once, reports out.
 
-use super::*;
+use std::sync::Arc;
+
+use model::domain_xml;
+use model::vm::{OnIsolation, Presence, StopCause};
+use proto::v1;
+use tokio::sync::mpsc;
+use uuid::Uuid;
+
+use crate::clock::Reading;
+use crate::core::{AgentCore, Given};
 use crate::hypervisor::fake::{FakeHypervisor, Faults};
 use crate::hypervisor::{Hypervisor, HypervisorEvent};
+use crate::lease::Lease;
+use crate::vm::ledger::Ledger;
 
 const VM: Uuid = Uuid::from_u128(0x77);
+const CLUSTER: Uuid = Uuid::from_u128(1);
 
 struct Bench {
     fake: Arc<FakeHypervisor>,
-    driver: mpsc::UnboundedSender<Message>,
-    reports: mpsc::UnboundedReceiver<v1::Report>,
-    _directory: tempfile::TempDir,
+    events: mpsc::UnboundedReceiver<HypervisorEvent>,
+    core: AgentCore,
+    now: u64,
+    reports: Vec<String>,
+    directory: tempfile::TempDir,
 }
 
 fn bench() -> Bench {
     let directory = tempfile::tempdir().unwrap();
-    let (fake, mut events) = FakeHypervisor::new();
-    let (sender, reports) = mpsc::unbounded_channel();
-    let tools = Tools {
-        hypervisor: HypervisorHandle::new(fake.clone()),
-        ledger: Ledger::open(directory.path()).unwrap(),
-        reports: sender,
-        jobs: Jobs::default(),
-        working: Arc::default(),
-    };
-    let driver = spawn(VM, tools);
-    let told = driver.clone();
-    tokio::spawn(async move {
-        while let Some(event) = events.recv().await {
-            let message = match event {
-                HypervisorEvent::Changed(_) => Message::Changed,
-                HypervisorEvent::Stopped(_, cause) => Message::Stopped(cause),
-                HypervisorEvent::Connected | HypervisorEvent::Disconnected => continue,
-            };
-            let _ = told.send(message);
-        }
-    });
-    Bench { fake, driver, reports, _directory: directory }
+    let (fake, events) = FakeHypervisor::new();
+    let core = AgentCore::new(Ledger::open(directory.path()).unwrap(), Lease::default());
+    let mut bench = Bench { fake, events, core, now: 1_000, reports: Vec::new(), directory };
+    bench.register(7);
+    bench.heartbeat();
+    bench
 }
 
-fn order(id: u64, kind: Kind) -> Order {
-    Order { id, generation: id, cluster: Uuid::from_u128(1), vm: "v".into(), uuid: VM, kind }
+fn order(id: u64, kind: v1::order::Kind) -> v1::Order {
+    v1::Order {
+        id,
+        session: 7,
+        generation: id,
+        vm: "v".into(),
+        uuid: VM.to_string(),
+        on_isolation: v1::OnIsolation::Suspend.into(),
+        kind: Some(kind),
+    }
 }
 
-fn start(id: u64) -> Order {
-    let xml = format!(
-        "<domain type='qemu'><name>v</name><uuid>{VM}</uuid><memory>16384</memory></domain>"
-    );
-    order(id, Kind::Start { xml })
+fn xml() -> String {
+    format!("<domain type='qemu'><name>v</name><uuid>{VM}</uuid><memory>16384</memory></domain>")
+}
+
+fn start(id: u64) -> v1::Order {
+    order(id, v1::order::Kind::Start(v1::StartOrder { xml: xml() }))
+}
+
+fn stop(id: u64, graceful_ms: Option<u64>) -> v1::Order {
+    order(id, v1::order::Kind::Stop(v1::StopOrder { graceful_ms }))
+}
+
+fn resume(id: u64, generation: u64) -> v1::Order {
+    v1::Order { generation, ..order(id, v1::order::Kind::Resume(v1::ResumeOrder {})) }
+}
+
+fn probe(id: u64) -> v1::Order {
+    order(id, v1::order::Kind::Probe(v1::ProbeOrder {}))
 }
 
 impl Bench {
-    fn give(&self, orders: Vec<Order>) {
-        self.driver.send(Message::Orders(orders)).unwrap();
+    fn at(&self) -> Reading {
+        Reading { boot_ms: self.now, raw_ms: self.now }
     }
 
-    /// The next report, in short.
-    async fn next(&mut self) -> String {
-        use v1::report::Report as Kind;
-        let report = tokio::time::timeout(Duration::from_secs(20), self.reports.recv())
-            .await
-            .unwrap()
-            .unwrap();
-        match report.report.unwrap() {
-            Kind::Seen(seen) => format!("seen {}", seen.presence().as_str_name()),
-            Kind::Absent(absent) => {
-                format!("absent up to {}: {}", absent.floor, absent.cause().as_str_name())
+    fn register(&mut self, session: u64) {
+        let given = Given {
+            session,
+            epoch: 1,
+            cluster: CLUSTER,
+            lease_ttl_ms: 3_000,
+            self_fence_ms: 1_000,
+            isolation_hold_ms: 60_000,
+            floors: Vec::new(),
+        };
+        let inventory = self.core.inventory(&self.fake.domains().unwrap_or_default());
+        self.core.registered(given, &inventory, self.at()).unwrap();
+        self.settle();
+    }
+
+    fn heartbeat(&mut self) {
+        self.core.heartbeat_answered(self.at(), self.at());
+        self.settle();
+    }
+
+    fn give(&mut self, orders: Vec<v1::Order>) {
+        let cluster = CLUSTER.to_string();
+        let list = v1::OrderList { term: 1, epoch: 1, cluster, orders };
+        self.core.orders(list, self.at());
+        self.settle();
+    }
+
+    /// Time passes in steps of 50 ms, with the lease renewed or not.
+    fn pass(&mut self, milliseconds: u64, renewed: bool) {
+        for _ in 0..milliseconds / 50 {
+            self.now += 50;
+            if renewed {
+                self.core.heartbeat_answered(self.at(), self.at());
             }
-            Kind::OrderDone(done) => {
-                format!("done {}: {}", done.order, done.error.unwrap_or("ok".into()))
+            self.core.tick(self.at());
+            self.settle();
+        }
+    }
+
+    /// Calls are made and events are told until nothing moves.
+    fn settle(&mut self) {
+        loop {
+            let effects = self.core.take_effects();
+            for report in effects.reports {
+                self.reports.push(short(report));
+            }
+            let mut quiet = effects.calls.is_empty();
+            for call in effects.calls {
+                let answer = call.call.make(call.uuid, &*self.fake);
+                self.core.answered(call.uuid, call.id, answer, self.at());
+            }
+            while let Ok(event) = self.events.try_recv() {
+                quiet = false;
+                match event {
+                    HypervisorEvent::Changed(uuid) => self.core.event(uuid, None, self.at()),
+                    HypervisorEvent::Stopped(uuid, cause) => {
+                        self.core.event(uuid, Some(cause), self.at());
+                    }
+                    HypervisorEvent::Connected | HypervisorEvent::Disconnected => {}
+                }
+            }
+            if quiet {
+                return;
             }
         }
     }
 
-    /// Reports up to and with the one that begins like this.
-    async fn until(&mut self, beginning: &str) -> Vec<String> {
-        let mut all = Vec::new();
-        loop {
-            let next = self.next().await;
-            all.push(next.clone());
-            if next.starts_with(beginning) {
-                return all;
-            }
+    fn told(&mut self) -> Vec<String> {
+        std::mem::take(&mut self.reports)
+    }
+
+    /// The agent dies and another one begins on the same ledger.
+    fn restart(&mut self, lease: Lease) {
+        self.core = AgentCore::new(Ledger::open(self.directory.path()).unwrap(), lease);
+    }
+
+    fn presence(&self) -> Option<Presence> {
+        self.fake.domains().unwrap().first().and_then(|domain| domain.seen.presence)
+    }
+}
+
+/// A report, in short.
+fn short(report: v1::Report) -> String {
+    use v1::report::Report as Kind;
+    match report.report.unwrap() {
+        Kind::Seen(seen) => format!("seen {}", seen.presence().as_str_name()),
+        Kind::Absent(absent) => {
+            format!("absent up to {}: {}", absent.floor, absent.cause().as_str_name())
+        }
+        Kind::OrderDone(done) => {
+            format!("done {}: {}", done.order, done.error.unwrap_or("ok".into()))
         }
     }
 }
 
-#[tokio::test]
-async fn a_start_is_seen_before_it_is_done_and_done_once() {
+#[test]
+fn a_start_is_seen_before_it_is_done_and_bears_the_mark() {
     let mut bench = bench();
-    bench.give(vec![start(5)]);
-    let reports = bench.until("done 5").await;
-    assert_eq!(reports, ["seen RUNNING", "done 5: ok"]);
-    assert!(bench.fake.domain(VM).unwrap().is_some());
-    bench.give(vec![start(5)]);
-    assert_eq!(bench.until("done 5").await, ["done 5: ok"]);
+    bench.give(vec![start(10)]);
+    assert_eq!(bench.told(), ["seen RUNNING", "done 10: ok"]);
+    assert_eq!(bench.fake.mark_of(VM).unwrap().generation, 10);
+    assert!(domain_xml::parse(&xml()).is_ok());
+}
+
+#[test]
+fn an_order_that_comes_again_is_done_once_over_restarts_too() {
+    let mut bench = bench();
+    bench.give(vec![start(10)]);
+    bench.give(vec![start(10)]);
+    bench.restart(bench.core.lease());
+    bench.register(7);
+    bench.told();
+    bench.give(vec![start(10)]);
+    assert_eq!(bench.told(), ["done 10: ok"]);
     assert_eq!(bench.fake.calls(), ["create v"]);
 }
 
-#[tokio::test]
-async fn a_start_that_fails_says_so_and_then_that_it_is_not_here() {
+#[test]
+fn without_a_lease_a_start_waits_and_begins_with_the_first_answer() {
     let mut bench = bench();
-    bench.fake.set_faults(Faults { start_fails: 1, ..Faults::default() });
-    bench.give(vec![start(5)]);
-    let reports = bench.until("absent").await;
-    assert_eq!(
-        reports,
-        ["done 5: the fake is told to fail", "absent up to 5: STOP_CAUSE_UNSPECIFIED"]
-    );
-}
-
-#[tokio::test]
-async fn an_order_older_than_a_promise_is_refused() {
-    let mut bench = bench();
-    bench.give(vec![order(9, Kind::Probe)]);
-    assert_eq!(bench.next().await, "absent up to 9: STOP_CAUSE_UNSPECIFIED");
-    bench.give(vec![start(8)]);
-    assert!(bench.next().await.starts_with("done 8: this node has promised"));
+    bench.pass(4_000, false);
+    bench.give(vec![start(10)]);
     assert!(bench.fake.calls().is_empty());
+    bench.heartbeat();
+    assert_eq!(bench.fake.calls(), ["create v"]);
 }
 
-#[tokio::test]
-async fn a_guest_that_shuts_down_is_not_destroyed() {
+#[test]
+fn a_deaf_guest_is_destroyed_when_its_time_is_over() {
     let mut bench = bench();
-    bench.give(vec![start(5)]);
-    bench.until("done 5").await;
-    bench.give(vec![order(6, Kind::Stop { graceful_ms: Some(60_000) })]);
-    let reports = bench.until("absent").await;
-    assert_eq!(reports[0], "done 6: ok");
-    assert!(reports[1].starts_with("absent up to 6"), "{reports:?}");
-    assert_eq!(bench.fake.calls(), ["create v", "shutdown"]);
-}
-
-#[tokio::test]
-async fn a_deaf_guest_is_destroyed_when_its_time_is_over_or_the_stop_is_hastened() {
-    let mut bench = bench();
+    bench.give(vec![start(10)]);
     bench.fake.set_faults(Faults { deaf_guests: true, ..Faults::default() });
-    bench.give(vec![start(5)]);
-    bench.until("done 5").await;
-    bench.give(vec![order(6, Kind::Stop { graceful_ms: Some(3_600_000) })]);
-    bench.give(vec![order(7, Kind::Stop { graceful_ms: None })]);
-    let reports = bench.until("absent").await;
-    assert_eq!(reports[0], "done 7: ok");
-    assert!(reports[1].starts_with("absent up to 7"), "{reports:?}");
-    bench.give(vec![start(8)]);
-    bench.until("done 8").await;
-    bench.give(vec![order(9, Kind::Stop { graceful_ms: Some(1) })]);
-    let reports = bench.until("absent").await;
-    assert_eq!(reports[0], "done 9: ok");
-    assert_eq!(bench.fake.calls().last().unwrap(), "destroy");
+    bench.give(vec![stop(11, Some(8_000))]);
+    bench.told();
+    bench.pass(7_900, true);
+    assert_eq!(bench.presence(), Some(Presence::Running));
+    bench.pass(1_200, true);
+    assert_eq!(bench.fake.calls(), ["create v", "shutdown", "shutdown", "destroy"]);
+    assert_eq!(bench.told(), ["done 11: ok", "absent up to 11: DESTROYED"]);
 }
 
-#[tokio::test]
-async fn a_qemu_that_dies_is_told_with_its_cause_and_a_libvirt_that_is_away_tells_nothing() {
+#[test]
+fn a_graceful_stop_can_be_hastened() {
     let mut bench = bench();
-    bench.give(vec![start(5)]);
-    bench.until("done 5").await;
-    bench.fake.set_faults(Faults { disconnected: true, ..Faults::default() });
+    bench.give(vec![start(10)]);
+    bench.fake.set_faults(Faults { deaf_guests: true, ..Faults::default() });
+    bench.give(vec![stop(11, Some(100_000))]);
+    bench.give(vec![stop(12, None)]);
+    assert_eq!(bench.fake.calls(), ["create v", "shutdown", "destroy"]);
+    assert!(bench.told().contains(&"done 12: ok".to_owned()));
+}
+
+#[test]
+fn the_end_of_a_guest_is_told_with_its_cause() {
+    let mut bench = bench();
+    bench.give(vec![start(10)]);
+    bench.told();
     bench.fake.kill(VM, StopCause::Crashed);
-    while bench.fake.unanswered() == 0 {
-        tokio::task::yield_now().await;
+    bench.settle();
+    assert_eq!(bench.told(), ["absent up to 10: GUEST_CRASHED"]);
+}
+
+#[test]
+fn a_promise_outlives_the_agent_and_an_older_order_is_refused() {
+    let mut bench = bench();
+    bench.give(vec![probe(20)]);
+    assert_eq!(bench.told(), ["absent up to 20: STOP_CAUSE_UNSPECIFIED"]);
+    bench.restart(bench.core.lease());
+    bench.register(7);
+    bench.give(vec![start(19)]);
+    assert!(bench.fake.calls().is_empty());
+    assert_eq!(bench.told(), ["done 19: this node has promised not to do it any more"]);
+}
+
+#[test]
+fn silence_of_libvirt_is_not_absence() {
+    let mut bench = bench();
+    bench.give(vec![start(10)]);
+    bench.told();
+    bench.fake.set_faults(Faults { disconnected: true, ..Faults::default() });
+    bench.core.event(VM, None, bench.at());
+    bench.pass(3_000, true);
+    assert!(bench.told().is_empty());
+    bench.give(vec![probe(20)]);
+    assert!(bench.told().is_empty());
+}
+
+#[test]
+fn orders_of_another_session_epoch_or_older_term_are_refused() {
+    let mut bench = bench();
+    let list = |term, epoch, order| v1::OrderList {
+        term,
+        epoch,
+        cluster: CLUSTER.to_string(),
+        orders: vec![order],
+    };
+    bench.core.orders(list(5, 1, v1::Order { session: 6, ..start(10) }), bench.at());
+    bench.core.orders(list(5, 2, start(10)), bench.at());
+    bench.core.orders(list(4, 1, start(10)), bench.at());
+    bench.settle();
+    assert!(bench.fake.calls().is_empty());
+    bench.core.orders(list(5, 1, start(10)), bench.at());
+    bench.settle();
+    assert_eq!(bench.fake.calls(), ["create v"]);
+}
+
+#[test]
+fn when_the_lease_runs_out_guests_are_suspended_and_only_an_order_resumes_them() {
+    let mut bench = bench();
+    bench.give(vec![start(10)]);
+    assert!(!bench.core.is_safe());
+    bench.pass(3_100, false);
+    assert_eq!(bench.presence(), Some(Presence::Paused));
+    assert!(bench.core.may_feed(bench.at()), "every guest is stopped for sure");
+    bench.told();
+    bench.register(7);
+    bench.heartbeat();
+    bench.pass(1_000, true);
+    assert_eq!(bench.presence(), Some(Presence::Paused), "the lease alone resumes nothing");
+    bench.give(vec![resume(12, 11)]);
+    assert!(bench.told().iter().any(|told| told.contains("at another generation")));
+    bench.give(vec![resume(13, 10)]);
+    assert_eq!(bench.presence(), Some(Presence::Running));
+}
+
+#[test]
+fn what_somebody_else_paused_is_not_resumed() {
+    let mut bench = bench();
+    bench.give(vec![start(10)]);
+    bench.fake.suspend(VM).unwrap();
+    bench.settle();
+    assert_eq!(bench.told().last().unwrap(), "seen PAUSED");
+    bench.give(vec![resume(12, 10)]);
+    assert!(bench.told().iter().any(|told| told.contains("only what self-fence suspended")));
+    assert_eq!(bench.presence(), Some(Presence::Paused));
+}
+
+#[test]
+fn a_libvirt_that_does_not_answer_costs_the_guests_their_qemu() {
+    let mut bench = bench();
+    bench.give(vec![start(10)]);
+    bench.fake.set_faults(Faults { disconnected: true, ..Faults::default() });
+    bench.pass(3_400, false);
+    assert!(!bench.core.may_feed(bench.at()), "nothing is sure yet");
+    bench.pass(500, false);
+    assert_eq!(bench.fake.calls().last().unwrap(), "kill");
+    assert!(bench.core.may_feed(bench.at()));
+}
+
+#[test]
+fn a_domain_that_bears_the_mark_is_bound_though_the_ledger_was_lost() {
+    let mut bench = bench();
+    bench.give(vec![start(10)]);
+    std::fs::remove_file(bench.directory.path().join("ledger")).unwrap();
+    bench.restart(bench.core.lease());
+    bench.register(7);
+    bench.heartbeat();
+    bench.pass(3_100, false);
+    assert_eq!(bench.presence(), Some(Presence::Paused));
+}
+
+#[test]
+fn a_restarted_agent_keeps_to_the_lease_of_the_one_before() {
+    let mut bench = bench();
+    bench.give(vec![start(10)]);
+    let lease = bench.core.lease();
+    bench.restart(lease);
+    bench.pass(2_900, false);
+    assert_eq!(bench.presence(), Some(Presence::Running));
+    bench.pass(200, false);
+    assert_eq!(bench.presence(), Some(Presence::Paused));
+}
+
+#[test]
+fn a_policy_of_destroy_and_one_of_continue_are_kept_to() {
+    for (policy, expected) in
+        [(v1::OnIsolation::Destroy, None), (v1::OnIsolation::Continue, Some(Presence::Running))]
+    {
+        let mut bench = bench();
+        bench.give(vec![v1::Order { on_isolation: policy.into(), ..start(10) }]);
+        bench.pass(3_500, false);
+        assert_eq!(bench.presence(), expected);
+        assert!(bench.core.may_feed(bench.at()));
     }
-    assert!(bench.reports.is_empty());
-    bench.fake.set_faults(Faults::default());
-    assert_eq!(bench.next().await, "absent up to 5: GUEST_CRASHED");
+    assert_eq!(OnIsolation::default(), OnIsolation::Suspend);
 }
 
-#[tokio::test]
-async fn an_adopted_domain_bears_the_mark() {
+#[test]
+fn a_session_of_an_older_epoch_is_not_taken() {
     let mut bench = bench();
-    bench.fake.appear(VM, "v", Presence::Running);
-    assert_eq!(bench.next().await, "seen RUNNING");
-    bench.give(vec![order(5, Kind::Adopt)]);
-    bench.until("done 5").await;
-    assert_eq!(bench.fake.mark_of(VM).unwrap().generation, 5);
-}
-
-#[tokio::test]
-async fn a_domain_that_migrated_is_gone_by_migration() {
-    let mut bench = bench();
-    bench.give(vec![start(5)]);
-    bench.until("done 5").await;
-    bench.give(vec![order(
-        6,
-        Kind::Migrate { uri: "qemu://b".into(), live: true, cancelled: false },
-    )]);
-    assert_eq!(bench.until("absent").await, ["done 6: ok", "absent up to 6: MIGRATED_AWAY"]);
+    let given = |epoch| Given {
+        session: 8,
+        epoch,
+        cluster: CLUSTER,
+        lease_ttl_ms: 3_000,
+        self_fence_ms: 1_000,
+        isolation_hold_ms: 60_000,
+        floors: vec![(VM, 30)],
+    };
+    bench.core.registered(given(2), &Default::default(), bench.at()).unwrap();
+    let refused = bench.core.registered(given(1), &Default::default(), bench.at()).unwrap_err();
+    assert!(refused.to_string().contains("epoch 2"), "{refused}");
+    assert_eq!(bench.core.ledger().entry(VM).unwrap().floor, 30);
 }

@@ -1,10 +1,23 @@
 //! The replicas themselves: who they are, and changes among them.
 
+use std::collections::BTreeMap;
+
 use proto::v1;
 use tonic::{Response, Status};
 
 use super::{Answer, ControlService};
 use crate::grpc::status;
+
+/// As many as can outvote a dead minority.
+pub(super) fn check_count(members: &BTreeMap<u64, String>) -> Result<(), Status> {
+    if matches!(members.len(), 1 | 3 | 5) {
+        return Ok(());
+    }
+    Err(Status::invalid_argument(format!(
+        "a control plane has 1, 3 or 5 replicas, not {}: an even number survives no more than one less",
+        members.len()
+    )))
+}
 
 impl ControlService {
     pub(super) fn replicas(&self) -> v1::ListReplicasReply {
@@ -31,13 +44,8 @@ impl ControlService {
         &self,
         message: v1::InitialiseClusterRequest,
     ) -> Answer<v1::InitialiseClusterReply> {
-        let members = message.replicas.into_iter().collect::<std::collections::BTreeMap<_, _>>();
-        if !matches!(members.len(), 1 | 3 | 5) {
-            return Err(Status::invalid_argument(format!(
-                "a control plane has 1, 3 or 5 replicas, not {}: an even number survives no more than one less",
-                members.len()
-            )));
-        }
+        let members = message.replicas.into_iter().collect::<BTreeMap<_, _>>();
+        check_count(&members)?;
         let cluster =
             self.raft.initialise(members).await.map_err(|error| status::not_changed(&error))?;
         Ok(Response::new(v1::InitialiseClusterReply { cluster: cluster.to_string() }))

@@ -1,0 +1,325 @@
+//! Stepper: all of the agent's decisions. Registrations, answered heartbeats, orders, events and answers of the
+//! hypervisor come in; calls and reports go out. The shell around it only carries them.
+//!
+//! ```text
+//!             registered                  heartbeat answered
+//!  no session ──────────▶ session, no lease ──────────▶ lease ──┐ time
+//!       ▲                        ▲                               ▼
+//!       └── the session is over ─┴── isolated: guests are stopped, the watchdog starves unless that is sure
+//! ```
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use model::node::SeenDomain;
+use model::sabotage::{Rule, off};
+use model::vm::StopCause;
+use proto::convert;
+use proto::v1;
+use tracing::{info, warn};
+use uuid::Uuid;
+
+use crate::clock::Reading;
+use crate::hypervisor::call::Answer;
+use crate::hypervisor::{DomainFacts, JobStats, Result as Called};
+use crate::lease::Lease;
+use crate::vm::driver::{Driver, Scene, VmCall};
+use crate::vm::ledger::{Ledger, LedgerError};
+use crate::vm::order::{self, Order};
+
+/// What the leader gave with a session.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Given {
+    /// The session.
+    pub session: u64,
+    /// The control plane's epoch.
+    pub epoch: u64,
+    /// The cluster.
+    pub cluster: Uuid,
+    /// How long an answered heartbeat lets this node run VMs.
+    pub lease_ttl_ms: u64,
+    /// How long its self-fence may take.
+    pub self_fence_ms: u64,
+    /// How long a suspended copy is kept without contact.
+    pub isolation_hold_ms: u64,
+    /// What a lost ledger has to know again.
+    pub floors: Vec<(Uuid, u64)>,
+}
+
+impl Given {
+    /// Reads a registration's reply.
+    pub fn read(reply: &v1::RegisterReply) -> Result<Self, convert::ConvertError> {
+        let floor = |floor: &v1::Floor| Ok((convert::uuid("uuid", &floor.uuid)?, floor.floor));
+        Ok(Self {
+            session: reply.session,
+            epoch: reply.epoch,
+            cluster: convert::uuid("cluster", &reply.cluster)?,
+            lease_ttl_ms: reply.lease_ttl_ms,
+            self_fence_ms: reply.self_fence_ms,
+            isolation_hold_ms: reply.isolation_hold_ms,
+            floors: reply.floors.iter().map(floor).collect::<Result<_, _>>()?,
+        })
+    }
+}
+
+/// Why a session that was given is not taken.
+#[derive(Debug, thiserror::Error)]
+pub enum SessionRefused {
+    /// From a control plane that another has taken the place of.
+    #[error(
+        "it is of epoch {given}, and this agent has met epoch {met}: a restored control plane has taken its place"
+    )]
+    OldEpoch {
+        /// Of the session.
+        given: u64,
+        /// The highest that was met.
+        met: u64,
+    },
+    /// What it says could not be kept.
+    #[error("what it says could not be noted")]
+    Ledger(#[from] LedgerError),
+}
+
+/// What a step led to.
+#[derive(Debug, Default, PartialEq)]
+pub struct Effects {
+    /// Calls to be made; the answer of each comes back by its number.
+    pub calls: Vec<VmCall>,
+    /// What the cluster is to hear, in order.
+    pub reports: Vec<v1::Report>,
+}
+
+/// The agent's self-fence until a session says otherwise: the design's defaults.
+const SELF_FENCE_MS: u64 = 1_000;
+const ISOLATION_HOLD_MS: u64 = 600_000;
+
+/// The agent without its shell.
+pub struct AgentCore {
+    ledger: Ledger,
+    lease: Lease,
+    session: Option<Given>,
+    /// The highest term whose orders were seen, in this epoch.
+    term: u64,
+    drivers: BTreeMap<Uuid, Driver>,
+    next_call: u64,
+    /// libvirt has said once what runs here: before that nothing is known to be safe.
+    inventory_known: bool,
+    isolated: bool,
+    self_fence_ms: u64,
+    isolation_hold_ms: u64,
+    effects: Effects,
+}
+
+impl AgentCore {
+    /// An agent that begins, with what one before it left behind.
+    pub fn new(ledger: Ledger, lease: Lease) -> Self {
+        let drivers = ledger.vms().map(|uuid| (uuid, Driver::new(uuid))).collect();
+        Self {
+            ledger,
+            lease,
+            session: None,
+            term: 0,
+            drivers,
+            next_call: 1,
+            inventory_known: false,
+            isolated: false,
+            self_fence_ms: SELF_FENCE_MS,
+            isolation_hold_ms: ISOLATION_HOLD_MS,
+            effects: Effects::default(),
+        }
+    }
+
+    /// The ledger.
+    pub fn ledger(&self) -> &Ledger {
+        &self.ledger
+    }
+
+    /// The lease.
+    pub fn lease(&self) -> Lease {
+        self.lease
+    }
+
+    /// The session, while it has one.
+    pub fn session(&self) -> Option<&Given> {
+        self.session.as_ref()
+    }
+
+    /// How far migrations are, by VM, with the order they belong to.
+    pub fn jobs(&self) -> impl Iterator<Item = (Uuid, (u64, JobStats))> + '_ {
+        self.drivers.iter().filter_map(|(uuid, driver)| Some((*uuid, driver.job?)))
+    }
+
+    /// What the steps so far led to.
+    pub fn take_effects(&mut self) -> Effects {
+        std::mem::take(&mut self.effects)
+    }
+
+    fn with(&mut self, uuid: Uuid, now: Reading, step: impl FnOnce(&mut Driver, &mut Scene<'_>)) {
+        let driver = self.drivers.entry(uuid).or_insert_with(|| Driver::new(uuid));
+        let mut scene = Scene {
+            now: now.boot_ms,
+            lease: self.lease.holds(now),
+            ledger: &mut self.ledger,
+            calls: &mut self.effects.calls,
+            reports: &mut self.effects.reports,
+            next_call: &mut self.next_call,
+        };
+        step(driver, &mut scene);
+        if self.isolated {
+            // One that has just come to be known is bound as well.
+            driver.isolate(&mut scene, self.self_fence_ms, self.isolation_hold_ms);
+        }
+    }
+
+    fn with_all(&mut self, now: Reading, mut step: impl FnMut(&mut Driver, &mut Scene<'_>)) {
+        let all: Vec<Uuid> = self.drivers.keys().copied().collect();
+        for uuid in all {
+            self.with(uuid, now, &mut step);
+        }
+    }
+
+    /// What is to be said of all domains at a registration: what libvirt listed, and what of it self-fence stopped.
+    pub fn inventory(&self, domains: &[DomainFacts]) -> BTreeMap<Uuid, SeenDomain> {
+        domains.iter().map(|it| (it.uuid, self.ledger.as_ours(it.clone()))).collect()
+    }
+
+    /// A session begins, with the inventory that it was given for.
+    pub fn registered(
+        &mut self,
+        given: Given,
+        inventory: &BTreeMap<Uuid, SeenDomain>,
+        now: Reading,
+    ) -> Result<(), SessionRefused> {
+        let met = self.ledger.epoch();
+        let same_cluster = self.ledger.cluster().is_none_or(|known| known == given.cluster);
+        if same_cluster && given.epoch < met && !off(Rule::OrderOfEpoch) {
+            return Err(SessionRefused::OldEpoch { given: given.epoch, met });
+        }
+        if given.epoch > met {
+            // Terms of another control plane say nothing of this one's.
+            self.term = 0;
+        }
+        self.ledger.note_epoch(given.cluster, given.epoch)?;
+        self.ledger.promise_all(&given.floors)?;
+        self.self_fence_ms = given.self_fence_ms;
+        self.isolation_hold_ms = given.isolation_hold_ms;
+        self.session = Some(given);
+        let known: BTreeSet<Uuid> = self.drivers.keys().chain(inventory.keys()).copied().collect();
+        for uuid in known {
+            let seen = inventory.get(&uuid).filter(|seen| seen.presence.is_some()).cloned();
+            self.with(uuid, now, |driver, scene| driver.registered(scene, seen));
+        }
+        self.inventory_known = true;
+        Ok(())
+    }
+
+    /// The leader says that the session is over. The lease goes on until it runs out.
+    pub fn session_over(&mut self) {
+        self.session = None;
+    }
+
+    /// A heartbeat of the present session that was sent at that moment has been answered.
+    pub fn heartbeat_answered(&mut self, sent: Reading, now: Reading) {
+        let Some(given) = &self.session else { return };
+        let before = self.lease.holds(now);
+        self.lease.renew(sent, given.lease_ttl_ms, now);
+        if self.lease.holds(now) && (self.isolated || !before) {
+            if std::mem::take(&mut self.isolated) {
+                info!("the lease is back: what was stopped waits for the leader's word");
+            }
+            self.with_all(now, |driver, scene| {
+                driver.end_isolation(scene);
+                driver.consider(scene);
+            });
+        }
+    }
+
+    /// Orders for another session, epoch, cluster or an older term are not for this agent (design section 3, order).
+    pub fn orders(&mut self, list: v1::OrderList, now: Reading) {
+        let Some(given) = &self.session else { return };
+        let (session, cluster) = (given.session, given.cluster);
+        let epoch = if off(Rule::OrderOfEpoch) { list.epoch } else { given.epoch };
+        if list.epoch != epoch || list.cluster != cluster.to_string() {
+            warn!(
+                epoch = list.epoch,
+                cluster = list.cluster,
+                "orders of another epoch or cluster are refused"
+            );
+            return;
+        }
+        if list.term < self.term && !off(Rule::OrderOfTerm) {
+            warn!(term = list.term, newest = self.term, "orders of a deposed leader are refused");
+            return;
+        }
+        self.term = list.term;
+        let mut by_vm: BTreeMap<Uuid, Vec<Order>> =
+            self.drivers.keys().map(|uuid| (*uuid, Vec::new())).collect();
+        for order in list.orders {
+            if order.session != session && !off(Rule::OrderOfSession) {
+                let of = order.session;
+                warn!(order = order.id, session = of, "an order of another session is refused");
+                continue;
+            }
+            match order::read(order, cluster) {
+                Ok(Some(order)) => by_vm.entry(order.uuid).or_default().push(order),
+                Ok(None) => {
+                    warn!("an order of a kind that this version does not know is left alone");
+                }
+                Err(error) => warn!(%error, "an order that cannot be read is left alone"),
+            }
+        }
+        for (uuid, orders) in by_vm {
+            self.with(uuid, now, |driver, scene| driver.orders(scene, orders));
+        }
+    }
+
+    /// A domain changed, or ended for this cause.
+    pub fn event(&mut self, uuid: Uuid, cause: Option<StopCause>, now: Reading) {
+        self.with(uuid, now, |driver, scene| driver.event(scene, cause));
+    }
+
+    /// libvirt listed all domains: what is new is looked at, and what is known and may be gone.
+    pub fn listed(&mut self, domains: &[DomainFacts], now: Reading) {
+        let all: BTreeSet<Uuid> =
+            self.drivers.keys().copied().chain(domains.iter().map(|domain| domain.uuid)).collect();
+        for uuid in all {
+            self.event(uuid, None, now);
+        }
+    }
+
+    /// The answer to a call.
+    pub fn answered(&mut self, uuid: Uuid, id: u64, answer: Called<Answer>, now: Reading) {
+        self.with(uuid, now, |driver, scene| driver.answered(scene, id, answer));
+    }
+
+    /// Time has passed.
+    pub fn tick(&mut self, now: Reading) {
+        let over = self.lease.over_for_ms(now).is_some() || !self.inventory_known;
+        if over && !self.lease.holds(now) && !self.isolated && self.has_bound() {
+            self.isolated = true;
+            warn!("the lease has run out: guests are stopped");
+        }
+        self.with_all(now, Driver::tick);
+    }
+
+    /// Something here is the lease's.
+    fn has_bound(&self) -> bool {
+        !self.drivers.is_empty()
+    }
+
+    /// The next moment at which it wants a tick, on the clock that goes on while the host sleeps.
+    pub fn wake_at(&self, now: Reading) -> Option<u64> {
+        let left_ms = self.lease.left_ms(now);
+        let lease = (left_ms > 0).then_some(now.boot_ms + left_ms);
+        self.drivers.values().filter_map(Driver::wake_at).chain(lease).min()
+    }
+
+    /// The watchdog may be fed: the lease holds, or every guest that it binds is stopped for sure.
+    pub fn may_feed(&self, now: Reading) -> bool {
+        self.lease.holds(now) || self.is_safe() || off(Rule::WatchdogStarves)
+    }
+
+    /// Every guest that the lease binds is stopped for sure, gone, or runs under a lock manager.
+    pub fn is_safe(&self) -> bool {
+        self.inventory_known && self.drivers.values().all(|driver| driver.is_safe(&self.ledger))
+    }
+}

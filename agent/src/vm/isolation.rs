@@ -1,0 +1,267 @@
+//! Stepper: stopping one guest because the node's lease ran out, and making sure that it stays stopped.
+//!
+//! ```text
+//!  look ─▶ runs ─────▶ suspend or destroy ─▶ look …
+//!       ─▶ incoming ─▶ destroy ────────────▶ look …
+//!       ─▶ stopped or gone: safe ─ a second later, or at an event ─▶ look …
+//!  libvirt fails, or half of the time for self-fence is over ─▶ kill ─▶ look …
+//!  the hold is over ─▶ destroy
+//! ```
+
+use model::sabotage::{Rule, off};
+use model::vm::{OnIsolation, Presence};
+
+use crate::hypervisor::Result as Called;
+use crate::hypervisor::call::Call;
+use crate::vm::driver::Seen;
+
+/// A guest that was stopped is looked at again this often: somebody may let it run.
+const LOOK_PERIOD_MS: u64 = 1_000;
+/// A call that failed is made again after this.
+const AGAIN_MS: u64 = 100;
+
+/// What is to be done next.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) enum IsolationStep {
+    /// Make this call; its answer comes back with this number.
+    Call(u32, Call),
+    /// Nothing now.
+    Nothing,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Stage {
+    Calling(Doing),
+    Waiting { until: u64 },
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Doing {
+    Looking,
+    Acting,
+    Killing,
+}
+
+/// The isolation of one VM.
+#[derive(Debug)]
+pub(super) struct Isolation {
+    policy: OnIsolation,
+    /// How long libvirt has to stop it, before its QEMU is killed.
+    patience_ms: u64,
+    /// When libvirt has had its chance.
+    kill_at: u64,
+    hold_until: u64,
+    stage: Stage,
+    safe: bool,
+    /// The number of the call whose answer counts.
+    call: u32,
+}
+
+impl Isolation {
+    pub(super) fn new(policy: OnIsolation, now: u64, self_fence_ms: u64, hold_ms: u64) -> Self {
+        let patience_ms = self_fence_ms / 2;
+        Self {
+            policy,
+            patience_ms,
+            kill_at: now + patience_ms,
+            hold_until: now + hold_ms,
+            stage: Stage::Waiting { until: now },
+            safe: policy == OnIsolation::Continue,
+            call: 0,
+        }
+    }
+
+    /// The guest is stopped, or gone, or may run on.
+    pub(super) fn is_safe(&self) -> bool {
+        self.safe
+    }
+
+    pub(super) fn wake_at(&self) -> Option<u64> {
+        match self.stage {
+            _ if self.policy == OnIsolation::Continue => None,
+            Stage::Waiting { until } => Some(until),
+            Stage::Calling(Doing::Killing) => None,
+            Stage::Calling(Doing::Looking) if self.safe => None,
+            Stage::Calling(_) => Some(self.kill_at),
+        }
+    }
+
+    pub(super) fn tick(&mut self, now: u64) -> IsolationStep {
+        match self.stage {
+            _ if self.policy == OnIsolation::Continue => IsolationStep::Nothing,
+            Stage::Waiting { until } if now < until => IsolationStep::Nothing,
+            Stage::Waiting { .. } => {
+                if self.safe {
+                    self.kill_at = now + self.patience_ms;
+                }
+                self.call(Doing::Looking, Call::Look)
+            }
+            // libvirt has had its chance; the process is killed beside the call that hangs.
+            Stage::Calling(Doing::Looking) if self.safe => IsolationStep::Nothing,
+            Stage::Calling(Doing::Looking | Doing::Acting) if self.may_kill(now) => {
+                self.call(Doing::Killing, Call::Kill)
+            }
+            Stage::Calling(_) => IsolationStep::Nothing,
+        }
+    }
+
+    pub(super) fn look_now(&mut self, now: u64) -> IsolationStep {
+        if matches!(self.stage, Stage::Waiting { .. }) {
+            self.stage = Stage::Waiting { until: now };
+        }
+        self.tick(now)
+    }
+
+    fn may_kill(&self, now: u64) -> bool {
+        now >= self.kill_at && !off(Rule::SelfFenceKills)
+    }
+
+    fn call(&mut self, what: Doing, call: Call) -> IsolationStep {
+        self.stage = Stage::Calling(what);
+        self.call += 1;
+        IsolationStep::Call(self.call, call)
+    }
+
+    fn wait(&mut self, until: u64) -> IsolationStep {
+        self.stage = Stage::Waiting { until };
+        IsolationStep::Nothing
+    }
+
+    pub(super) fn answered(&mut self, call: u32, answer: &Called<Seen>, now: u64) -> IsolationStep {
+        let Stage::Calling(what) = self.stage else { return IsolationStep::Nothing };
+        if call != self.call {
+            // A call that was given up comes back after all.
+            return IsolationStep::Nothing;
+        }
+        match (what, answer) {
+            (Doing::Looking, Ok(Seen::Domain(seen))) => {
+                self.seen(seen.as_ref().and_then(|seen| seen.presence), now)
+            }
+            (Doing::Acting, Ok(_)) => self.call(Doing::Looking, Call::Look),
+            (Doing::Killing, Ok(_)) => {
+                // The kernel says that no such process is left; libvirt may take its time to see it.
+                self.safe = true;
+                self.wait(now + LOOK_PERIOD_MS)
+            }
+            // What was stopped for sure stays so while libvirt is away: nobody could let it run but through libvirt.
+            (Doing::Looking, Err(_)) if self.safe => self.wait(now + LOOK_PERIOD_MS),
+            // What cannot be asked is not safe, and what cannot be done by libvirt is done without it.
+            (Doing::Looking | Doing::Acting, _) if self.may_kill(now) => {
+                self.safe = false;
+                self.call(Doing::Killing, Call::Kill)
+            }
+            (_, _) => {
+                self.safe = false;
+                self.wait(now + AGAIN_MS)
+            }
+        }
+    }
+
+    fn seen(&mut self, presence: Option<Presence>, now: u64) -> IsolationStep {
+        match presence {
+            None => self.rest(now),
+            Some(Presence::Incoming) if off(Rule::SelfFenceIncoming) => self.rest(now),
+            // libvirt would let it run by itself when the source is done.
+            Some(Presence::Incoming) => self.act(Call::Destroy, now),
+            Some(Presence::Suspended) if now >= self.hold_until => self.act(Call::Destroy, now),
+            Some(Presence::Suspended | Presence::Paused | Presence::Crashed) => self.rest(now),
+            // A source in handover: it is gone in a moment, or runs again.
+            Some(Presence::Leaving) => self.act(Call::AbortJob, now),
+            Some(Presence::Running | Presence::ShuttingDown) => match self.policy {
+                OnIsolation::Destroy => self.act(Call::Destroy, now),
+                OnIsolation::Suspend | OnIsolation::Continue => self.act(Call::Suspend, now),
+            },
+        }
+    }
+
+    fn act(&mut self, call: Call, now: u64) -> IsolationStep {
+        self.safe = false;
+        if self.may_kill(now) {
+            return self.call(Doing::Killing, Call::Kill);
+        }
+        self.call(Doing::Acting, call)
+    }
+
+    fn rest(&mut self, now: u64) -> IsolationStep {
+        self.safe = true;
+        self.wait((now + LOOK_PERIOD_MS).min(self.hold_until.max(now + AGAIN_MS)))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use model::node::SeenDomain;
+
+    use super::*;
+    use crate::hypervisor::HypervisorError;
+
+    fn seen(presence: Presence) -> Called<Seen> {
+        Ok(Seen::Domain(Some(SeenDomain::active("v", presence, 1))))
+    }
+
+    fn call(step: IsolationStep) -> (u32, Call) {
+        match step {
+            IsolationStep::Call(number, call) => (number, call),
+            IsolationStep::Nothing => panic!("a call was expected"),
+        }
+    }
+
+    #[test]
+    fn a_guest_is_suspended_made_sure_of_and_destroyed_when_the_hold_is_over() {
+        let mut isolation = Isolation::new(OnIsolation::Suspend, 0, 1_000, 5_000);
+        let (look, what) = call(isolation.tick(0));
+        assert_eq!(what, Call::Look);
+        let (suspend, what) = call(isolation.answered(look, &seen(Presence::Running), 10));
+        assert_eq!((what, isolation.is_safe()), (Call::Suspend, false));
+        let (look, _) = call(isolation.answered(suspend, &Ok(Seen::Done), 20));
+        isolation.answered(look, &seen(Presence::Suspended), 30);
+        assert!(isolation.is_safe());
+        let (look, _) = call(isolation.tick(5_000));
+        let (_, what) = call(isolation.answered(look, &seen(Presence::Suspended), 5_010));
+        assert_eq!(what, Call::Destroy);
+    }
+
+    #[test]
+    fn a_libvirt_that_hangs_costs_the_qemu_its_life() {
+        let mut isolation = Isolation::new(OnIsolation::Suspend, 0, 1_000, 60_000);
+        let (look, _) = call(isolation.tick(0));
+        assert_eq!(isolation.tick(400), IsolationStep::Nothing);
+        assert_eq!(isolation.wake_at(), Some(500));
+        let (kill, what) = call(isolation.tick(500));
+        assert_eq!(what, Call::Kill);
+        // The look comes back late and says nothing any more.
+        isolation.answered(look, &seen(Presence::Suspended), 600);
+        assert!(!isolation.is_safe());
+        isolation.answered(kill, &Ok(Seen::Done), 700);
+        assert!(isolation.is_safe());
+    }
+
+    #[test]
+    fn a_guest_that_somebody_lets_run_again_is_stopped_again() {
+        let mut isolation = Isolation::new(OnIsolation::Suspend, 0, 1_000, 60_000);
+        let (look, _) = call(isolation.tick(0));
+        isolation.answered(look, &seen(Presence::Paused), 10);
+        assert!(isolation.is_safe());
+        let (look, _) = call(isolation.look_now(5_000));
+        let (_, what) = call(isolation.answered(look, &seen(Presence::Running), 5_010));
+        assert_eq!((what, isolation.is_safe()), (Call::Suspend, false));
+    }
+
+    #[test]
+    fn an_error_is_not_safe_and_is_tried_again() {
+        let mut isolation = Isolation::new(OnIsolation::Destroy, 0, 1_000, 60_000);
+        let (look, _) = call(isolation.tick(0));
+        let gone = Err(HypervisorError::Disconnected("it is down".into()));
+        assert_eq!(isolation.answered(look, &gone, 50), IsolationStep::Nothing);
+        assert!(!isolation.is_safe());
+        assert_eq!(isolation.wake_at(), Some(150));
+    }
+
+    #[test]
+    fn a_half_built_target_is_destroyed_before_it_can_come_to_life() {
+        let mut isolation = Isolation::new(OnIsolation::Suspend, 0, 1_000, 60_000);
+        let (look, _) = call(isolation.tick(0));
+        let (_, what) = call(isolation.answered(look, &seen(Presence::Incoming), 10));
+        assert_eq!(what, Call::Destroy);
+    }
+}

@@ -1,0 +1,279 @@
+//! Stepper: carrying out one order, call by call. Time and answers come in, the next call goes out.
+//!
+//! ```text
+//!  start    look ─▶ create                         (there already ─▶ mark)
+//!  stop     shut down ⇄ look ─▶ destroy ─▶ look …  (libvirt does not answer ─▶ kill)
+//!  migrate  look ─▶ migrate ∥ abort                (gone already: the target has the word)
+//!  adopt    mark
+//!  resume   look ─▶ resume                         (only what self-fence suspended, at the same generation)
+//! ```
+
+use model::node::SeenDomain;
+use model::sabotage::{Rule, off};
+use model::vm::Presence;
+
+use crate::hypervisor::call::Call;
+use crate::hypervisor::mark::{Mark, insert};
+use crate::hypervisor::{HypervisorError, Result as Called};
+use crate::vm::driver::Seen;
+use crate::vm::order::{Kind, Order};
+
+/// A guest that boots misses the button: it is pressed again this often.
+const PRESS_AGAIN_MS: u64 = 5_000;
+/// How long after SIGKILL a process may still be there: the kernel has to write back what it holds.
+const KILL_LIMIT_MS: u64 = 10_000;
+/// Events may be lost with a connection; between them it is looked at this often.
+const LOOK_PERIOD_MS: u64 = 1_000;
+
+/// What an order came to.
+pub(super) type Outcome = Result<(), String>;
+
+/// What a step leads to.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) enum Next {
+    /// Make this call.
+    Call(Call),
+    /// Wait for an event, or until this moment.
+    Wait(u64),
+    /// It is over.
+    End(Outcome),
+    /// Nothing: a call is under way.
+    Nothing,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+enum Stage {
+    Begin,
+    StartLook,
+    Create,
+    Mark,
+    Pressed { end: u64 },
+    PressLook { end: u64, press: u64 },
+    PressWait { end: u64, press: u64 },
+    Destroying,
+    Killing { why: String },
+    GoneLook { deadline: u64, why: Option<String> },
+    GoneWait { deadline: u64, why: Option<String> },
+    MigrateLook,
+    Migrating { called_off: bool },
+    ResumeLook,
+    Resuming,
+}
+
+/// One order being carried out.
+#[derive(Debug)]
+pub(super) struct Work {
+    pub(super) order: Order,
+    stage: Stage,
+    cut_short: bool,
+}
+
+impl Work {
+    pub(super) fn new(order: Order) -> Self {
+        Self { order, stage: Stage::Begin, cut_short: false }
+    }
+
+    /// It may bring a guest to life at any moment.
+    pub(super) fn may_bring_to_life(&self) -> bool {
+        matches!(self.stage, Stage::StartLook | Stage::Create | Stage::ResumeLook | Stage::Resuming)
+    }
+
+    /// A migration is under way.
+    pub(super) fn migrating(&self) -> bool {
+        matches!(self.stage, Stage::Migrating { .. })
+    }
+
+    /// Whether a migration is still to be called off; it is, from now on.
+    pub(super) fn call_off(&mut self) -> bool {
+        match &mut self.stage {
+            Stage::Migrating { called_off } => !std::mem::replace(called_off, true),
+            _ => false,
+        }
+    }
+
+    pub(super) fn begin(&mut self, now: u64) -> Next {
+        match self.order.kind.clone() {
+            Kind::Start { .. } => self.call(Stage::StartLook, Call::Look),
+            Kind::Stop { graceful_ms: None } => self.call(Stage::Destroying, Call::Destroy),
+            Kind::Stop { graceful_ms: Some(limit) } => {
+                self.call(Stage::Pressed { end: now + limit }, Call::Shutdown)
+            }
+            Kind::Migrate { .. } => self.call(Stage::MigrateLook, Call::Look),
+            Kind::Adopt => self.call(Stage::Mark, Call::Mark(self.mark())),
+            Kind::Resume => self.call(Stage::ResumeLook, Call::Look),
+            Kind::Probe => Next::End(Ok(())),
+        }
+    }
+
+    fn call(&mut self, stage: Stage, call: Call) -> Next {
+        self.stage = stage;
+        Next::Call(call)
+    }
+
+    fn mark(&self) -> Mark {
+        Mark { cluster: self.order.cluster, generation: self.order.generation }
+    }
+
+    /// The answer to its last call.
+    pub(super) fn answered(&mut self, answer: Called<Seen>, now: u64, lease: bool) -> Next {
+        let seen = match &answer {
+            Ok(Seen::Domain(seen)) => Some(seen.clone()),
+            _ => None,
+        };
+        match self.stage.clone() {
+            Stage::Begin | Stage::PressWait { .. } | Stage::GoneWait { .. } => Next::Nothing,
+            Stage::StartLook => match answer.map_err(text) {
+                Ok(_) => self.start(seen.flatten(), lease),
+                Err(error) => Next::End(Err(error)),
+            },
+            Stage::Create | Stage::Mark | Stage::Resuming => {
+                Next::End(answer.map(|_| ()).map_err(text))
+            }
+            Stage::Pressed { end } => {
+                let press = now + PRESS_AGAIN_MS;
+                self.call(Stage::PressLook { end, press }, Call::Look)
+            }
+            Stage::PressLook { end, press } => {
+                if seen == Some(None) {
+                    return Next::End(Ok(()));
+                }
+                if now >= end || self.cut_short {
+                    return self.call(Stage::Destroying, Call::Destroy);
+                }
+                self.stage = Stage::PressWait { end, press };
+                Next::Wait(end.min(press).min(now + LOOK_PERIOD_MS))
+            }
+            Stage::Destroying => match answer {
+                Ok(_) | Err(HypervisorError::NoDomain) => self.make_sure(now, None),
+                Err(error) => {
+                    let why = text(error);
+                    self.call(Stage::Killing { why }, Call::Kill)
+                }
+            },
+            Stage::Killing { why } => match answer {
+                Ok(_) => self.make_sure(now, Some(why)),
+                Err(error) => Next::End(Err(format!("{why}; and {error}"))),
+            },
+            Stage::GoneLook { deadline, why } => {
+                if seen == Some(None) {
+                    return Next::End(Ok(()));
+                }
+                if now >= deadline {
+                    let still = "its QEMU is still there after it was destroyed".to_owned();
+                    return Next::End(Err(why.unwrap_or(still)));
+                }
+                self.stage = Stage::GoneWait { deadline, why };
+                Next::Wait(deadline.min(now + LOOK_PERIOD_MS))
+            }
+            Stage::MigrateLook => match answer.map_err(text) {
+                Ok(_) => self.migrate(seen.flatten(), lease),
+                Err(error) => Next::End(Err(error)),
+            },
+            Stage::Migrating { called_off } => Next::End(match answer {
+                Ok(_) => Ok(()),
+                Err(error) if called_off => Err(format!("cancelled: {error}")),
+                Err(error) => Err(text(error)),
+            }),
+            Stage::ResumeLook => match answer.map_err(text) {
+                Ok(_) => self.resume(seen.flatten(), lease),
+                Err(error) => Next::End(Err(error)),
+            },
+        }
+    }
+
+    /// The domain may have changed, or the wait is over.
+    pub(super) fn look_again(&mut self, now: u64) -> Next {
+        match self.stage.clone() {
+            Stage::PressWait { end, press } if now >= press && now < end && !self.cut_short => {
+                self.call(Stage::Pressed { end }, Call::Shutdown)
+            }
+            Stage::PressWait { end, press } => {
+                self.call(Stage::PressLook { end, press }, Call::Look)
+            }
+            Stage::GoneWait { deadline, why } => {
+                self.call(Stage::GoneLook { deadline, why }, Call::Look)
+            }
+            _ => Next::Nothing,
+        }
+    }
+
+    /// A graceful stop is to end now.
+    pub(super) fn hasten(&mut self, now: u64) -> Next {
+        self.cut_short = true;
+        self.look_again(now)
+    }
+
+    fn make_sure(&mut self, now: u64, why: Option<String>) -> Next {
+        self.call(Stage::GoneLook { deadline: now + KILL_LIMIT_MS, why }, Call::Look)
+    }
+
+    fn start(&mut self, seen: Option<SeenDomain>, lease: bool) -> Next {
+        match seen.and_then(|seen| seen.presence) {
+            // Begun by an agent before this one, or by somebody else: it runs, and that was asked.
+            Some(Presence::Running | Presence::Paused | Presence::ShuttingDown) => {
+                self.call(Stage::Mark, Call::Mark(self.mark()))
+            }
+            Some(presence) => {
+                Next::End(Err(format!("a domain with its UUID is {} here", presence.as_str())))
+            }
+            None if !lease && !off(Rule::NoStartWithoutLease) => {
+                Next::End(Err("this node's lease ran out before it was started".into()))
+            }
+            None => {
+                let Kind::Start { xml } = &self.order.kind else { return Next::Nothing };
+                match insert(xml, &self.mark()) {
+                    Ok(xml) => self.call(Stage::Create, Call::Create { xml }),
+                    Err(error) => Next::End(Err(error.to_string())),
+                }
+            }
+        }
+    }
+
+    fn migrate(&mut self, seen: Option<SeenDomain>, lease: bool) -> Next {
+        let Kind::Migrate { uri, live, cancelled } = self.order.kind.clone() else {
+            return Next::Nothing;
+        };
+        match seen.and_then(|seen| seen.presence) {
+            // Begun by an agent before this one, and over: where it is now, the target says.
+            None => Next::End(Ok(())),
+            Some(_) if cancelled => Next::End(Err("cancelled before it began".into())),
+            Some(_) if !lease && !off(Rule::NoStartWithoutLease) => {
+                Next::End(Err("this node's lease ran out before it was migrated".into()))
+            }
+            Some(_) => {
+                self.call(Stage::Migrating { called_off: false }, Call::Migrate { uri, live })
+            }
+        }
+    }
+
+    fn resume(&mut self, seen: Option<SeenDomain>, lease: bool) -> Next {
+        let Some(seen) = seen else {
+            return Next::End(Err("it is not here any more".into()));
+        };
+        match seen.presence {
+            Some(Presence::Running) => Next::End(Ok(())),
+            Some(Presence::Suspended) if !lease && !off(Rule::NoStartWithoutLease) => {
+                Next::End(Err("this node's lease ran out before it was resumed".into()))
+            }
+            Some(Presence::Suspended)
+                if seen.generation == Some(self.order.generation)
+                    || off(Rule::ResumeSameGeneration) =>
+            {
+                self.call(Stage::Resuming, Call::Resume)
+            }
+            Some(Presence::Suspended) => Next::End(Err("it is here at another generation".into())),
+            Some(Presence::Paused) if off(Rule::ResumeOnlyOwn) => {
+                self.call(Stage::Resuming, Call::Resume)
+            }
+            Some(presence) => Next::End(Err(format!(
+                "it is {}, and only what self-fence suspended is resumed",
+                presence.as_str()
+            ))),
+            None => Next::End(Err("it is not active".into())),
+        }
+    }
+}
+
+fn text(error: HypervisorError) -> String {
+    error.to_string()
+}

@@ -1,0 +1,88 @@
+//! A control plane comes back from a backup: a new epoch, in which nothing is known of where VMs run.
+//!
+//! The backup's nodes and VMs come as commands of their own, so that no log entry grows with the size of the fleet.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use crate::cluster::{ClusterState, Context};
+use crate::event::EventKind;
+use crate::failover_domain::FailoverDomain;
+use crate::id::{ClusterId, Epoch, SessionId};
+use crate::node::{NodeRecord, NodeState};
+use crate::rejection::Rejection;
+use crate::sabotage::{Rule, off};
+use crate::settings::Settings;
+use crate::vm::{Desired, MayRun, VmRecord, VmState};
+
+impl ClusterState {
+    pub(super) fn restore_begin(
+        &mut self,
+        cx: &mut Context,
+        cluster: ClusterId,
+        epoch: Epoch,
+        settings: &Settings,
+    ) -> Result<(), Rejection> {
+        if self.cluster.is_some() {
+            return Err(Rejection::AlreadyInitialised);
+        }
+        self.cluster = Some(cluster);
+        self.epoch = Epoch(epoch.0 + 1);
+        self.settings = settings.clone();
+        self.restoring = true;
+        let text = format!("cluster {cluster} is restored from a backup, as epoch {}", self.epoch);
+        self.emit(cx, EventKind::ClusterRestored, None, None, text);
+        Ok(())
+    }
+
+    pub(super) fn restore_failover_domain(&mut self, domain: &FailoverDomain) {
+        self.failover_domains.insert(domain.name.clone(), Arc::new(domain.clone()));
+    }
+
+    /// A node is not in session and not proven dead; the old control plane may still be renewing its lease, so a proof
+    /// by lease has to wait for a session of this epoch.
+    pub(super) fn restore_node(&mut self, cx: &Context, node: &NodeRecord) {
+        let mut node = node.clone();
+        if !off(Rule::RestoredIsUnknown) || node.session().is_some() {
+            node.state = NodeState::Lost;
+        }
+        node.state_since = cx.at;
+        node.last_session = SessionId(cx.index);
+        node.away = true;
+        node.fence_attempts = None;
+        node.unmanaged.clear();
+        node.changed = cx.index;
+        self.nodes.insert(node.id, Arc::new(node));
+    }
+
+    pub(super) fn restore_vm(&mut self, cx: &Context, record: &VmRecord) {
+        let mut record = record.clone();
+        if !off(Rule::RestoredIsUnknown) {
+            // Every node, those that were proven dead too: it may have been switched on since.
+            record.may_run =
+                self.nodes.keys().map(|id| (*id, MayRun { since: cx.index })).collect();
+            record.last_owner = record.owner.take().or(record.last_owner);
+        }
+        record.seen = BTreeMap::new();
+        record.order = None;
+        record.operation = None;
+        record.failure = None;
+        record.keep = None;
+        record.state = match record.desired {
+            Desired::Enabled | Desired::Stopped => VmState::Stopped,
+            Desired::Disabled => VmState::Disabled,
+        };
+        record.state_since = cx.at;
+        record.changed = cx.index;
+        self.vm_by_uuid.insert(record.spec.uuid, record.spec.name.clone());
+        self.vms.insert(record.spec.name.clone(), Arc::new(record));
+    }
+
+    pub(super) fn restore_end(&mut self, cx: &mut Context) {
+        self.restoring = false;
+        let (nodes, vms) = (self.nodes.len(), self.vms.len());
+        let text =
+            format!("{vms} VMs and {nodes} nodes are back; each node has to say what it runs");
+        self.emit(cx, EventKind::ClusterRestored, None, None, text);
+    }
+}

@@ -1,0 +1,156 @@
+//! Teeth for the simulator: each rule of the law can be switched off by name, and the sweep must then find a violation.
+//!
+//! Only builds with the feature `sabotage` have the switch; in all others [`off`] is `false` at compile time.
+
+macro_rules! rules {
+    ($($(#[$doc:meta])* $name:ident = $word:literal;)*) => {
+        /// A rule of the law, or of what keeps it, that can be switched off.
+        #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+        pub enum Rule { $($(#[$doc])* $name,)* }
+
+        impl Rule {
+            /// All of them.
+            pub const ALL: &[Self] = &[$(Self::$name,)*];
+
+            /// Its name on the command line.
+            pub fn as_str(self) -> &'static str {
+                match self { $(Self::$name => $word,)* }
+            }
+        }
+    };
+}
+
+rules! {
+    /// `apply` refuses a start while another node is in the may-run set.
+    MayRunRefusal = "may-run-refusal";
+    /// A migration puts the target into the set before its order leaves.
+    TargetInSet = "target-in-set";
+    /// A failed start takes nobody out of the set.
+    FailedStartStaysInSet = "failed-start-stays-in-set";
+    /// Only a word given knowing of the entry takes a node out.
+    AbsentNeedsFloor = "absent-needs-floor";
+    /// A half-built migration target never counts as running.
+    IncomingIsNotRunning = "incoming-is-not-running";
+    /// A dead target of a migration under way stays in the set until the source gave up.
+    DeadTargetStays = "dead-target-stays";
+    /// A VM that is added may run on every node.
+    NewVmEverywhere = "new-vm-everywhere";
+    /// A restored control plane knows nothing of where VMs run.
+    RestoredIsUnknown = "restored-is-unknown";
+    /// A death is proven of one session.
+    ProofOfOneSession = "proof-of-one-session";
+    /// A node returns only when its fence is resolved.
+    FenceResolvedFirst = "fence-resolved-first";
+    /// A registration of an earlier boot is no new boot.
+    OldBootRefused = "old-boot-refused";
+    /// A lease proves death only where a watchdog is armed.
+    LeaseProofNeedsWatchdog = "lease-proof-needs-watchdog";
+    /// A lease proves death only where the host's clock cannot be paused.
+    LeaseProofNeedsClock = "lease-proof-needs-clock";
+    /// The proof by lease waits for the self-fence or the watchdog too.
+    LeaseProofWaitsForFence = "lease-proof-waits-for-fence";
+    /// Clocks drift; the proof by lease allows for it.
+    Drift = "drift";
+    /// An agent that went away disarmed its watchdog.
+    AwayEndsLeaseProof = "away-ends-lease-proof";
+    /// When many nodes seem lost at once nothing is fenced.
+    MassLossBrake = "mass-loss-brake";
+    /// In a conflict nothing is done by itself.
+    ConflictIsLeftAlone = "conflict-is-left-alone";
+    /// A VM that left by somebody's migration is not started again.
+    LostIsNotRestarted = "lost-is-not-restarted";
+    /// Only the present generation is resumed.
+    ResumeSameGeneration = "resume-same-generation";
+    /// Reports of an old session are refused.
+    ReportOfOldSession = "report-of-old-session";
+    /// A decision is refused when its record has changed since.
+    DecisionOnPresentState = "decision-on-present-state";
+    /// A request that is sent again is done once.
+    RequestOnce = "request-once";
+    /// A heartbeat is answered only after a quorum round that began after it arrived.
+    QuorumBeforeAnswer = "quorum-before-answer";
+    /// Once a loss is proposed the session is answered no more.
+    NoAnswerAfterLoss = "no-answer-after-loss";
+    /// A new leader counts every lease from its own beginning.
+    NewLeaderWaits = "new-leader-waits";
+    /// A leader that stalled counts every lease anew.
+    StalledLeaderWaits = "stalled-leader-waits";
+    /// A deposed leader's proposals are refused by its term.
+    TermFence = "term-fence";
+    /// "Off" is proof only when the device, asked afterwards, says off.
+    FenceAskedAfterwards = "fence-asked-afterwards";
+    /// An order leaves only after it is committed.
+    IntentBeforeEffect = "intent-before-effect";
+    /// The lease counts from the moment the heartbeat was sent.
+    LeaseFromSending = "lease-from-sending";
+    /// Without a lease nothing is brought to life.
+    NoStartWithoutLease = "no-start-without-lease";
+    /// When the lease runs out the node's VMs are stopped.
+    SelfFence = "self-fence";
+    /// A half-built target is destroyed when the lease runs out.
+    SelfFenceIncoming = "self-fence-incoming";
+    /// When libvirt does not answer, the QEMU process is killed.
+    SelfFenceKills = "self-fence-kills";
+    /// The watchdog starves when guests cannot be made sure of.
+    WatchdogStarves = "watchdog-starves";
+    /// Every domain that bears the mark is bound by the lease.
+    MarkBinds = "mark-binds";
+    /// Only what Berth suspended is resumed.
+    ResumeOnlyOwn = "resume-only-own";
+    /// Orders of another session are refused.
+    OrderOfSession = "order-of-session";
+    /// Orders of an older epoch are refused.
+    OrderOfEpoch = "order-of-epoch";
+    /// Orders of an older term are refused.
+    OrderOfTerm = "order-of-term";
+    /// An order that was ruled out is refused.
+    LedgerFloor = "ledger-floor";
+    /// Each order is done once.
+    LedgerOnce = "ledger-once";
+    /// The ledger is on disk before the agent acts.
+    LedgerFirst = "ledger-first";
+    /// Registering restores the floors of a lost ledger.
+    FloorsRestored = "floors-restored";
+    /// A question that was not answered is not "not here".
+    SilenceIsNotAbsence = "silence-is-not-absence";
+    /// libvirt's word alone is not "not here" while a QEMU process has the UUID.
+    ProcessCounts = "process-counts";
+}
+
+impl Rule {
+    /// The rule of that name.
+    pub fn parse(text: &str) -> Option<Self> {
+        Self::ALL.iter().copied().find(|rule| rule.as_str() == text)
+    }
+}
+
+#[cfg(feature = "sabotage")]
+mod switch {
+    use std::cell::Cell;
+
+    use super::Rule;
+
+    thread_local! {
+        static OFF: Cell<Option<Rule>> = const { Cell::new(None) };
+    }
+
+    /// Whether this thread has switched the rule off.
+    pub fn off(rule: Rule) -> bool {
+        OFF.get() == Some(rule)
+    }
+
+    /// Switches one rule off in this thread, or all of them on.
+    pub fn switch_off(rule: Option<Rule>) {
+        OFF.set(rule);
+    }
+}
+
+#[cfg(feature = "sabotage")]
+pub use switch::{off, switch_off};
+
+/// Whether the rule is switched off: never, in this build.
+#[cfg(not(feature = "sabotage"))]
+#[inline]
+pub const fn off(_rule: Rule) -> bool {
+    false
+}
