@@ -94,7 +94,7 @@ pub fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 
 /// Runs the agent until it is told to stop.
 pub async fn run(config: Config) -> anyhow::Result<()> {
-    let ledger = Ledger::open(&config.state_dir)?;
+    let ledger = Ledger::open(&config.state_dir, &config.run_dir)?;
     let servers = Servers::new(&config.servers, config.tls.as_ref())?;
     let (libvirt, events) = Libvirt::start(&config.hypervisor_uri, config.migrate_unsafe)?;
     let hypervisor = HypervisorHandle::new(Arc::new(libvirt));

@@ -293,8 +293,7 @@ impl AgentCore {
 
     /// Time has passed.
     pub fn tick(&mut self, now: Reading) {
-        let over = self.lease.over_for_ms(now).is_some() || !self.inventory_known;
-        if over && !self.lease.holds(now) && !self.isolated && self.has_bound() {
+        if !self.lease.holds(now) && !self.isolated && self.has_bound() {
             self.isolated = true;
             warn!("the lease has run out: guests are stopped");
         }

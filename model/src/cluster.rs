@@ -95,6 +95,9 @@ pub struct ClusterState {
     pub mass_loss: Option<MassLoss>,
     /// A backup is being read back: nothing else is taken until it is all there.
     pub restoring: bool,
+    /// After a restore nothing is started before this: nodes that the backup does not know may still run what the old
+    /// control plane let them run, until they have registered here or their leases have run out.
+    pub quiet_until: Timestamp,
     /// What happened lately, oldest first.
     pub events: Vector<Arc<Event>>,
     /// Answers given lately.

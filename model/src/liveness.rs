@@ -9,6 +9,8 @@ use crate::id::{NodeId, SessionId};
 pub struct Heard {
     /// The session that was heard.
     pub session: SessionId,
+    /// At least one heartbeat of it was: a registration alone may have been long on its way.
+    pub met: bool,
     /// Milliseconds since the last heartbeat of this session, or since this leader began to listen.
     pub silent_ms: u64,
     /// Milliseconds since the last answer to this session, or since this leader began: what a lease may still rest on.

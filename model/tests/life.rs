@@ -171,7 +171,15 @@ impl Story {
     fn liveness(&self) -> Liveness {
         let heard = self.state.nodes.values().map(|node| {
             let silent_ms = self.silent.get(&node.id).copied().unwrap_or(0);
-            (node.id, Heard { session: node.last_session, silent_ms, unanswered_ms: silent_ms })
+            (
+                node.id,
+                Heard {
+                    session: node.last_session,
+                    met: true,
+                    silent_ms,
+                    unanswered_ms: silent_ms,
+                },
+            )
         });
         Liveness { heard: heard.collect() }
     }

@@ -107,6 +107,8 @@ pub(crate) struct Driver {
     missed_since: Option<u64>,
     unanswered: bool,
     isolation: Option<Isolation>,
+    /// The numbers that the calls of earlier isolations had.
+    isolation_calls: u32,
     /// How far a migration is, with the order it belongs to.
     pub(crate) job: Option<(u64, JobStats)>,
 }
@@ -127,6 +129,7 @@ impl Driver {
             missed_since: None,
             unanswered: false,
             isolation: None,
+            isolation_calls: 0,
             job: None,
         }
     }
@@ -250,9 +253,11 @@ impl Driver {
                     info!(uuid = %self.uuid, %error, "the migration could not be called off; its end decides");
                 }
             }
-            Purpose::Isolation(number) => {
+            Purpose::Isolation(number) if self.isolation.is_some() => {
                 self.isolation_step(scene, |it, now| it.answered(number, &answer, now));
             }
+            // What it was asked for is over, and it may have taken effect after that.
+            Purpose::Isolation(_) => self.look(scene),
         }
     }
 
@@ -465,7 +470,12 @@ impl Driver {
 
     /// One that runs again, by whomever, is no longer self-fence's.
     fn settle_suspended(&self, scene: &mut Scene<'_>, seen: &SeenDomain) {
-        if scene.lease && self.isolation.is_none() && seen.presence == Some(Presence::Running) {
+        let about_to_stop = self.calling(|purpose| matches!(purpose, Purpose::Isolation(_)));
+        if scene.lease
+            && self.isolation.is_none()
+            && !about_to_stop
+            && seen.presence == Some(Presence::Running)
+        {
             self.note_suspended(scene, false);
         }
     }
@@ -512,14 +522,15 @@ impl Driver {
         }
         let policy = scene.ledger.entry(self.uuid).map(|it| it.on_isolation).unwrap_or_default();
         self.abort(scene);
-        self.isolation = Some(Isolation::new(policy, scene.now, self_fence_ms, hold_ms));
+        let calls = self.isolation_calls;
+        self.isolation = Some(Isolation::new(policy, scene.now, (self_fence_ms, hold_ms), calls));
         self.isolation_step(scene, Isolation::tick);
     }
 
     /// The lease is back: what was stopped waits for the leader's order.
     pub(crate) fn end_isolation(&mut self, scene: &mut Scene<'_>) {
-        if self.isolation.take().is_some() {
-            self.calls.retain(|_, purpose| !matches!(purpose, Purpose::Isolation(_)));
+        if let Some(isolation) = self.isolation.take() {
+            self.isolation_calls = isolation.calls();
             self.look(scene);
         }
     }

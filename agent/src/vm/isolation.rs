@@ -11,8 +11,8 @@
 use model::sabotage::{Rule, off};
 use model::vm::{OnIsolation, Presence};
 
-use crate::hypervisor::Result as Called;
 use crate::hypervisor::call::Call;
+use crate::hypervisor::{HypervisorError, Result as Called};
 use crate::vm::driver::Seen;
 
 /// A guest that was stopped is looked at again this often: somebody may let it run.
@@ -53,12 +53,20 @@ pub(super) struct Isolation {
     hold_until: u64,
     stage: Stage,
     safe: bool,
+    /// Its migration has been called off, if there was one.
+    aborted: bool,
     /// The number of the call whose answer counts.
     call: u32,
 }
 
 impl Isolation {
-    pub(super) fn new(policy: OnIsolation, now: u64, self_fence_ms: u64, hold_ms: u64) -> Self {
+    /// Its calls are numbered from `calls` on, so that none is taken for one of an isolation before it.
+    pub(super) fn new(
+        policy: OnIsolation,
+        now: u64,
+        (self_fence_ms, hold_ms): (u64, u64),
+        calls: u32,
+    ) -> Self {
         let patience_ms = self_fence_ms / 2;
         Self {
             policy,
@@ -67,8 +75,14 @@ impl Isolation {
             hold_until: now + hold_ms,
             stage: Stage::Waiting { until: now },
             safe: policy == OnIsolation::Continue,
-            call: 0,
+            aborted: false,
+            call: calls,
         }
+    }
+
+    /// The number of its last call.
+    pub(super) fn calls(&self) -> u32 {
+        self.call
     }
 
     /// The guest is stopped, or gone, or may run on.
@@ -137,6 +151,10 @@ impl Isolation {
             (Doing::Looking, Ok(Seen::Domain(seen))) => {
                 self.seen(seen.as_ref().and_then(|seen| seen.presence), now)
             }
+            // No migration to call off is as good as one that was.
+            (Doing::Acting, answer) if self.aborted && !was_lost(answer) => {
+                self.call(Doing::Looking, Call::Look)
+            }
             (Doing::Acting, Ok(_)) => self.call(Doing::Looking, Call::Look),
             (Doing::Killing, Ok(_)) => {
                 // The kernel says that no such process is left; libvirt may take its time to see it.
@@ -169,7 +187,16 @@ impl Isolation {
             Some(Presence::Leaving) => self.act(Call::AbortJob, now),
             Some(Presence::Running | Presence::ShuttingDown) => match self.policy {
                 OnIsolation::Destroy => self.act(Call::Destroy, now),
-                OnIsolation::Suspend | OnIsolation::Continue => self.act(Call::Suspend, now),
+                // A guest that is stopped while it is migrated would arrive stopped, or be let run by libvirt when the
+                // migration is called off: so that comes first, whoever began it.
+                OnIsolation::Suspend | OnIsolation::Continue if !self.aborted => {
+                    self.aborted = true;
+                    self.act(Call::AbortJob, now)
+                }
+                OnIsolation::Suspend | OnIsolation::Continue => {
+                    self.aborted = false;
+                    self.act(Call::Suspend, now)
+                }
             },
         }
     }
@@ -186,6 +213,11 @@ impl Isolation {
         self.safe = true;
         self.wait((now + LOOK_PERIOD_MS).min(self.hold_until.max(now + AGAIN_MS)))
     }
+}
+
+/// libvirt gave no answer at all.
+fn was_lost(answer: &Called<Seen>) -> bool {
+    matches!(answer, Err(HypervisorError::Disconnected(_) | HypervisorError::Timeout { .. }))
 }
 
 #[cfg(test)]
@@ -208,10 +240,14 @@ mod tests {
 
     #[test]
     fn a_guest_is_suspended_made_sure_of_and_destroyed_when_the_hold_is_over() {
-        let mut isolation = Isolation::new(OnIsolation::Suspend, 0, 1_000, 5_000);
+        let mut isolation = Isolation::new(OnIsolation::Suspend, 0, (1_000, 5_000), 0);
         let (look, what) = call(isolation.tick(0));
         assert_eq!(what, Call::Look);
-        let (suspend, what) = call(isolation.answered(look, &seen(Presence::Running), 10));
+        let (abort, what) = call(isolation.answered(look, &seen(Presence::Running), 10));
+        assert_eq!((what, isolation.is_safe()), (Call::AbortJob, false));
+        let nothing = Err(HypervisorError::Refused("no job is active".into()));
+        let (look, _) = call(isolation.answered(abort, &nothing, 15));
+        let (suspend, what) = call(isolation.answered(look, &seen(Presence::Running), 17));
         assert_eq!((what, isolation.is_safe()), (Call::Suspend, false));
         let (look, _) = call(isolation.answered(suspend, &Ok(Seen::Done), 20));
         isolation.answered(look, &seen(Presence::Suspended), 30);
@@ -223,7 +259,7 @@ mod tests {
 
     #[test]
     fn a_libvirt_that_hangs_costs_the_qemu_its_life() {
-        let mut isolation = Isolation::new(OnIsolation::Suspend, 0, 1_000, 60_000);
+        let mut isolation = Isolation::new(OnIsolation::Suspend, 0, (1_000, 60_000), 0);
         let (look, _) = call(isolation.tick(0));
         assert_eq!(isolation.tick(400), IsolationStep::Nothing);
         assert_eq!(isolation.wake_at(), Some(500));
@@ -238,18 +274,18 @@ mod tests {
 
     #[test]
     fn a_guest_that_somebody_lets_run_again_is_stopped_again() {
-        let mut isolation = Isolation::new(OnIsolation::Suspend, 0, 1_000, 60_000);
+        let mut isolation = Isolation::new(OnIsolation::Suspend, 0, (1_000, 60_000), 0);
         let (look, _) = call(isolation.tick(0));
         isolation.answered(look, &seen(Presence::Paused), 10);
         assert!(isolation.is_safe());
         let (look, _) = call(isolation.look_now(5_000));
         let (_, what) = call(isolation.answered(look, &seen(Presence::Running), 5_010));
-        assert_eq!((what, isolation.is_safe()), (Call::Suspend, false));
+        assert_eq!((what, isolation.is_safe()), (Call::AbortJob, false));
     }
 
     #[test]
     fn an_error_is_not_safe_and_is_tried_again() {
-        let mut isolation = Isolation::new(OnIsolation::Destroy, 0, 1_000, 60_000);
+        let mut isolation = Isolation::new(OnIsolation::Destroy, 0, (1_000, 60_000), 0);
         let (look, _) = call(isolation.tick(0));
         let gone = Err(HypervisorError::Disconnected("it is down".into()));
         assert_eq!(isolation.answered(look, &gone, 50), IsolationStep::Nothing);
@@ -259,7 +295,7 @@ mod tests {
 
     #[test]
     fn a_half_built_target_is_destroyed_before_it_can_come_to_life() {
-        let mut isolation = Isolation::new(OnIsolation::Suspend, 0, 1_000, 60_000);
+        let mut isolation = Isolation::new(OnIsolation::Suspend, 0, (1_000, 60_000), 0);
         let (look, _) = call(isolation.tick(0));
         let (_, what) = call(isolation.answered(look, &seen(Presence::Incoming), 10));
         assert_eq!(what, Call::Destroy);

@@ -1,7 +1,7 @@
 //! The agent's memory on disk: for each VM the highest order taken or promised, and what the last one came to. Synced
 //! before the agent acts, so that an order is done once over restarts, and one that was ruled out stays so.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs::{self, File};
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
@@ -43,8 +43,6 @@ pub struct Entry {
     pub bound: bool,
     /// What is done with it when the lease runs out.
     pub on_isolation: OnIsolation,
-    /// Self-fence has stopped its vCPUs: nothing else may be resumed.
-    pub suspended: bool,
 }
 
 /// All that is kept.
@@ -62,6 +60,9 @@ pub struct Entries {
 pub trait LedgerStorage: Send {
     /// Replaces all of it.
     fn write(&mut self, entries: &Entries) -> Result<(), LedgerError>;
+    /// Notes which VMs self-fence has stopped. It has to outlive the agent, and not the host: after a boot there are
+    /// none.
+    fn write_suspended(&mut self, suspended: &BTreeSet<Uuid>) -> Result<(), LedgerError>;
 }
 
 /// Why the ledger cannot be used. The agent does not start without it: it could do an order twice.
@@ -100,6 +101,7 @@ pub enum LedgerError {
 pub struct Ledger {
     storage: Box<dyn LedgerStorage>,
     entries: Entries,
+    suspended: BTreeSet<Uuid>,
 }
 
 impl std::fmt::Debug for Ledger {
@@ -110,17 +112,30 @@ impl std::fmt::Debug for Ledger {
 
 struct LedgerFile {
     path: PathBuf,
+    suspended: PathBuf,
 }
 
 impl LedgerStorage for LedgerFile {
     fn write(&mut self, entries: &Entries) -> Result<(), LedgerError> {
         write(&self.path, entries)
     }
+
+    fn write_suspended(&mut self, suspended: &BTreeSet<Uuid>) -> Result<(), LedgerError> {
+        let file =
+            |source| LedgerError::File { what: "written", path: self.suspended.clone(), source };
+        let text =
+            serde_json::to_string(suspended).map_err(|error| file(io::Error::other(error)))?;
+        let temporary = self.suspended.with_extension("tmp");
+        fs::write(&temporary, text)
+            .and_then(|()| fs::rename(&temporary, &self.suspended))
+            .map_err(file)
+    }
 }
 
 impl Ledger {
-    /// Reads the ledger in `directory`, or begins one.
-    pub fn open(directory: &Path) -> Result<Self, LedgerError> {
+    /// Reads the ledger in `directory`, or begins one. What self-fence has stopped is noted in `run`, which is empty
+    /// after a boot.
+    pub fn open(directory: &Path, run: &Path) -> Result<Self, LedgerError> {
         let path = directory.join("ledger");
         let file = |what, source| LedgerError::File { what, path: path.clone(), source };
         fs::create_dir_all(directory).map_err(|source| file("made", source))?;
@@ -129,12 +144,33 @@ impl Ledger {
             Err(error) if error.kind() == io::ErrorKind::NotFound => Entries::default(),
             Err(source) => return Err(file("read", source)),
         };
-        Ok(Self::over(Box::new(LedgerFile { path }), entries))
+        let stopped = run.join("suspended");
+        fs::create_dir_all(run).map_err(|source| LedgerError::File {
+            what: "made",
+            path: run.to_owned(),
+            source,
+        })?;
+        // One that cannot be read costs no more than a resume by hand.
+        let suspended = fs::read_to_string(&stopped)
+            .ok()
+            .and_then(|text| serde_json::from_str(&text).ok())
+            .unwrap_or_default();
+        let storage = LedgerFile { path, suspended: stopped };
+        Ok(Self::over(Box::new(storage), entries, suspended))
     }
 
     /// Over any storage, with what it holds.
-    pub fn over(storage: Box<dyn LedgerStorage>, entries: Entries) -> Self {
-        Self { storage, entries }
+    pub fn over(
+        storage: Box<dyn LedgerStorage>,
+        entries: Entries,
+        suspended: BTreeSet<Uuid>,
+    ) -> Self {
+        Self { storage, entries, suspended }
+    }
+
+    /// Whether self-fence has stopped it: nothing else may be resumed.
+    pub fn is_suspended(&self, uuid: Uuid) -> bool {
+        self.suspended.contains(&uuid)
     }
 
     /// What is known of a VM.
@@ -203,10 +239,17 @@ impl Ledger {
 
     /// Self-fence is about to stop its vCPUs, or they run again, or it is gone.
     pub fn note_suspended(&mut self, uuid: Uuid, suspended: bool) -> Result<(), LedgerError> {
-        if self.entry(uuid).map_or(false, |entry| entry.suspended) == suspended {
+        if self.is_suspended(uuid) == suspended {
             return Ok(());
         }
-        self.change(|entries| entries.vms.entry(uuid).or_default().suspended = suspended)
+        let mut all = self.suspended.clone();
+        match suspended {
+            true => all.insert(uuid),
+            false => all.remove(&uuid),
+        };
+        self.storage.write_suspended(&all)?;
+        self.suspended = all;
+        Ok(())
     }
 
     /// The cluster whose marks count.
@@ -229,10 +272,12 @@ impl Ledger {
     /// that self-fence stopped told apart from one that somebody paused.
     pub fn as_ours(&self, facts: DomainFacts) -> SeenDomain {
         let DomainFacts { uuid, mut seen, mark } = facts;
-        let ours = mark.filter(|mark| Some(mark.cluster) == self.entries.cluster);
+        // Before the first registration, or after the ledger was lost, any cluster's may be this one's.
+        let ours =
+            mark.filter(|mark| self.entries.cluster.is_none_or(|cluster| cluster == mark.cluster));
         seen.generation = ours.map(|mark| mark.generation);
-        let suspended = self.entry(uuid).is_some_and(|entry| entry.suspended);
-        if seen.presence == Some(Presence::Paused) && (suspended || off(Rule::ResumeOnlyOwn)) {
+        let suspended = self.is_suspended(uuid) || off(Rule::ResumeOnlyOwn);
+        if seen.presence == Some(Presence::Paused) && suspended {
             seen.presence = Some(Presence::Suspended);
         }
         seen
@@ -295,7 +340,7 @@ mod tests {
     #[test]
     fn what_was_noted_is_there_after_a_restart() {
         let directory = tempfile::tempdir().unwrap();
-        let mut ledger = Ledger::open(directory.path()).unwrap();
+        let mut ledger = Ledger::open(directory.path(), directory.path()).unwrap();
         let order = Order {
             id: 7,
             generation: 7,
@@ -311,7 +356,7 @@ mod tests {
         ledger.promise(VM, 8).unwrap();
         ledger.note_suspended(VM, true).unwrap();
         ledger.note_epoch(Uuid::nil(), 3).unwrap();
-        let ledger = Ledger::open(directory.path()).unwrap();
+        let ledger = Ledger::open(directory.path(), directory.path()).unwrap();
         let done = Some(Done { order: 7, error: Some("no".into()) });
         let expected = Entry {
             floor: 9,
@@ -320,15 +365,15 @@ mod tests {
             done,
             bound: true,
             on_isolation: OnIsolation::Destroy,
-            suspended: true,
         };
         assert_eq!((ledger.entry(VM), ledger.epoch()), (Some(&expected), 3));
+        assert!(ledger.is_suspended(VM));
     }
 
     #[test]
     fn a_damaged_or_newer_ledger_is_refused_with_the_way_out() {
         let directory = tempfile::tempdir().unwrap();
-        Ledger::open(directory.path()).unwrap().promise(VM, 9).unwrap();
+        Ledger::open(directory.path(), directory.path()).unwrap().promise(VM, 9).unwrap();
         let path = directory.path().join("ledger");
         let good = fs::read_to_string(&path).unwrap();
         for (text, reason) in [
@@ -338,7 +383,7 @@ mod tests {
             (String::new(), "no head line"),
         ] {
             fs::write(&path, &text).unwrap();
-            let error = Ledger::open(directory.path()).unwrap_err().to_string();
+            let error = Ledger::open(directory.path(), directory.path()).unwrap_err().to_string();
             assert!(error.contains(reason), "{text}: {error}");
         }
     }

@@ -237,6 +237,10 @@ impl Work {
             // Begun by an agent before this one, and over: where it is now, the target says.
             None => Next::End(Ok(())),
             Some(_) if cancelled => Next::End(Err("cancelled before it began".into())),
+            // It would arrive stopped, where nobody knows by whom.
+            Some(Presence::Suspended) => {
+                Next::End(Err("self-fence has suspended it; it has to be resumed first".into()))
+            }
             Some(_) if !lease && !off(Rule::NoStartWithoutLease) => {
                 Next::End(Err("this node's lease ran out before it was migrated".into()))
             }

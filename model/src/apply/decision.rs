@@ -62,6 +62,9 @@ impl ClusterState {
     ) -> Result<(), Rejection> {
         self.must_have_session(node)?;
         let record = self.vm(vm)?;
+        if cx.at < self.quiet_until && !off(Rule::RestoredIsUnknown) {
+            return Err(record.wrong_state("the control plane was restored a moment ago"));
+        }
         let elsewhere: Vec<_> = record
             .may_run
             .keys()
@@ -246,8 +249,9 @@ impl ClusterState {
         let record = self.vm(vm)?;
         let sighting = record.seen.get(&node);
         let suspended = sighting.is_some_and(|it| it.presence == Presence::Suspended);
-        let same = sighting.and_then(|it| it.generation) == Some(record.generation)
-            || off(Rule::ResumeSameGeneration);
+        let generation = sighting.and_then(|it| it.generation);
+        // A later one than is known comes from before a restore: the backup was older than the last start.
+        let same = generation >= Some(record.generation) || off(Rule::ResumeSameGeneration);
         if !suspended || !same || record.order.is_some() || record.desired != Desired::Enabled {
             return Err(record.wrong_state("nothing of it may be resumed there now"));
         }
@@ -267,6 +271,7 @@ impl ClusterState {
         let record = self.vm_mut(cx, vm)?;
         record.owner = Some(node);
         record.failure = None;
+        record.generation = record.generation.max(generation.unwrap_or_default());
         record.give_order(cx, node, OrderIntent::Resume);
         record.set_state(cx, VmState::Started);
         let text = format!("{vm} is resumed on {place}: its node is back and still its owner");

@@ -152,7 +152,11 @@ impl ClusterState {
     fn vms_touching(&self, node: NodeId) -> Vec<VmName> {
         self.vms
             .values()
-            .filter(|vm| vm.may_run.contains_key(&node) || vm.seen.contains_key(&node))
+            .filter(|vm| {
+                vm.may_run.contains_key(&node)
+                    || vm.seen.contains_key(&node)
+                    || vm.order.as_ref().is_some_and(|order| order.node == node)
+            })
             .map(|vm| vm.spec.name.clone())
             .collect()
     }

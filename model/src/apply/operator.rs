@@ -6,7 +6,8 @@ use crate::id::{NodeId, NodeName, VmName};
 use crate::node::NodeState;
 use crate::rejection::Rejection;
 use crate::vm::{
-    Desired, MigrationMode, OperationPhase, OperationRecord, OrderIntent, Verb, VmRecord, VmState,
+    Desired, MayRun, MigrationMode, OperationPhase, OperationRecord, OrderIntent, Verb, VmRecord,
+    VmState,
 };
 
 impl ClusterState {
@@ -41,10 +42,19 @@ impl ClusterState {
             );
             return Err(record.wrong_state(&why));
         }
+        let everywhere: Vec<NodeId> = self
+            .nodes
+            .values()
+            .filter(|node| !matches!(node.state, NodeState::Dead(_)))
+            .map(|node| node.id)
+            .collect();
         let record = self.ask(cx, vm, Verb::Enable { on })?;
         record.desired = Desired::Enabled;
         if matches!(record.state, VmState::Disabled | VmState::Lost) {
-            // Enabling a lost VM is the operator's word that it runs nowhere else.
+            // Enabling a lost VM is the operator's word that it runs on no host outside; those inside are asked.
+            for node in everywhere.into_iter().filter(|_| record.state == VmState::Lost) {
+                record.may_run.entry(node).or_insert(MayRun { since: cx.index });
+            }
             // A fresh start: what happened before it was disabled no longer counts.
             record.set_state(cx, VmState::Stopped);
             record.failure = None;

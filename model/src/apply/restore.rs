@@ -15,6 +15,9 @@ use crate::sabotage::{Rule, off};
 use crate::settings::Settings;
 use crate::vm::{Desired, MayRun, VmRecord, VmState};
 
+/// Ten times the lease and the self-fence of the default settings.
+const QUIET_MS: u64 = 40_000;
+
 impl ClusterState {
     pub(super) fn restore_begin(
         &mut self,
@@ -80,6 +83,7 @@ impl ClusterState {
 
     pub(super) fn restore_end(&mut self, cx: &mut Context) {
         self.restoring = false;
+        self.quiet_until = cx.at.plus(QUIET_MS);
         let (nodes, vms) = (self.nodes.len(), self.vms.len());
         let text =
             format!("{vms} VMs and {nodes} nodes are back; each node has to say what it runs");

@@ -170,7 +170,11 @@ fn refusal(
     if node.state != NodeState::Online {
         return Some(format!("it is {}", node.state.as_str()));
     }
-    let silent_ms = liveness.heard.get(&node.id).map_or(0, |heard| heard.silent_ms);
+    let heard = liveness.heard.get(&node.id).filter(|heard| heard.session == node.last_session);
+    if heard.is_some_and(|heard| !heard.met) {
+        return Some("it was not heard yet in its session".into());
+    }
+    let silent_ms = heard.map_or(0, |heard| heard.silent_ms);
     if silent_ms > state.settings.suspect_after_ms {
         return Some(format!("it was not heard for {silent_ms} ms"));
     }

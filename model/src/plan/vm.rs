@@ -13,7 +13,7 @@ use crate::plan::{Plan, Reason};
 use crate::sabotage::{Rule, off};
 use crate::time::Timestamp;
 use crate::vm::{
-    Desired, OperationPhase, OrderIntent, OrderRecord, Presence, Verb, VmRecord, VmState,
+    Desired, OperationPhase, OrderIntent, OrderRecord, Presence, Sighting, Verb, VmRecord, VmState,
 };
 
 struct Planner<'p> {
@@ -153,14 +153,21 @@ impl Planner<'_> {
     /// that is nobody's is destroyed (design section 3, self-fence).
     fn stopped_copies(&mut self, wanted: bool, guests: &[NodeId]) -> Option<Reason> {
         let record = self.record;
-        let (node, sighting) = record.stopped_copies().find(|(node, _)| self.has_session(*node))?;
+        // The one of the latest start is the last to be dealt with: until then the others are nobody's.
+        let order = |(node, sighting): &(NodeId, Sighting)| {
+            let resumable = sighting.presence == Presence::Suspended;
+            (resumable.then_some(sighting.generation).flatten(), *node)
+        };
+        let copies = record.stopped_copies().filter(|(node, _)| self.has_session(*node));
+        let count = record.stopped_copies().count();
+        let (node, sighting) = copies.min_by_key(order)?;
         let name = self.state.node_name(node);
         let waits = |waiting_for: &str| {
             Some(Reason::StoppedCopy { node: name.clone(), waiting_for: waiting_for.into() })
         };
         let alone = record.may_run.keys().all(|other| *other == node);
-        let present =
-            sighting.generation == Some(record.generation) || off(Rule::ResumeSameGeneration);
+        let present = (sighting.generation >= Some(record.generation) && count == 1)
+            || off(Rule::ResumeSameGeneration);
         let suspended = sighting.presence == Presence::Suspended;
         if wanted && suspended && present && guests.is_empty() && record.state != VmState::Conflict
         {
@@ -373,6 +380,14 @@ impl Planner<'_> {
         let record = self.record;
         if let Some(reason) = self.places_but_own() {
             return reason;
+        }
+        let quiet_until = self.state.quiet_until;
+        if quiet_until > self.now && !off(Rule::RestoredIsUnknown) {
+            self.plan.wake(quiet_until);
+            return Reason::WaitingUntil {
+                wait_ms: quiet_until.since(self.now),
+                why: "the control plane was restored, and nodes that the backup does not know may still run it".into(),
+            };
         }
         if let (VmState::Recovering, Some(failure)) = (record.state, &record.failure) {
             return match recovery::step(

@@ -25,6 +25,8 @@ struct Times {
     ended: bool,
     /// Nothing of it was answered by this leader.
     fresh: bool,
+    /// A heartbeat of it was heard.
+    met: bool,
 }
 
 /// What this leader heard of each node in its term.
@@ -48,7 +50,7 @@ impl FailureDetector {
     pub fn begin(&mut self, now: u64, carried: &Carried) {
         let times = |(node, (session, heard)): (&NodeId, &(SessionId, u64))| {
             let (session, heard) = (*session, *heard);
-            (*node, Times { session, heard, answered: now, ended: false, fresh: true })
+            (*node, Times { session, heard, answered: now, ended: false, fresh: true, met: true })
         };
         let nodes = carried.iter().map(times);
         *self = Self {
@@ -72,6 +74,7 @@ impl FailureDetector {
             return Err(SessionOver);
         }
         times.heard = now;
+        times.met = true;
         Ok(())
     }
 
@@ -118,6 +121,7 @@ impl FailureDetector {
                 node.id,
                 Heard {
                     session: times.session,
+                    met: times.met,
                     silent_ms: now.saturating_sub(times.heard),
                     unanswered_ms: match off(Rule::NewLeaderWaits) && times.fresh {
                         true => u64::MAX,
@@ -131,7 +135,8 @@ impl FailureDetector {
 
     /// A session met for the first time counts from now, or from the begin of listening for one that is older.
     fn times(&mut self, node: NodeId, session: SessionId, now: u64) -> &mut Times {
-        let fresh = Times { session, heard: now, answered: now, ended: false, fresh: true };
+        let fresh =
+            Times { session, heard: now, answered: now, ended: false, fresh: true, met: false };
         let times = self.nodes.entry(node).or_insert(fresh);
         if times.session < session {
             *times = fresh;

@@ -30,7 +30,8 @@ struct Bench {
 fn bench() -> Bench {
     let directory = tempfile::tempdir().unwrap();
     let (fake, events) = FakeHypervisor::new();
-    let core = AgentCore::new(Ledger::open(directory.path()).unwrap(), Lease::default());
+    let core =
+        AgentCore::new(Ledger::open(directory.path(), directory.path()).unwrap(), Lease::default());
     let mut bench = Bench { fake, events, core, now: 1_000, reports: Vec::new(), directory };
     bench.register(7);
     bench.heartbeat();
@@ -147,7 +148,10 @@ impl Bench {
 
     /// The agent dies and another one begins on the same ledger.
     fn restart(&mut self, lease: Lease) {
-        self.core = AgentCore::new(Ledger::open(self.directory.path()).unwrap(), lease);
+        self.core = AgentCore::new(
+            Ledger::open(self.directory.path(), self.directory.path()).unwrap(),
+            lease,
+        );
     }
 
     fn presence(&self) -> Option<Presence> {

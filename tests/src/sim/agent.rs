@@ -1,0 +1,544 @@
+//! The agent's shell in virtual time: it carries to and from the real core, as the real shell does.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::{Arc, Mutex, PoisonError};
+
+use agent::clock::Reading;
+use agent::core::{AgentCore, Given};
+use agent::hypervisor::call::Call;
+use agent::hypervisor::{Hypervisor, HypervisorError};
+use agent::vm::ledger::{Entries, Ledger, LedgerError, LedgerStorage};
+use model::command::{Operation, Registration};
+use model::id::{NodeId, NodeName, SessionId};
+use model::node::SeenDomain;
+use proto::convert::agent as convert;
+use proto::v1;
+use uuid::Uuid;
+
+use super::invariant::Observation;
+use super::network::Place;
+use super::world::{Event, World};
+
+/// What a replica is asked.
+#[derive(Debug, Clone)]
+pub enum Request {
+    /// An agent registers.
+    Register {
+        /// By which a repeated one is known.
+        request: Uuid,
+        /// Of which agent on the host.
+        incarnation: u64,
+        /// What it says.
+        registration: Box<Registration>,
+        /// The highest epoch it has met.
+        epoch: u64,
+    },
+    /// An agent's heartbeat.
+    Heartbeat {
+        /// Whose.
+        node: NodeId,
+        /// In which session.
+        session: SessionId,
+        /// Its number.
+        number: u64,
+        /// Of the session.
+        epoch: u64,
+    },
+    /// What an agent saw and did.
+    Report {
+        /// By which a repeated one is known.
+        request: Uuid,
+        /// Of which agent on the host.
+        incarnation: u64,
+        /// Whose.
+        node: NodeId,
+        /// In which session.
+        session: SessionId,
+        /// What.
+        reports: Vec<model::command::Report>,
+    },
+    /// An operator's wish.
+    Submit {
+        /// By which a repeated one is known.
+        request: Uuid,
+        /// What.
+        operation: Box<Operation>,
+    },
+}
+
+/// What an agent hears.
+#[derive(Debug, Clone)]
+pub enum Reply {
+    /// Its registration was committed.
+    Registered(Uuid, Box<v1::RegisterReply>),
+    /// Its registration was refused: it is to be tried again.
+    Refused(Uuid),
+    /// A heartbeat of a session was answered.
+    Heartbeat(u64, u64),
+    /// The leader says that a session is over.
+    SessionOver(u64),
+    /// Its report was committed.
+    Reported(Uuid),
+    /// All orders of its node.
+    Orders(Box<v1::OrderList>),
+}
+
+/// A ledger in memory that outlives its agent.
+pub struct SimLedger {
+    entries: Arc<Mutex<Entries>>,
+    suspended: Arc<Mutex<BTreeSet<Uuid>>>,
+}
+
+impl LedgerStorage for SimLedger {
+    fn write(&mut self, entries: &Entries) -> Result<(), LedgerError> {
+        *self.entries.lock().unwrap_or_else(PoisonError::into_inner) = entries.clone();
+        Ok(())
+    }
+
+    fn write_suspended(&mut self, suspended: &BTreeSet<Uuid>) -> Result<(), LedgerError> {
+        *self.suspended.lock().unwrap_or_else(PoisonError::into_inner) = suspended.clone();
+        Ok(())
+    }
+}
+
+/// An agent process.
+pub struct SimAgent {
+    /// The real thing.
+    pub core: AgentCore,
+    /// The replica it speaks to.
+    server: usize,
+    /// Node and session.
+    pub session: Option<(NodeId, SessionId)>,
+    period_ms: u64,
+    limit_ms: u64,
+    number: u64,
+    pending: Option<(u64, Reading)>,
+    queue: Vec<v1::Report>,
+    unanswered: Option<(Uuid, Vec<v1::Report>)>,
+    registering: Option<(Uuid, BTreeMap<Uuid, SeenDomain>)>,
+    fed_at: u64,
+}
+
+fn short(call: &Call) -> String {
+    match call {
+        Call::Create { .. } => "create".into(),
+        call => format!("{call:?}"),
+    }
+}
+
+const REQUEST_LIMIT_MS: u64 = 3_000;
+const LONGEST_WAIT_MS: u64 = 100;
+const FULL_LOOK_MS: u64 = 30_000;
+
+impl World {
+    /// An agent process begins, with what is on its host's disk and in its `/run`.
+    pub fn start_agent(&mut self, number: usize, incarnation: u64) {
+        let now = self.now;
+        let servers = self.replicas.len();
+        let server = self.rng.usize(0..servers.max(1));
+        let host = &mut self.hosts[number];
+        if !host.on || host.incarnation != incarnation || host.agent.is_some() {
+            return;
+        }
+        let entries = host.ledger.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        let suspended = host.suspended.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        let storage = SimLedger { entries: host.ledger.clone(), suspended: host.suspended.clone() };
+        let ledger = Ledger::over(Box::new(storage), entries, suspended);
+        let core = AgentCore::new(ledger, host.lease_file);
+        if let Some(watchdog) = &mut host.watchdog {
+            watchdog.fed = Some(now);
+        }
+        host.guarded = true;
+        host.agent = Some(SimAgent {
+            core,
+            server,
+            session: None,
+            period_ms: 500,
+            limit_ms: 500,
+            number: 0,
+            pending: None,
+            queue: Vec::new(),
+            unanswered: None,
+            registering: None,
+            fed_at: now,
+        });
+        self.after(1, Event::AgentTick(number, incarnation));
+        self.after(20, Event::Listed(number, incarnation));
+        self.after(FULL_LOOK_MS, Event::FullLook(number, incarnation));
+    }
+
+    /// The agent process ends, however.
+    pub fn end_agent(&mut self, number: usize) -> u64 {
+        let host = &mut self.hosts[number];
+        host.agent = None;
+        host.incarnation += 1;
+        host.incarnation
+    }
+
+    fn agent(&mut self, number: usize, incarnation: u64) -> Option<&mut SimAgent> {
+        let host = &mut self.hosts[number];
+        (host.incarnation == incarnation).then_some(())?;
+        host.agent.as_mut()
+    }
+
+    pub(super) fn agent_tick(&mut self, number: usize, incarnation: u64) {
+        if self.agent(number, incarnation).is_none() {
+            return;
+        }
+        self.tell_events(number);
+        self.with_core(number, AgentCore::tick);
+        let (now, virtual_now) = (self.hosts[number].reading(self.now), self.now);
+        let host = &mut self.hosts[number];
+        let Some(agent) = &mut host.agent else { return };
+        if let Some(watchdog) = &mut host.watchdog
+            && virtual_now >= agent.fed_at + watchdog.timeout_ms / 3
+        {
+            agent.fed_at = virtual_now;
+            host.lease_file = agent.core.lease();
+            if agent.core.may_feed(now) {
+                watchdog.fed = Some(virtual_now);
+            }
+        }
+        let wait = agent.core.wake_at(now).map(|at| at.saturating_sub(now.boot_ms));
+        let wait = wait.unwrap_or(LONGEST_WAIT_MS).clamp(1, LONGEST_WAIT_MS);
+        self.after(wait, Event::AgentTick(number, incarnation));
+    }
+
+    pub(super) fn full_look(&mut self, number: usize, incarnation: u64) {
+        if self.agent(number, incarnation).is_none() {
+            return;
+        }
+        if let Ok(domains) = self.hosts[number].hypervisor.domains() {
+            self.with_core(number, |core, now| core.listed(&domains, now));
+        }
+        self.after(FULL_LOOK_MS, Event::FullLook(number, incarnation));
+    }
+
+    // ---- session -------------------------------------------------------------------------------------------------
+
+    /// libvirt's word on all domains, and a registration with it.
+    pub(super) fn listed(&mut self, number: usize, incarnation: u64) {
+        let request = self.uuid();
+        let again = Event::Listed(number, incarnation);
+        let stalled = self.hosts[number].libvirt_stalled_until > self.now;
+        let domains = self.hosts[number].hypervisor.domains();
+        let Some(agent) = self.agent(number, incarnation) else { return };
+        if agent.session.is_some() || agent.registering.is_some() {
+            return;
+        }
+        let Some(domains) = domains.ok().filter(|_| !stalled) else {
+            return self.after(500, again);
+        };
+        let inventory = agent.core.inventory(&domains);
+        // What was seen before is told by the inventory; what became of orders is kept.
+        let unanswered = agent.unanswered.take().map(|(_, reports)| reports).unwrap_or_default();
+        let queue = std::mem::take(&mut agent.queue);
+        agent.queue = unanswered
+            .into_iter()
+            .chain(queue)
+            .filter(|it| matches!(it.report, Some(v1::report::Report::OrderDone(_))))
+            .collect();
+        agent.registering = Some((request, inventory));
+        self.send_registration(number, incarnation);
+    }
+
+    fn send_registration(&mut self, number: usize, incarnation: u64) {
+        let host = &self.hosts[number];
+        let Some(agent) = &host.agent else { return };
+        let Some((request, inventory)) = &agent.registering else { return };
+        let Ok(facts) = host.hypervisor.host() else { return };
+        let registration = Registration {
+            name: NodeName::new(&host.name).unwrap_or_else(|error| panic!("{error}")),
+            hardware: facts.hardware,
+            boot_id: format!("{}-{}", host.name, host.boot),
+            capacity: facts.capacity,
+            migration_uri: format!("sim://{number}"),
+            watchdog_timeout_ms: host.watchdog.map(|watchdog| watchdog.timeout_ms),
+            pausable: host.pausable,
+            lock_manager: None,
+            agent_version: "sim".into(),
+            inventory: inventory.clone(),
+        };
+        let (request, epoch, server) = (*request, agent.core.ledger().epoch(), agent.server);
+        let message = Event::ToReplica {
+            replica: server,
+            host: Some(number),
+            request: Request::Register {
+                request,
+                incarnation,
+                registration: Box::new(registration),
+                epoch,
+            },
+            forwarded: false,
+        };
+        self.send(Place::Host(number), Place::Replica(server), message);
+        self.after(REQUEST_LIMIT_MS, Event::RequestLate(number, incarnation, request));
+    }
+
+    /// Leaves a replica that does not answer.
+    fn rotate(&mut self, number: usize) {
+        let servers = self.replicas.len();
+        if let Some(agent) = &mut self.hosts[number].agent {
+            agent.server = (agent.server + 1) % servers.max(1);
+        }
+    }
+
+    pub(super) fn request_late(&mut self, number: usize, incarnation: u64, request: Uuid) {
+        let Some(agent) = self.agent(number, incarnation) else { return };
+        let registering = agent.registering.as_ref().is_some_and(|(id, _)| *id == request);
+        let reporting = agent.unanswered.as_ref().is_some_and(|(id, _)| *id == request);
+        if registering {
+            self.rotate(number);
+            self.send_registration(number, incarnation);
+        } else if reporting {
+            self.rotate(number);
+            self.send_reports(number, incarnation);
+        }
+    }
+
+    pub(super) fn heartbeat(&mut self, number: usize, incarnation: u64) {
+        let sent = self.hosts[number].reading(self.now);
+        let Some(agent) = self.agent(number, incarnation) else { return };
+        let Some((node, session)) = agent.session else { return };
+        if agent.pending.is_some() {
+            return;
+        }
+        agent.number += 1;
+        agent.pending = Some((agent.number, sent));
+        let (beat, server, limit) = (agent.number, agent.server, agent.limit_ms);
+        let epoch = agent.core.ledger().epoch();
+        let request = Request::Heartbeat { node, session, number: beat, epoch };
+        let message =
+            Event::ToReplica { replica: server, host: Some(number), request, forwarded: false };
+        self.send(Place::Host(number), Place::Replica(server), message);
+        self.after(limit, Event::HeartbeatLate(number, incarnation, beat));
+    }
+
+    pub(super) fn heartbeat_late(&mut self, number: usize, incarnation: u64, beat: u64) {
+        let Some(agent) = self.agent(number, incarnation) else { return };
+        if agent.pending.is_some_and(|(pending, _)| pending == beat) {
+            agent.pending = None;
+            self.rotate(number);
+            self.after(20, Event::HeartbeatDue(number, incarnation));
+        }
+    }
+
+    fn send_reports(&mut self, number: usize, incarnation: u64) {
+        let fresh = self.uuid();
+        let Some(agent) = self.agent(number, incarnation) else { return };
+        let Some((node, session)) = agent.session else { return };
+        if agent.unanswered.is_none() {
+            if agent.queue.is_empty() {
+                return;
+            }
+            agent.unanswered = Some((fresh, std::mem::take(&mut agent.queue)));
+        }
+        let Some((request, reports)) = &agent.unanswered else { return };
+        let reports: Vec<_> =
+            reports.iter().cloned().map(convert::report).filter_map(Result::ok).collect();
+        let (request, server) = (*request, agent.server);
+        let asked = Request::Report { request, incarnation, node, session, reports };
+        let message = Event::ToReplica {
+            replica: server,
+            host: Some(number),
+            request: asked,
+            forwarded: false,
+        };
+        self.send(Place::Host(number), Place::Replica(server), message);
+        self.after(REQUEST_LIMIT_MS, Event::RequestLate(number, incarnation, request));
+    }
+
+    pub(super) fn agent_hears(&mut self, number: usize, incarnation: u64, reply: Reply) {
+        if self.agent(number, incarnation).is_none() {
+            return;
+        }
+        match reply {
+            Reply::Registered(request, reply) => {
+                self.registered(number, incarnation, request, &reply);
+            }
+            Reply::Refused(request) => {
+                let Some(agent) = self.agent(number, incarnation) else { return };
+                if agent.registering.as_ref().is_some_and(|(id, _)| *id == request) {
+                    agent.registering = None;
+                    self.after(200, Event::Listed(number, incarnation));
+                }
+            }
+            Reply::Heartbeat(session, beat) => {
+                let Some(agent) = self.agent(number, incarnation) else { return };
+                let current = agent.session.is_some_and(|(_, it)| it.0 == session);
+                let Some((_, sent)) = agent.pending.filter(|(it, _)| *it == beat && current) else {
+                    return;
+                };
+                agent.pending = None;
+                let period = agent.period_ms;
+                let place = &self.hosts[number].name;
+                self.trace.detail(self.now, "renewed", || format!("{place} {session}"));
+                self.with_core(number, |core, now| core.heartbeat_answered(sent, now));
+                self.after(period, Event::HeartbeatDue(number, incarnation));
+            }
+            Reply::SessionOver(session) => {
+                let Some(agent) = self.agent(number, incarnation) else { return };
+                if agent.session.is_some_and(|(_, current)| current.0 == session) {
+                    agent.session = None;
+                    agent.pending = None;
+                    agent.core.session_over();
+                    self.after(20, Event::Listed(number, incarnation));
+                }
+            }
+            Reply::Reported(request) => {
+                let Some(agent) = self.agent(number, incarnation) else { return };
+                if agent.unanswered.as_ref().is_some_and(|(id, _)| *id == request) {
+                    agent.unanswered = None;
+                    self.send_reports(number, incarnation);
+                }
+            }
+            Reply::Orders(list) => {
+                self.with_core(number, |core, now| core.orders(*list, now));
+            }
+        }
+    }
+
+    fn registered(
+        &mut self,
+        number: usize,
+        incarnation: u64,
+        request: Uuid,
+        reply: &v1::RegisterReply,
+    ) {
+        let Some(agent) = self.agent(number, incarnation) else { return };
+        let Some((_, inventory)) = agent.registering.take_if(|(id, _)| *id == request) else {
+            return;
+        };
+        let Ok(given) = Given::read(reply) else { return };
+        let mut taken = false;
+        self.with_core(number, |core, now| {
+            taken = core.registered(given, &inventory, now).is_ok();
+        });
+        if !taken {
+            self.rotate(number);
+            return self.after(500, Event::Listed(number, incarnation));
+        }
+        let Some(agent) = self.agent(number, incarnation) else { return };
+        let (node, session) = (NodeId(reply.node_id), SessionId(reply.session));
+        agent.session = Some((node, session));
+        agent.period_ms = reply.heartbeat_ms;
+        agent.limit_ms = reply.answer_timeout_ms;
+        agent.pending = None;
+        self.after(0, Event::HeartbeatDue(number, incarnation));
+        self.send_reports(number, incarnation);
+        let place = &self.hosts[number].name;
+        self.trace.detail(self.now, "registered", || format!("{place} {session}"));
+        self.observe(&Observation::Registered { host: number, node, session });
+    }
+
+    // ---- calls ---------------------------------------------------------------------------------------------------
+
+    /// What the core's last steps led to.
+    pub(super) fn carry_out(&mut self, number: usize) {
+        let incarnation = self.hosts[number].incarnation;
+        let Some(agent) = &mut self.hosts[number].agent else { return };
+        let effects = agent.core.take_effects();
+        let reports = !effects.reports.is_empty();
+        agent.queue.extend(effects.reports);
+        let idle = agent.unanswered.is_none();
+        for call in effects.calls {
+            self.begin_call(number, incarnation, (call.uuid, call.id, call.call));
+        }
+        if reports && idle {
+            self.send_reports(number, incarnation);
+        }
+    }
+
+    fn begin_call(&mut self, number: usize, incarnation: u64, (uuid, id, call): (Uuid, u64, Call)) {
+        let place = &self.hosts[number].name;
+        self.trace.detail(self.now, "call", || format!("{place} #{id} {uuid}: {}", short(&call)));
+        self.observe(&Observation::Call { host: number, uuid, call: &call });
+        if let Some(limit) = call.limit() {
+            let limit = limit.as_millis() as u64;
+            self.after(limit, Event::CallLate(number, incarnation, uuid, id, call.clone()));
+        }
+        let boot = self.hosts[number].boot;
+        let took = match &call {
+            Call::Create { .. } => {
+                if let Some(name) = self.vm_name(uuid) {
+                    let host = self.hosts[number].name.clone();
+                    self.trace.note(self.now, "start", &[&name, &host]);
+                }
+                self.between(self.pace.start)
+            }
+            Call::Migrate { uri, .. } => {
+                let to = uri.strip_prefix("sim://").and_then(|number| number.parse().ok());
+                let asked = Some((number, boot, incarnation, uuid, id));
+                return self.begin_migration(uuid, number, to.unwrap_or(usize::MAX), asked);
+            }
+            _ => self.between(self.pace.call),
+        };
+        self.after(took, Event::CallEnds { host: number, boot, incarnation, uuid, id, call });
+    }
+
+    pub(super) fn call_ends(
+        &mut self,
+        number: usize,
+        boot: u64,
+        incarnation: u64,
+        (uuid, id, call): (Uuid, u64, Call),
+    ) {
+        if !self.hosts[number].on || self.hosts[number].boot != boot {
+            return;
+        }
+        let answer = match &call {
+            Call::AbortJob => self.abort_migration(uuid, number),
+            call => call.make(uuid, &self.hosts[number].hypervisor),
+        };
+        if matches!(call, Call::Create { .. })
+            && answer.is_err()
+            && let Some(name) = self.vm_name(uuid)
+        {
+            let host = self.hosts[number].name.clone();
+            self.trace.note(self.now, "start-failed", &[&name, &host]);
+        }
+        self.observe(&Observation::Called {
+            host: number,
+            uuid,
+            call: &call,
+            done: answer.is_ok(),
+        });
+        self.tell_events(number);
+        self.answer_call(number, incarnation, uuid, id, answer);
+    }
+
+    /// A call comes back to the agent that made it, unless that is dead or stands still.
+    pub(super) fn answer_call(
+        &mut self,
+        number: usize,
+        incarnation: u64,
+        uuid: Uuid,
+        id: u64,
+        answer: Result<agent::hypervisor::call::Answer, HypervisorError>,
+    ) {
+        if self.agent(number, incarnation).is_some() {
+            let place = &self.hosts[number].name;
+            self.trace.detail(self.now, "answer", || format!("{place} #{id}: {answer:?}"));
+            self.with_core(number, |core, now| core.answered(uuid, id, answer, now));
+        }
+    }
+
+    pub(super) fn call_late(
+        &mut self,
+        number: usize,
+        incarnation: u64,
+        uuid: Uuid,
+        id: u64,
+        call: Call,
+    ) {
+        let limit = call.limit().unwrap_or_default();
+        let late = HypervisorError::Timeout { what: call.as_str(), limit };
+        self.answer_call(number, incarnation, uuid, id, Err(late));
+    }
+
+    /// A VM's name, by any control plane.
+    pub fn vm_name(&self, uuid: Uuid) -> Option<String> {
+        let known = self.planes.iter().rev().find_map(|plane| plane.state.vm_by_uuid.get(&uuid));
+        known.map(ToString::to_string)
+    }
+}

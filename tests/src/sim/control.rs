@@ -1,0 +1,534 @@
+//! The stand-in for Raft: a total order of commands for each control plane, leaders with terms, and quorums.
+//!
+//! A proposal is committed when its proposer still leads in the newest term and reaches a majority at that moment. A
+//! deposed leader goes on believing that it leads until it hears otherwise.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use model::ClusterState;
+use model::cluster::{Detail, Outcome};
+use model::command::{Command, Operation};
+use model::id::{NodeId, RequestId, SessionId};
+use model::order;
+use model::sabotage::{Rule, off};
+use model::vm::Presence;
+use proto::v1;
+use server::leader::{Carried, lead};
+use uuid::Uuid;
+
+use super::agent::{Reply, Request};
+use super::invariant::Observation;
+use super::leader::Leading;
+use super::network::Place;
+use super::world::{Event, World};
+
+/// One control plane: its log and who leads it.
+#[derive(Default)]
+pub struct Plane {
+    /// All committed commands.
+    pub log: Vec<Command>,
+    /// The state after the last of them.
+    pub state: Arc<ClusterState>,
+    /// The newest term.
+    pub term: u64,
+    /// Who was elected in it.
+    pub leader: Option<usize>,
+    /// Since when it has had no leader that reaches a majority.
+    leaderless_since: Option<u64>,
+    election_ms: u64,
+    /// Its replicas.
+    pub members: Vec<usize>,
+    /// How each host's domains were when they were last traced.
+    pub traced: Vec<BTreeMap<String, Presence>>,
+}
+
+impl Plane {
+    /// One that has not begun.
+    pub fn new(members: Vec<usize>, traced: Vec<BTreeMap<String, Presence>>) -> Self {
+        Self { members, traced, ..Self::default() }
+    }
+}
+
+/// One replica.
+pub struct Replica {
+    /// Its control plane.
+    pub plane: usize,
+    /// The host it lives on, or a machine of its own.
+    pub home: Option<usize>,
+    /// It runs.
+    pub up: bool,
+    /// It stands still until then.
+    pub stalled_until: u64,
+    /// How much of the log it has applied.
+    pub applied: usize,
+    /// The state then.
+    pub state: ClusterState,
+    /// What it does as the leader, as far as it knows.
+    pub leading: Option<Leading>,
+    /// The heartbeats it passed on.
+    pub carried: Carried,
+    /// How much faster than true time its clock runs.
+    pub drift_ppm: i64,
+    /// It has met a higher epoch and has stopped for good.
+    pub superseded: bool,
+}
+
+impl Replica {
+    /// One that has not begun.
+    pub fn new(plane: usize, home: Option<usize>) -> Self {
+        Self {
+            plane,
+            home,
+            up: false,
+            stalled_until: 0,
+            applied: 0,
+            state: ClusterState::default(),
+            leading: None,
+            carried: Carried::new(),
+            drift_ppm: 0,
+            superseded: false,
+        }
+    }
+
+    /// Its own elapsed time.
+    pub fn elapsed_ms(&self, now: u64) -> u64 {
+        (now as i64 + now as i64 * self.drift_ppm / 1_000_000) as u64
+    }
+}
+
+/// A command on its way into the log.
+#[derive(Debug, Clone)]
+pub struct Proposal {
+    /// Who proposes.
+    pub replica: usize,
+    /// In which term.
+    pub term: u64,
+    /// What.
+    pub command: Command,
+    /// Who waits for it.
+    pub waiting: Waiting,
+    /// How often no quorum was reached.
+    pub tries: u32,
+}
+
+/// Who waits for a command.
+#[derive(Debug, Clone)]
+pub enum Waiting {
+    /// The leader itself.
+    Leader,
+    /// An agent's registration, by host and incarnation.
+    Registration(usize, u64),
+    /// An agent's report.
+    Report(usize, u64, SessionId),
+    /// An operator.
+    Operator,
+    /// Nobody.
+    Nobody,
+}
+
+const ELECT_PERIOD_MS: u64 = 50;
+
+impl World {
+    /// A replica's process begins; its log and its state are as they were.
+    pub fn start_replica(&mut self, number: usize) {
+        let replica = &mut self.replicas[number];
+        if replica.up || replica.superseded {
+            return;
+        }
+        replica.up = true;
+        replica.leading = None;
+        replica.carried = Carried::new();
+        self.after(10, Event::Apply(number));
+    }
+
+    /// A replica's process ends.
+    pub fn stop_replica(&mut self, number: usize) {
+        let replica = &mut self.replicas[number];
+        replica.up = false;
+        replica.leading = None;
+    }
+
+    fn works(&self, number: usize) -> bool {
+        let replica = &self.replicas[number];
+        let home = replica
+            .home
+            .is_none_or(|host| self.hosts[host].on && !self.hosts[host].paused(self.now));
+        replica.up && replica.stalled_until <= self.now && home
+    }
+
+    /// Whether the replica reaches a majority of its plane's, itself counted whether it stands still or not: what it
+    /// has sent before it did is answered by the others.
+    fn reaches_majority(&self, number: usize) -> bool {
+        let plane = &self.planes[self.replicas[number].plane];
+        let reached = plane.members.iter().filter(|other| {
+            **other == number
+                || (self.works(**other)
+                    && self.network.connected(Place::Replica(number), Place::Replica(**other)))
+        });
+        reached.count() * 2 > plane.members.len()
+    }
+
+    /// Whether the plane has a leader that works and reaches a majority.
+    pub fn has_leader(&self, plane: usize) -> bool {
+        let leader = self.planes[plane].leader;
+        leader.is_some_and(|leader| {
+            self.works(leader)
+                && self.replicas[leader].leading.is_some()
+                && self.reaches_majority(leader)
+        })
+    }
+
+    pub(super) fn elect(&mut self, plane: usize) {
+        self.after(ELECT_PERIOD_MS, Event::Elect(plane));
+        if self.has_leader(plane) {
+            self.planes[plane].leaderless_since = None;
+            return;
+        }
+        let now = self.now;
+        let timeout = self.rng.u64(300..=600);
+        let since = self.planes[plane].leaderless_since.get_or_insert(now);
+        if *since == now {
+            self.planes[plane].election_ms = timeout;
+            return;
+        }
+        if now - *since < self.planes[plane].election_ms {
+            return;
+        }
+        let able: Vec<usize> = self.planes[plane]
+            .members
+            .iter()
+            .copied()
+            .filter(|it| self.works(*it) && self.reaches_majority(*it))
+            .collect();
+        if able.is_empty() {
+            return;
+        }
+        let elected = able[self.rng.usize(0..able.len())];
+        self.catch_up(elected);
+        let replicas = &mut self.replicas;
+        let plane_record = &mut self.planes[plane];
+        let old = plane_record.leader.filter(|old| *old != elected);
+        plane_record.term += 1;
+        plane_record.leader = Some(elected);
+        plane_record.leaderless_since = None;
+        let term = plane_record.term;
+        let (elapsed, carried) =
+            (replicas[elected].elapsed_ms(now), replicas[elected].carried.clone());
+        replicas[elected].leading = Some(Leading::begin(term, elapsed, &carried));
+        let name = self.replica_name(elected);
+        self.trace.note(now, "leader", &[&name]);
+        self.after(1, Event::Lead { replica: elected, term });
+        if let Some(old) = old {
+            let old_term = self.replicas[old].leading.as_ref().map_or(0, |it| it.term);
+            let delay = self.rng.u64(1..100);
+            self.after(delay, Event::StepDown { replica: old, term: old_term });
+        }
+    }
+
+    /// As the trace names it.
+    pub fn replica_name(&self, number: usize) -> String {
+        match self.replicas[number].home {
+            Some(host) => self.hosts[host].name.clone(),
+            None => format!("replica{}", number + 1),
+        }
+    }
+
+    pub(super) fn step_down(&mut self, number: usize, term: u64) {
+        let plane = self.replicas[number].plane;
+        let leads = self.replicas[number].leading.as_ref().is_some_and(|it| it.term == term);
+        if !leads || self.planes[plane].term == term {
+            return;
+        }
+        let newest = self.planes[plane].leader;
+        let heard = newest.is_some_and(|leader| {
+            self.network.connected(Place::Replica(leader), Place::Replica(number))
+        });
+        if heard {
+            self.replicas[number].leading = None;
+            self.catch_up(number);
+        } else {
+            self.after(100, Event::StepDown { replica: number, term });
+        }
+    }
+
+    /// A replica applies what is committed and it has not applied yet.
+    pub(super) fn catch_up(&mut self, number: usize) {
+        let plane = &self.planes[self.replicas[number].plane];
+        let replica = &mut self.replicas[number];
+        while let Some(command) = plane.log.get(replica.applied) {
+            replica.applied += 1;
+            // Every replica comes to the same by itself; that it does is looked at in the end.
+            let _ = replica.state.apply(replica.applied as u64, command);
+        }
+    }
+
+    // ---- proposals -----------------------------------------------------------------------------------------------
+
+    /// A replica that takes itself for the leader proposes.
+    pub fn propose(
+        &mut self,
+        replica: usize,
+        term: u64,
+        (request, by, operation): (Uuid, String, Operation),
+        waiting: Waiting,
+    ) {
+        let at = self.wall();
+        let command = Command { request: RequestId(request), at, by, operation };
+        let delay = self.between(self.network.delay) + 1;
+        let proposal = Proposal { replica, term, command, waiting, tries: 0 };
+        self.after(delay, Event::Commit(Box::new(proposal)));
+    }
+
+    pub(super) fn try_to_commit(&mut self, mut proposal: Box<Proposal>) {
+        let number = proposal.replica;
+        let plane = self.replicas[number].plane;
+        let in_office = self.planes[plane].term == proposal.term;
+        if !in_office && off(Rule::TermFence) {
+            // As if whoever leads now took it for its own.
+            if let Some(leader) = self.planes[plane].leader.filter(|it| self.works(*it)) {
+                proposal.replica = leader;
+                return self.commit(*proposal);
+            }
+        }
+        if !self.replicas[number].up || !in_office {
+            return self.proposal_ended(number, &proposal.waiting);
+        }
+        if !self.reaches_majority(number) || !self.works(number) {
+            proposal.tries += 1;
+            if proposal.tries > 500 {
+                return self.proposal_ended(number, &proposal.waiting);
+            }
+            return self.after(20, Event::Commit(proposal));
+        }
+        self.commit(*proposal);
+    }
+
+    fn proposal_ended(&mut self, number: usize, waiting: &Waiting) {
+        if let (Waiting::Leader, Some(leading)) = (waiting, &mut self.replicas[number].leading) {
+            leading.proposals = leading.proposals.saturating_sub(1);
+        }
+    }
+
+    fn commit(&mut self, proposal: Proposal) {
+        let number = proposal.replica;
+        let plane = self.replicas[number].plane;
+        self.catch_up(number);
+        let before = self.planes[plane].state.clone();
+        self.planes[plane].log.push(proposal.command.clone());
+        let index = self.planes[plane].log.len();
+        let mut state = (*before).clone();
+        let outcome = state.apply(index as u64, &proposal.command);
+        self.planes[plane].state = Arc::new(state);
+        self.catch_up(number);
+        for member in self.planes[plane].members.clone() {
+            if member != number {
+                let delay = self.rng.u64(1..40);
+                self.after(delay, Event::Apply(member));
+            }
+        }
+        let after = self.planes[plane].state.clone();
+        if plane + 1 == self.planes.len() {
+            self.trace_commit(&proposal.command, &outcome, &before, &after);
+            self.observe(&Observation::Committed {
+                command: &proposal.command,
+                outcome: &outcome,
+                before: &before,
+                after: &after,
+            });
+        }
+        self.proposal_ended(number, &proposal.waiting);
+        self.acknowledge(number, &proposal, &outcome);
+        let leads = self.replicas[number].leading.as_ref();
+        if let Some(term) = leads.map(|leading| leading.term) {
+            self.after(1, Event::Lead { replica: number, term });
+        }
+    }
+
+    fn acknowledge(&mut self, number: usize, proposal: &Proposal, outcome: &Outcome) {
+        let request = proposal.command.request.0;
+        match proposal.waiting {
+            Waiting::Leader | Waiting::Nobody => {}
+            Waiting::Operator => {
+                let answer = match outcome {
+                    Ok(accepted) => Ok(accepted.revision),
+                    Err(rejection) => Err(rejection.to_string()),
+                };
+                self.answers.insert(request, answer);
+            }
+            Waiting::Registration(host, incarnation) => {
+                let reply = match outcome {
+                    Ok(accepted) => match accepted.detail {
+                        Detail::Registered { node, session } => {
+                            let reply = self.register_reply(number, node, session);
+                            Reply::Registered(request, Box::new(reply))
+                        }
+                        Detail::None => return,
+                    },
+                    Err(_) => Reply::Refused(request),
+                };
+                self.reply(number, host, incarnation, reply);
+            }
+            Waiting::Report(host, incarnation, session) => {
+                let reply = match outcome {
+                    Ok(_) => Reply::Reported(request),
+                    Err(_) => Reply::SessionOver(session.0),
+                };
+                self.reply(number, host, incarnation, reply);
+            }
+        }
+    }
+
+    fn register_reply(&self, number: usize, node: NodeId, session: SessionId) -> v1::RegisterReply {
+        let state = &self.replicas[number].state;
+        let lease = state.nodes.get(&node).map(|node| node.lease);
+        v1::RegisterReply {
+            node_id: node.0,
+            session: session.0,
+            epoch: state.epoch.0,
+            cluster: state.cluster.map(|cluster| cluster.to_string()).unwrap_or_default(),
+            heartbeat_ms: state.settings.heartbeat_ms,
+            answer_timeout_ms: state.settings.answer_timeout_ms,
+            lease_ttl_ms: lease.map_or(0, |lease| lease.ttl_ms),
+            self_fence_ms: lease.map_or(0, |lease| lease.self_fence_ms),
+            isolation_hold_ms: state.settings.isolation_hold_ms,
+            floors: order::floors(state, node)
+                .into_iter()
+                .map(|(uuid, floor)| v1::Floor { uuid: uuid.to_string(), floor })
+                .collect(),
+        }
+    }
+
+    pub(super) fn reply(&mut self, replica: usize, host: usize, incarnation: u64, reply: Reply) {
+        let event = Event::ToAgent { host, incarnation, reply };
+        self.send(Place::Replica(replica), Place::Host(host), event);
+    }
+
+    // ---- requests ------------------------------------------------------------------------------------------------
+
+    /// A request at a replica's door: served by the leader, passed on by any other.
+    pub(super) fn serve(
+        &mut self,
+        number: usize,
+        host: Option<usize>,
+        request: Request,
+        forwarded: bool,
+    ) {
+        if !self.replicas[number].up {
+            return;
+        }
+        if let Request::Register { epoch, .. } | Request::Heartbeat { epoch, .. } = &request
+            && *epoch > self.replicas[number].state.epoch.0
+            && self.replicas[number].state.epoch.0 > 0
+        {
+            // A restored control plane has taken this one's place.
+            self.replicas[number].superseded = true;
+            return self.stop_replica(number);
+        }
+        if self.replicas[number].leading.is_none() {
+            if let Request::Heartbeat { node, session, .. } = &request {
+                let elapsed = self.replicas[number].elapsed_ms(self.now);
+                self.replicas[number].carried.insert(*node, (*session, elapsed));
+            }
+            let plane = self.replicas[number].plane;
+            let leader = self.planes[plane].leader.filter(|leader| *leader != number);
+            if let (Some(leader), false) = (leader, forwarded) {
+                let event = Event::ToReplica { replica: leader, host, request, forwarded: true };
+                self.send(Place::Replica(number), Place::Replica(leader), event);
+            }
+            return;
+        }
+        let term = self.replicas[number].leading.as_ref().map_or(0, |leading| leading.term);
+        match (request, host) {
+            (Request::Register { request, incarnation, registration, .. }, Some(host)) => {
+                let by = registration.name.to_string();
+                let operation = Operation::Register(registration);
+                let waiting = Waiting::Registration(host, incarnation);
+                self.propose(number, term, (request, by, operation), waiting);
+            }
+            (Request::Report { request, incarnation, node, session, reports }, Some(host)) => {
+                let by = self.replicas[number].state.node_name(node);
+                let operation = Operation::Report { node, session, reports };
+                let waiting = Waiting::Report(host, incarnation, session);
+                self.propose(number, term, (request, by, operation), waiting);
+            }
+            (Request::Heartbeat { node, session, number: beat, .. }, Some(host)) => {
+                self.take_heartbeat(number, term, host, (node, session, beat));
+            }
+            (Request::Submit { request, operation }, _) => {
+                let waiting = Waiting::Operator;
+                self.propose(number, term, (request, "operator".into(), *operation), waiting);
+            }
+            (_, None) => {}
+        }
+    }
+
+    fn session_over(&mut self, number: usize, host: usize, session: SessionId) {
+        let incarnation = self.hosts[host].incarnation;
+        self.reply(number, host, incarnation, Reply::SessionOver(session.0));
+    }
+
+    fn take_heartbeat(
+        &mut self,
+        number: usize,
+        term: u64,
+        host: usize,
+        (node, session, beat): (NodeId, SessionId, u64),
+    ) {
+        let elapsed = self.replicas[number].elapsed_ms(self.now);
+        let replica = &mut self.replicas[number];
+        let Some(leading) = &mut replica.leading else { return };
+        let present = lead::in_session(&replica.state, node, session);
+        if !present || leading.detector.heard(node, session, elapsed).is_err() {
+            return self.session_over(number, host, session);
+        }
+        let delay = self.between(self.network.delay) + 1;
+        let event = if off(Rule::QuorumBeforeAnswer) {
+            Event::Answer { replica: number, term, host, node, session, number: beat }
+        } else {
+            Event::Barrier { replica: number, term, host, node, session, number: beat }
+        };
+        self.after(delay, event);
+    }
+
+    /// The quorum round that began after the heartbeat arrived: the others answer it whether this replica still moves or
+    /// not.
+    pub(super) fn barrier(
+        &mut self,
+        number: usize,
+        term: u64,
+        host: usize,
+        (node, session, beat): (NodeId, SessionId, u64),
+    ) {
+        let plane = self.replicas[number].plane;
+        if self.planes[plane].term == term && self.reaches_majority(number) {
+            let event = Event::Answer { replica: number, term, host, node, session, number: beat };
+            self.after(0, event);
+        }
+    }
+
+    pub(super) fn answer(
+        &mut self,
+        number: usize,
+        term: u64,
+        host: usize,
+        (node, session, beat): (NodeId, SessionId, u64),
+    ) {
+        let elapsed = self.replicas[number].elapsed_ms(self.now);
+        let replica = &mut self.replicas[number];
+        let up = replica.up;
+        let Some(leading) = replica.leading.as_mut().filter(|it| up && it.term == term) else {
+            return;
+        };
+        if !lead::in_session(&replica.state, node, session) {
+            return self.session_over(number, host, session);
+        }
+        if leading.detector.answered(node, session, elapsed).is_err() {
+            return self.session_over(number, host, session);
+        }
+        let given_up = leading.given_up.contains(&(node, session));
+        self.observe(&Observation::Answered { node, session, given_up });
+        let incarnation = self.hosts[host].incarnation;
+        self.reply(number, host, incarnation, Reply::Heartbeat(session.0, beat));
+    }
+}

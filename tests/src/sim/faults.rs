@@ -1,0 +1,377 @@
+//! What goes wrong, and its end.
+
+use std::sync::PoisonError;
+
+use model::node::NodeState;
+use model::vm::{Presence, StopCause};
+use server::backup;
+use uuid::Uuid;
+
+use super::control::{Plane, Replica};
+use super::host::{Failing, PausedBy};
+use super::network::Place;
+use super::world::{Event, World};
+
+/// Something that goes wrong, or right again.
+#[derive(Debug, Clone)]
+pub enum Fault {
+    /// Anything, as chance has it.
+    Anything,
+    /// A link in one direction, or both, is mended.
+    Mend(Place, Place),
+    /// A machine is connected again.
+    Connect(Place),
+    /// The network is as it should be.
+    Quiet,
+    /// A fence device is mended.
+    MendFence(usize),
+    /// libvirtd is started again.
+    StartLibvirt(usize),
+    /// Replicas are gone for good.
+    TakeAway(Vec<usize>),
+    /// The last of them: from here on all is to get well.
+    Heal,
+}
+
+impl World {
+    pub(super) fn strike(&mut self, fault: Fault) {
+        match fault {
+            Fault::Anything => {
+                if self.calm {
+                    return;
+                }
+                let pause = self.rng.u64(300..5_000);
+                self.after(pause, Event::Fault(Fault::Anything));
+                self.some_fault();
+            }
+            Fault::Mend(one, other) => {
+                self.network.cut(one, other, false);
+                self.network.cut(other, one, false);
+            }
+            Fault::Connect(place) => self.network.isolate(place, false),
+            Fault::Quiet => {
+                (self.network.loss_permille, self.network.twice_permille) = (0, 0);
+                self.network.delay = (1, 5);
+            }
+            Fault::MendFence(host) => {
+                if let Some(fence) = &mut self.hosts[host].fence {
+                    fence.broken = false;
+                }
+            }
+            Fault::StartLibvirt(host) => {
+                self.hosts[host].hypervisor.machine().libvirt_down = false;
+                self.hosts[host].hypervisor.machine().domains.values_mut().for_each(|domain| {
+                    domain.unseen = false;
+                });
+                let incarnation = self.hosts[host].incarnation;
+                self.after(5, Event::FullLook(host, incarnation));
+            }
+            Fault::TakeAway(replicas) => {
+                for number in replicas {
+                    self.replicas[number].superseded = true;
+                    self.stop_replica(number);
+                }
+            }
+            Fault::Heal => self.heal(),
+        }
+    }
+
+    fn some_place(&mut self) -> Place {
+        let (hosts, replicas) = (self.hosts.len(), self.replicas.len());
+        match self.rng.usize(0..hosts + replicas) {
+            number if number < hosts => Place::Host(number),
+            number => Place::Replica(number - hosts),
+        }
+    }
+
+    fn some_fault(&mut self) {
+        let host = self.rng.usize(0..self.hosts.len());
+        let replica = self.rng.usize(0..self.replicas.len());
+        match self.rng.u32(0..100) {
+            0..=9 => self.network_fault(),
+            10..=19 => {
+                let boots = self.rng.bool().then(|| self.rng.u64(500..40_000));
+                self.hosts[host].boots_after_ms = boots;
+                self.power_off(host, "power");
+            }
+            20..=26 => {
+                let incarnation = self.end_agent(host);
+                if self.rng.u32(0..6) == 0 {
+                    self.hosts[host].lease_file = Default::default();
+                }
+                let delay = self.rng.u64(10..20_000);
+                self.after(delay, Event::StartAgent(host, incarnation));
+            }
+            27..=33 => {
+                let until = self.now + self.rng.u64(100..15_000);
+                self.hosts[host].agent_stalled_until = until;
+            }
+            34..=39 => {
+                let until = self.now + self.rng.u64(100..15_000);
+                self.hosts[host].libvirt_stalled_until = until;
+            }
+            40..=43 => self.libvirt_crash(host),
+            44..=48 if self.hosts[host].pausable && self.hosts[host].on => {
+                let pause = self.rng.u64(500..20_000);
+                let host = &mut self.hosts[host];
+                if host.paused_until <= self.now {
+                    host.paused_until = self.now + pause;
+                    host.paused_ms += pause;
+                    if let Some(watchdog) = &mut host.watchdog {
+                        // Its own clock stands still as well.
+                        watchdog.fed = watchdog.fed.map(|fed| fed + pause);
+                    }
+                }
+            }
+            49..=56 => {
+                self.stop_replica(replica);
+                let delay = self.rng.u64(50..15_000);
+                self.after(delay, Event::StartReplica(replica));
+            }
+            57..=66 => {
+                let until = self.now + self.rng.u64(100..12_000);
+                self.replicas[replica].stalled_until = until;
+            }
+            67..=70 => {
+                let until = self.now + self.rng.u64(1_000..40_000);
+                if let Some(fence) = &mut self.hosts[host].fence {
+                    fence.dark_until = until;
+                }
+            }
+            71..=72 => {
+                if let Some(fence) = &mut self.hosts[host].fence {
+                    fence.broken = true;
+                    let delay = self.rng.u64(1_000..30_000);
+                    self.after(delay, Event::Fault(Fault::MendFence(host)));
+                }
+            }
+            73..=76 => {
+                let failing = Failing {
+                    starts: self.rng.u32(0..3),
+                    stops: self.rng.u32(0..2),
+                    migrations: self.rng.u32(0..3),
+                };
+                self.hosts[host].hypervisor.machine().failing = failing;
+            }
+            77..=80 => self.guest_dies(host),
+            81..=92 => self.outsider(host),
+            93..=95 => self.ledger_fault(host),
+            96 if self.planes.len() < 3 => self.restore(),
+            _ => {}
+        }
+    }
+
+    fn network_fault(&mut self) {
+        let duration = self.rng.u64(200..20_000);
+        match self.rng.u32(0..4) {
+            0 => {
+                let place = self.some_place();
+                self.network.isolate(place, true);
+                self.after(duration, Event::Fault(Fault::Connect(place)));
+            }
+            1 => {
+                let (one, other) = (self.some_place(), self.some_place());
+                self.network.cut(one, other, true);
+                self.after(duration, Event::Fault(Fault::Mend(one, other)));
+            }
+            2 => {
+                let (one, other) = (self.some_place(), self.some_place());
+                self.network.cut(one, other, true);
+                self.network.cut(other, one, true);
+                self.after(duration, Event::Fault(Fault::Mend(one, other)));
+            }
+            _ => {
+                self.network.loss_permille = self.rng.u64(0..300);
+                self.network.twice_permille = self.rng.u64(0..100);
+                self.network.delay = (1, self.rng.u64(5..700));
+                self.after(duration, Event::Fault(Fault::Quiet));
+            }
+        }
+    }
+
+    /// libvirtd ends; QEMU runs on, and a new libvirtd finds it again.
+    fn libvirt_crash(&mut self, host: usize) {
+        let forgets = self.rng.u32(0..3) == 0;
+        {
+            let mut machine = self.hosts[host].hypervisor.machine();
+            machine.libvirt_down = true;
+            machine.events.clear();
+            if forgets {
+                machine.domains.values_mut().for_each(|domain| domain.unseen = true);
+            }
+        }
+        let delay = self.rng.u64(200..8_000);
+        if forgets {
+            // For a while it answers and does not know them yet.
+            let hypervisor = self.hosts[host].hypervisor.clone();
+            hypervisor.machine().libvirt_down = false;
+        }
+        self.after(delay, Event::Fault(Fault::StartLibvirt(host)));
+    }
+
+    fn guest_dies(&mut self, host: usize) {
+        let vms: Vec<Uuid> =
+            self.hosts[host].hypervisor.machine().domains.keys().copied().collect();
+        let Some(uuid) = self.rng.choice(vms) else { return };
+        let cause = match self.rng.u32(0..3) {
+            0 => StopCause::GuestShutdown,
+            1 => StopCause::Crashed,
+            _ => StopCause::Failed,
+        };
+        self.hosts[host].hypervisor.machine().end(uuid, cause);
+        self.tell_events(host);
+    }
+
+    /// Somebody uses virsh. One that starts a second copy is not among them: that is beyond any control plane.
+    fn outsider(&mut self, host: usize) {
+        if !self.hosts[host].on || self.hosts[host].hypervisor.machine().libvirt_down {
+            return;
+        }
+        let vms: Vec<Uuid> =
+            self.hosts[host].hypervisor.machine().domains.keys().copied().collect();
+        let Some(uuid) = self.rng.choice(vms) else { return };
+        let isolated = self.network.is_isolated(Place::Host(host));
+        match self.rng.u32(0..6) {
+            0 => {
+                self.hosts[host].hypervisor.machine().end(uuid, StopCause::Destroyed);
+            }
+            1 => {
+                let mut machine = self.hosts[host].hypervisor.machine();
+                if let Some(domain) = machine.domains.get_mut(&uuid)
+                    && domain.presence == Presence::Running
+                {
+                    domain.presence = Presence::Paused;
+                    domain.paused_by = Some(PausedBy::Outsider);
+                    machine.events.push((uuid, None));
+                }
+            }
+            2 if !isolated => {
+                let mut machine = self.hosts[host].hypervisor.machine();
+                if let Some(domain) = machine.domains.get_mut(&uuid)
+                    && domain.paused_by == Some(PausedBy::Outsider)
+                {
+                    domain.presence = Presence::Running;
+                    domain.paused_by = None;
+                    machine.events.push((uuid, None));
+                }
+            }
+            _ => {
+                let runs = self.hosts[host]
+                    .hypervisor
+                    .machine()
+                    .domains
+                    .get(&uuid)
+                    .is_some_and(|domain| domain.presence == Presence::Running);
+                let to = self.rng.usize(0..self.hosts.len());
+                if to != host && runs {
+                    self.begin_migration(uuid, host, to, None);
+                }
+            }
+        }
+        self.tell_events(host);
+    }
+
+    /// The disk under a ledger is replaced, or an older copy of it comes back.
+    fn ledger_fault(&mut self, host: usize) {
+        let incarnation = self.end_agent(host);
+        *self.hosts[host].ledger.lock().unwrap_or_else(PoisonError::into_inner) =
+            Default::default();
+        let delay = self.rng.u64(10..3_000);
+        self.after(delay, Event::StartAgent(host, incarnation));
+    }
+
+    /// The control plane is lost for good, as it seems, and comes back from a backup on other machines.
+    fn restore(&mut self) {
+        let Some(last) = self.planes.last() else { return };
+        let keep = last.log.len();
+        if keep < 5 {
+            return;
+        }
+        // The backup is a while old.
+        let upto = self.rng.usize(keep / 2..keep);
+        let mut state = model::ClusterState::default();
+        for (index, command) in (1..).zip(last.log.iter().take(upto)) {
+            let _ = state.apply(index, command);
+        }
+        let Ok(operations) = backup::restore(&state) else { return };
+        let plane = self.planes.len();
+        let members: Vec<usize> =
+            (0..self.options.replicas).map(|number| self.replicas.len() + number).collect();
+        for _ in &members {
+            self.replicas.push(Replica::new(plane, None));
+        }
+        let traced = vec![Default::default(); self.hosts.len()];
+        self.planes.push(Plane::new(members.clone(), traced));
+        for number in &members {
+            self.start_replica(*number);
+        }
+        let at = self.wall();
+        for operation in operations {
+            let request = model::id::RequestId(self.uuid());
+            let by = "bootstrap".to_owned();
+            let command = model::command::Command { request, at, by, operation };
+            self.planes[plane].log.push(command.clone());
+            let index = self.planes[plane].log.len() as u64;
+            let mut state = (*self.planes[plane].state).clone();
+            let _ = state.apply(index, &command);
+            self.planes[plane].state = std::sync::Arc::new(state);
+        }
+        self.after(1, Event::Elect(plane));
+        // The old one is mostly gone; whoever restores takes the rest away, a moment later.
+        let old = self.planes[plane - 1].members.clone();
+        let delay = self.rng.u64(0..2_000);
+        self.after(delay, Event::Fault(Fault::TakeAway(old)));
+    }
+
+    /// From here on nothing goes wrong any more, and operators settle what is theirs to settle.
+    fn heal(&mut self) {
+        self.calm = true;
+        self.network.heal();
+        self.network.delay = (1, 5);
+        for replica in &mut self.replicas {
+            replica.stalled_until = 0;
+        }
+        let newest = self.planes.len() - 1;
+        for number in 0..self.replicas.len() {
+            if self.replicas[number].plane == newest {
+                self.after(10, Event::StartReplica(number));
+            } else {
+                // Whoever restores a control plane takes the old one away in the end.
+                self.stop_replica(number);
+            }
+        }
+        for number in 0..self.hosts.len() {
+            let host = &mut self.hosts[number];
+            (host.agent_stalled_until, host.libvirt_stalled_until) = (0, 0);
+            host.paused_until = host.paused_until.min(self.now);
+            host.boots_after_ms = Some(5_000);
+            {
+                let mut machine = host.hypervisor.machine();
+                machine.failing = Failing::default();
+                machine.libvirt_down = false;
+                machine.domains.values_mut().for_each(|domain| {
+                    domain.unseen = false;
+                    if domain.paused_by == Some(PausedBy::Outsider) {
+                        domain.presence = Presence::Running;
+                        domain.paused_by = None;
+                    }
+                });
+            }
+            if let Some(fence) = &mut host.fence {
+                (fence.dark_until, fence.broken) = (0, false);
+            }
+            let (on, incarnation, runs) = (host.on, host.incarnation, host.agent.is_some());
+            if !on {
+                self.after(2_000, Event::Boot(number));
+            } else if !runs {
+                self.after(1_000, Event::StartAgent(number, incarnation));
+            }
+        }
+        self.after(1, Event::Fault(Fault::Quiet));
+    }
+
+    /// Nodes that the newest control plane does not take for lost.
+    pub fn online(&self) -> usize {
+        self.truth().nodes.values().filter(|node| node.state == NodeState::Online).count()
+    }
+}

@@ -1,0 +1,323 @@
+//! A hypervisor host: power, clocks, libvirt, and the domains that run on it.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use agent::clock::Reading;
+use agent::hypervisor::mark::{self, Mark};
+use agent::hypervisor::{
+    DomainFacts, HostFacts, Hypervisor, HypervisorError, JobStats, Result as Called,
+};
+use agent::lease::Lease;
+use agent::vm::ledger::Entries;
+use model::node::{Capacity, SeenDomain};
+use model::vm::{Presence, StopCause};
+use uuid::Uuid;
+
+use super::agent::SimAgent;
+
+/// Who stopped a domain's vCPUs.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum PausedBy {
+    /// The agent, by its call.
+    Agent,
+    /// Somebody with virsh.
+    Outsider,
+}
+
+/// A domain and its QEMU.
+#[derive(Debug, Clone)]
+pub struct SimDomain {
+    /// Its name.
+    pub name: String,
+    /// How it is.
+    pub presence: Presence,
+    /// Who paused it, while it is.
+    pub paused_by: Option<PausedBy>,
+    /// Its mark.
+    pub mark: Option<Mark>,
+    /// Its memory.
+    pub memory_mib: u64,
+    /// libvirtd has lost sight of it; its QEMU runs on.
+    pub unseen: bool,
+    /// Somebody brought it here without the cluster, and the cluster has not taken it over yet.
+    pub outside: bool,
+}
+
+/// What libvirt and QEMU of one host are doing.
+#[derive(Debug, Default)]
+pub struct Machine {
+    /// All domains.
+    pub domains: BTreeMap<Uuid, SimDomain>,
+    /// What happened and was not told to the agent yet.
+    pub events: Vec<(Uuid, Option<StopCause>)>,
+    /// Calls that fail from now on.
+    pub failing: Failing,
+    /// libvirtd does not run.
+    pub libvirt_down: bool,
+    /// Its UUID.
+    pub hardware: Uuid,
+    /// What it has.
+    pub capacity: Capacity,
+}
+
+/// How many of the next calls fail.
+#[derive(Debug, Default, Clone, Copy)]
+pub struct Failing {
+    /// Starts.
+    pub starts: u32,
+    /// Stops.
+    pub stops: u32,
+    /// Migrations.
+    pub migrations: u32,
+}
+
+/// The machine as the agent's calls meet it.
+#[derive(Clone, Default)]
+pub struct SimHypervisor {
+    machine: Arc<Mutex<Machine>>,
+}
+
+impl SimHypervisor {
+    /// The machine.
+    pub fn machine(&self) -> MutexGuard<'_, Machine> {
+        self.machine.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn answering(&self) -> Called<MutexGuard<'_, Machine>> {
+        let machine = self.machine();
+        if machine.libvirt_down {
+            return Err(HypervisorError::Disconnected("libvirtd is not running".into()));
+        }
+        Ok(machine)
+    }
+}
+
+impl Machine {
+    fn facts(uuid: Uuid, domain: &SimDomain) -> DomainFacts {
+        let seen = SeenDomain::active(&domain.name, domain.presence, domain.memory_mib);
+        DomainFacts { uuid, seen, mark: domain.mark }
+    }
+
+    fn seen(&mut self, uuid: Uuid) -> Called<&mut SimDomain> {
+        let domain = self.domains.get_mut(&uuid).filter(|domain| !domain.unseen);
+        domain.ok_or(HypervisorError::NoDomain)
+    }
+
+    /// Its QEMU ends.
+    pub fn end(&mut self, uuid: Uuid, cause: StopCause) -> bool {
+        let ended = self.domains.remove(&uuid).is_some();
+        if ended {
+            self.events.push((uuid, Some(cause)));
+        }
+        ended
+    }
+}
+
+impl Hypervisor for SimHypervisor {
+    fn host(&self) -> Called<HostFacts> {
+        let machine = self.answering()?;
+        Ok(HostFacts { hardware: machine.hardware, capacity: machine.capacity })
+    }
+
+    fn domains(&self) -> Called<Vec<DomainFacts>> {
+        let machine = self.answering()?;
+        let seen = machine.domains.iter().filter(|(_, domain)| !domain.unseen);
+        Ok(seen.map(|(uuid, domain)| Machine::facts(*uuid, domain)).collect())
+    }
+
+    fn domain(&self, uuid: Uuid) -> Called<Option<DomainFacts>> {
+        let machine = self.answering()?;
+        let seen = machine.domains.get(&uuid).filter(|domain| !domain.unseen);
+        Ok(seen.map(|domain| Machine::facts(uuid, domain)))
+    }
+
+    fn create(&self, xml: &str) -> Called<()> {
+        let mut machine = self.answering()?;
+        if machine.failing.starts > 0 {
+            machine.failing.starts -= 1;
+            return Err(HypervisorError::Refused("the disk cannot be opened".into()));
+        }
+        let domain = model::domain_xml::parse(xml)
+            .map_err(|error| HypervisorError::Refused(error.to_string()))?;
+        let uuid = domain.uuid.unwrap_or_default();
+        if machine.domains.contains_key(&uuid) {
+            return Err(HypervisorError::Refused("the domain exists already".into()));
+        }
+        machine.domains.insert(
+            uuid,
+            SimDomain {
+                name: domain.name.to_string(),
+                presence: Presence::Running,
+                paused_by: None,
+                mark: mark::in_domain(xml),
+                memory_mib: domain.memory_mib,
+                unseen: false,
+                outside: false,
+            },
+        );
+        machine.events.push((uuid, None));
+        Ok(())
+    }
+
+    fn shutdown(&self, uuid: Uuid) -> Called<()> {
+        let mut machine = self.answering()?;
+        let domain = machine.seen(uuid)?;
+        // A guest whose vCPUs are stopped does not hear the button.
+        if domain.presence == Presence::Running && machine.failing.stops == 0 {
+            machine.end(uuid, StopCause::GuestShutdown);
+        }
+        Ok(())
+    }
+
+    fn destroy(&self, uuid: Uuid) -> Called<()> {
+        let mut machine = self.answering()?;
+        machine.seen(uuid)?;
+        if machine.failing.stops > 0 {
+            machine.failing.stops -= 1;
+            return Err(HypervisorError::Refused("device or resource busy".into()));
+        }
+        machine.end(uuid, StopCause::Destroyed);
+        Ok(())
+    }
+
+    fn suspend(&self, uuid: Uuid) -> Called<()> {
+        let mut machine = self.answering()?;
+        let domain = machine.seen(uuid)?;
+        if domain.presence == Presence::Running {
+            domain.presence = Presence::Paused;
+            domain.paused_by = Some(PausedBy::Agent);
+            machine.events.push((uuid, None));
+        }
+        Ok(())
+    }
+
+    fn resume(&self, uuid: Uuid) -> Called<()> {
+        let mut machine = self.answering()?;
+        let domain = machine.seen(uuid)?;
+        if domain.presence == Presence::Paused {
+            domain.presence = Presence::Running;
+            domain.paused_by = None;
+            machine.events.push((uuid, None));
+        }
+        Ok(())
+    }
+
+    /// Migrations are the world's: see [`super::migration`].
+    fn migrate(&self, _uuid: Uuid, _uri: &str, _live: bool) -> Called<()> {
+        Err(HypervisorError::Refused("a migration is not one call here".into()))
+    }
+
+    fn job(&self, _uuid: Uuid) -> Called<Option<JobStats>> {
+        drop(self.answering()?);
+        Ok(None)
+    }
+
+    fn abort_job(&self, _uuid: Uuid) -> Called<()> {
+        drop(self.answering()?);
+        Err(HypervisorError::Refused("no job is active".into()))
+    }
+
+    fn mark(&self, uuid: Uuid, mark: &Mark) -> Called<()> {
+        let mut machine = self.answering()?;
+        let domain = machine.seen(uuid)?;
+        domain.mark = Some(*mark);
+        domain.outside = false;
+        Ok(())
+    }
+
+    fn process(&self, uuid: Uuid) -> Called<Option<i32>> {
+        Ok(self.machine().domains.contains_key(&uuid).then_some(1))
+    }
+
+    fn kill(&self, uuid: Uuid) -> Called<()> {
+        self.machine().end(uuid, StopCause::Crashed);
+        Ok(())
+    }
+}
+
+/// A watchdog device.
+#[derive(Debug, Clone, Copy)]
+pub struct SimWatchdog {
+    /// When it bites after its last food.
+    pub timeout_ms: u64,
+    /// When it was fed, in virtual time; `None` while it is not armed.
+    pub fed: Option<u64>,
+}
+
+/// A fence device.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct SimFence {
+    /// It does not answer until then.
+    pub dark_until: u64,
+    /// It says "done" and does nothing.
+    pub broken: bool,
+}
+
+/// One host.
+pub struct SimHost {
+    /// Its name.
+    pub name: String,
+    /// It has power and has booted.
+    pub on: bool,
+    /// Counts its boots.
+    pub boot: u64,
+    /// libvirt and QEMU.
+    pub hypervisor: SimHypervisor,
+    /// The agent, while it runs.
+    pub agent: Option<SimAgent>,
+    /// Counts the agents.
+    pub incarnation: u64,
+    /// The agent has been started since the host booted: before that its unit keeps libvirt from listening.
+    pub guarded: bool,
+    /// The ledger on its disk.
+    pub ledger: Arc<Mutex<Entries>>,
+    /// `/run`: the lease.
+    pub lease_file: Lease,
+    /// `/run`: what self-fence has stopped.
+    pub suspended: Arc<Mutex<BTreeSet<Uuid>>>,
+    /// Its watchdog.
+    pub watchdog: Option<SimWatchdog>,
+    /// Its fence device.
+    pub fence: Option<SimFence>,
+    /// It is a virtual machine: all of it may stand still.
+    pub pausable: bool,
+    /// The agent stands still until then.
+    pub agent_stalled_until: u64,
+    /// libvirtd stands still until then.
+    pub libvirt_stalled_until: u64,
+    /// All of it stands still until then, its clock and its watchdog too.
+    pub paused_until: u64,
+    /// How long it has stood still so far.
+    pub paused_ms: u64,
+    /// How much faster than true time its two clocks run, in parts per million.
+    pub drift_ppm: (i64, i64),
+    /// It comes back by itself after it lost its power.
+    pub boots_after_ms: Option<u64>,
+}
+
+impl SimHost {
+    /// Its clocks at a moment of virtual time.
+    pub fn reading(&self, now: u64) -> Reading {
+        let lived = now.saturating_sub(self.paused_ms) as i64;
+        let clock = |ppm: i64| (1_000_000 + lived + lived * ppm / 1_000_000) as u64;
+        Reading { boot_ms: clock(self.drift_ppm.0), raw_ms: clock(self.drift_ppm.1) }
+    }
+
+    /// All of it stands still now.
+    pub fn paused(&self, now: u64) -> bool {
+        now < self.paused_until
+    }
+
+    /// The VMs whose vCPUs run here now.
+    pub fn running(&self, now: u64) -> Vec<Uuid> {
+        if !self.on || self.paused(now) {
+            return Vec::new();
+        }
+        let machine = self.hypervisor.machine();
+        let runs = |domain: &SimDomain| {
+            matches!(domain.presence, Presence::Running | Presence::ShuttingDown)
+        };
+        machine.domains.iter().filter(|(_, it)| runs(it)).map(|(uuid, _)| *uuid).collect()
+    }
+}

@@ -1,0 +1,112 @@
+//! What must never be, one file each. All of them look at every step; the first that sees its own broken ends the run.
+
+mod convergence;
+mod counters;
+mod decisions;
+mod ledger;
+mod may_run;
+mod orders;
+mod proofs;
+mod requests;
+mod resume;
+mod single_owner;
+
+use agent::hypervisor::call::Call;
+use model::ClusterState;
+use model::cluster::Outcome;
+use model::command::Command;
+use model::id::{NodeId, SessionId};
+use uuid::Uuid;
+
+use super::World;
+
+pub use convergence::converged;
+
+/// Something that happened.
+pub enum Observation<'o> {
+    /// Anything.
+    Step,
+    /// A command was committed by the newest control plane.
+    Committed {
+        /// Which.
+        command: &'o Command,
+        /// What it came to.
+        outcome: &'o Outcome,
+        /// The state before.
+        before: &'o ClusterState,
+        /// The state after.
+        after: &'o ClusterState,
+    },
+    /// An agent makes a call.
+    Call {
+        /// On which host.
+        host: usize,
+        /// About which VM.
+        uuid: Uuid,
+        /// What.
+        call: &'o Call,
+    },
+    /// A call had its effect, or failed.
+    Called {
+        /// On which host.
+        host: usize,
+        /// About which VM.
+        uuid: Uuid,
+        /// What.
+        call: &'o Call,
+        /// It had its effect.
+        done: bool,
+    },
+    /// An agent took a session.
+    Registered {
+        /// On which host.
+        host: usize,
+        /// As which node.
+        node: NodeId,
+        /// In which session.
+        session: SessionId,
+    },
+    /// A leader answered a heartbeat.
+    Answered {
+        /// Of which node.
+        node: NodeId,
+        /// In which session.
+        session: SessionId,
+        /// It had proposed that session's loss before.
+        given_up: bool,
+    },
+}
+
+/// Something that must hold.
+pub trait Invariant: Send {
+    /// Its name.
+    fn name(&self) -> &'static str;
+    /// Looks at what happened; an error says what is wrong.
+    fn see(&mut self, world: &World, observation: &Observation<'_>) -> Result<(), String>;
+}
+
+/// What was the matter.
+#[derive(Debug, Clone)]
+pub struct Violation {
+    /// Which invariant.
+    pub invariant: &'static str,
+    /// When, in virtual milliseconds.
+    pub at: u64,
+    /// What.
+    pub what: String,
+}
+
+/// All of them.
+pub fn all() -> Vec<Box<dyn Invariant>> {
+    vec![
+        Box::new(single_owner::SingleOwner),
+        Box::new(may_run::MayRunCovers),
+        Box::new(proofs::ProofsHold),
+        Box::new(decisions::DecisionsAreLawful::default()),
+        Box::new(orders::OrdersAreFresh::default()),
+        Box::new(ledger::LedgerNeverGoesBack::default()),
+        Box::new(resume::OnlyOwnIsResumed),
+        Box::new(counters::CountersAreRight::default()),
+        Box::new(requests::RequestsOnce::default()),
+    ]
+}

@@ -1,0 +1,77 @@
+//! An agent does nothing that is not committed, nothing of an older session or epoch, and nothing twice.
+
+use std::collections::BTreeSet;
+
+use agent::hypervisor::call::Call;
+use agent::hypervisor::mark;
+use model::command::{Decision, Operation};
+use uuid::Uuid;
+
+use super::{Invariant, Observation};
+use crate::sim::World;
+
+#[derive(Default)]
+pub(super) struct OrdersAreFresh {
+    /// Starts that had their effect, by host, VM and generation.
+    started: BTreeSet<(usize, Uuid, u64)>,
+}
+
+impl Invariant for OrdersAreFresh {
+    fn name(&self) -> &'static str {
+        "orders-are-fresh"
+    }
+
+    fn see(&mut self, world: &World, observation: &Observation<'_>) -> Result<(), String> {
+        match observation {
+            Observation::Call { host, uuid, call: Call::Create { xml } } => {
+                let generation = mark::in_domain(xml).map_or(0, |mark| mark.generation);
+                let place = &world.hosts[*host].name;
+                if !was_committed(world, *uuid, generation) {
+                    return Err(format!(
+                        "{place} starts {uuid} at generation {generation}, which nobody committed"
+                    ));
+                }
+                if self.started.contains(&(*host, *uuid, generation)) {
+                    return Err(format!(
+                        "{place} starts {uuid} at generation {generation} for the second time"
+                    ));
+                }
+                let truth = world.truth();
+                let node = truth.nodes.values().find(|node| node.name.as_str() == place);
+                if let (Some(record), Some(node)) = (truth.vm_with_uuid(uuid), node)
+                    && !record.may_run.contains_key(&node.id)
+                {
+                    return Err(format!(
+                        "{place} starts {}, in whose set it is not any more",
+                        record.spec.name
+                    ));
+                }
+                Ok(())
+            }
+            Observation::Called { host, uuid, call: Call::Create { xml }, done: true } => {
+                let generation = mark::in_domain(xml).map_or(0, |mark| mark.generation);
+                self.started.insert((*host, *uuid, generation));
+                Ok(())
+            }
+            _ => Ok(()),
+        }
+    }
+}
+
+/// Whether some control plane has committed a start of the VM with that number.
+fn was_committed(world: &World, uuid: Uuid, generation: u64) -> bool {
+    world.planes.iter().any(|plane| {
+        let epoch = plane.state.epoch.0.max(1);
+        let Some(index) = generation.checked_sub((epoch - 1) << 40) else { return false };
+        let command =
+            usize::try_from(index).ok().and_then(|index| plane.log.get(index.checked_sub(1)?));
+        let name = plane.state.vm_by_uuid.get(&uuid);
+        command.is_some_and(|command| match &command.operation {
+            Operation::Decide { vm, decision: Decision::Start { .. }, .. } => {
+                // A VM that was forgotten meanwhile is known by its name only.
+                name.is_none_or(|name| name == vm)
+            }
+            _ => false,
+        })
+    })
+}

@@ -1,0 +1,71 @@
+//! A death that is committed is one: nothing of the cluster runs on that node. And a leader answers nobody whose loss it
+//! has proposed.
+
+use model::command::Operation;
+use model::node::NodeState;
+use model::vm::OnIsolation;
+
+use super::{Invariant, Observation};
+use crate::sim::World;
+
+pub(super) struct ProofsHold;
+
+impl Invariant for ProofsHold {
+    fn name(&self) -> &'static str {
+        "proofs-hold"
+    }
+
+    fn see(&mut self, world: &World, observation: &Observation<'_>) -> Result<(), String> {
+        match observation {
+            Observation::Answered { node, session, given_up: true } => Err(format!(
+                "session {session} of node {node} was answered after its loss was proposed"
+            )),
+            Observation::Committed { command, outcome: Ok(_), before, after } => {
+                if let Operation::NodeDead { node, proof, .. } = &command.operation {
+                    let Some(record) = after.nodes.get(node) else { return Ok(()) };
+                    if before.braked() && matches!(proof, model::node::ProofOfDeath::Lease { .. }) {
+                        return Err("a death by lease was committed under the brake".into());
+                    }
+                    if !matches!(record.state, NodeState::Dead(_)) {
+                        return Ok(());
+                    }
+                    let host = world.hosts.iter().find(|host| host.name == record.name.as_str());
+                    let Some(host) = host else { return Ok(()) };
+                    for uuid in host.running(world.now) {
+                        let machine = host.hypervisor.machine();
+                        let outside =
+                            machine.domains.get(&uuid).is_some_and(|domain| domain.outside);
+                        let bound = before
+                            .vm_with_uuid(&uuid)
+                            .is_some_and(|vm| vm.spec.policy.on_isolation != OnIsolation::Continue);
+                        if bound && !outside {
+                            return Err(format!(
+                                "{} was proven dead ({proof:?}) while {uuid} runs there",
+                                host.name
+                            ));
+                        }
+                    }
+                }
+                if matches!(command.operation, Operation::FenceAsked { .. }) {
+                    let lost = before
+                        .nodes
+                        .values()
+                        .filter(|node| matches!(node.state, NodeState::Lost | NodeState::Fencing))
+                        .count();
+                    let alive = before
+                        .nodes
+                        .values()
+                        .filter(|node| !matches!(node.state, NodeState::Dead(_)))
+                        .count();
+                    let released =
+                        before.mass_loss.as_ref().is_some_and(|loss| loss.released_by.is_some());
+                    if lost >= 3 && lost * 2 > alive && !released {
+                        return Err(format!("{lost} of {alive} nodes are lost, and one is fenced"));
+                    }
+                }
+                Ok(())
+            }
+            _ => Ok(()),
+        }
+    }
+}

@@ -1,0 +1,274 @@
+//! The leader's shell in virtual time: the real look, its proposals, orders and fences.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use model::ClusterState;
+use model::command::{Command, Operation};
+use model::id::{NodeId, RequestId, SessionId};
+use model::node::{NodeState, ProofOfDeath};
+use model::order::{self, Order};
+use model::plan::Reason;
+use model::sabotage::{Rule, off};
+use proto::convert::agent as convert;
+use proto::v1;
+use server::fence::{PowerState, is_proof};
+use server::leader::lead::{self, Look};
+use server::leader::{Carried, FailureDetector};
+use uuid::Uuid;
+
+use super::agent::Reply;
+use super::control::Waiting;
+use super::world::{Event, World};
+
+/// What a replica does as the leader of a term.
+pub struct Leading {
+    /// The term.
+    pub term: u64,
+    /// The real thing.
+    pub detector: FailureDetector,
+    /// Proposals of the last look that are still on their way.
+    pub proposals: usize,
+    /// Sessions whose loss it has proposed.
+    pub given_up: BTreeSet<(NodeId, SessionId)>,
+    /// What it says of VMs that are not as they should be.
+    pub reasons: BTreeMap<String, Reason>,
+    fencing: BTreeSet<(NodeId, SessionId)>,
+    sent: BTreeMap<NodeId, (Vec<Order>, u64)>,
+    looking: bool,
+    proposed_at: u64,
+}
+
+impl Leading {
+    /// A leader begins to listen.
+    pub fn begin(term: u64, elapsed: u64, carried: &Carried) -> Self {
+        let mut detector = FailureDetector::default();
+        detector.begin(elapsed, carried);
+        Self {
+            term,
+            detector,
+            proposals: 0,
+            given_up: BTreeSet::new(),
+            reasons: BTreeMap::new(),
+            fencing: BTreeSet::new(),
+            sent: BTreeMap::new(),
+            looking: false,
+            proposed_at: 0,
+        }
+    }
+}
+
+const PERIOD_MS: u64 = 100;
+/// Orders are sent again this often even when nothing changed.
+const REPEAT_MS: u64 = 2_000;
+/// Proposals that never come back do not stop a leader for ever.
+const PROPOSAL_PATIENCE_MS: u64 = 10_000;
+
+impl World {
+    pub(super) fn lead(&mut self, number: usize, term: u64) {
+        let (now, elapsed, wall) =
+            (self.now, self.replicas[number].elapsed_ms(self.now), self.wall());
+        let replica = &mut self.replicas[number];
+        let up = replica.up;
+        let Some(leading) = replica.leading.as_mut().filter(|it| up && it.term == term) else {
+            return;
+        };
+        if !leading.looking {
+            leading.looking = true;
+            self.after(PERIOD_MS, Event::Lead { replica: number, term });
+        }
+        self.publish(number, term);
+        let replica = &mut self.replicas[number];
+        let Some(leading) = &mut replica.leading else { return };
+        leading.looking = false;
+        let waits = leading.proposals > 0 && now < leading.proposed_at + PROPOSAL_PATIENCE_MS;
+        if !waits {
+            let Look { plan, .. } =
+                lead::look(&mut leading.detector, &replica.state, elapsed, wall);
+            leading.reasons =
+                plan.vms.iter().map(|(vm, why)| (vm.to_string(), why.clone())).collect();
+            leading.proposals = plan.operations.len();
+            leading.proposed_at = now;
+            for operation in &plan.operations {
+                if let Operation::NodeLost { node, session, .. } = operation {
+                    leading.given_up.insert((*node, *session));
+                }
+            }
+            if off(Rule::IntentBeforeEffect) {
+                self.send_before_commit(number, term, &plan.operations);
+            }
+            for operation in plan.operations {
+                let request = self.uuid();
+                self.propose(number, term, (request, "leader".into(), operation), Waiting::Leader);
+            }
+        }
+        self.fence_what_is_asked(number, term);
+        if let Some(leading) = &mut self.replicas[number].leading
+            && !leading.looking
+        {
+            leading.looking = true;
+            self.after(PERIOD_MS, Event::Lead { replica: number, term });
+        }
+    }
+
+    /// Orders as the applied state has them, to each agent in session whose orders changed or have not come for a while.
+    fn publish(&mut self, number: usize, term: u64) {
+        let now = self.now;
+        let state = self.replicas[number].state.clone();
+        let mut orders = order::outstanding(&state);
+        for node in state.nodes.values() {
+            let Some(session) = node.session() else { continue };
+            let list = orders.remove(&node.id).unwrap_or_default();
+            let Some(leading) = &mut self.replicas[number].leading else { return };
+            let due = match leading.sent.get(&node.id) {
+                None => true,
+                Some((sent, at)) => *sent != list || (!list.is_empty() && now >= at + REPEAT_MS),
+            };
+            if due {
+                leading.sent.insert(node.id, (list.clone(), now));
+                self.send_orders(number, term, &state, (node.id, session), &list);
+            }
+        }
+    }
+
+    fn send_orders(
+        &mut self,
+        number: usize,
+        term: u64,
+        state: &ClusterState,
+        (node, session): (NodeId, SessionId),
+        orders: &[Order],
+    ) {
+        let Some(name) = state.nodes.get(&node).map(|node| node.name.to_string()) else { return };
+        let Some(host) = self.hosts.iter().position(|host| host.name == name) else { return };
+        let list = v1::OrderList {
+            term,
+            epoch: state.epoch.0,
+            cluster: state.cluster.map(|cluster| cluster.to_string()).unwrap_or_default(),
+            orders: orders
+                .iter()
+                .filter(|order| order.session == session)
+                .map(convert::order)
+                .collect(),
+        };
+        let incarnation = self.hosts[host].incarnation;
+        self.reply(number, host, incarnation, Reply::Orders(Box::new(list)));
+    }
+
+    /// What a leader would send that does not wait for its decisions to be committed.
+    fn send_before_commit(&mut self, number: usize, term: u64, operations: &[Operation]) {
+        let mut state = self.replicas[number].state.clone();
+        for (more, operation) in (1..).zip(operations) {
+            let command = Command {
+                request: RequestId(Uuid::from_u128(self.rng.u128(..))),
+                at: self.wall(),
+                by: "leader".into(),
+                operation: operation.clone(),
+            };
+            let index = self.replicas[number].applied as u64 + more;
+            let _ = state.apply(index, &command);
+        }
+        for (node, list) in order::outstanding(&state) {
+            if let Some(session) = state.nodes.get(&node).and_then(|node| node.session()) {
+                self.send_orders(number, term, &state, (node, session), &list);
+            }
+        }
+    }
+
+    // ---- fences --------------------------------------------------------------------------------------------------
+
+    fn fence_what_is_asked(&mut self, number: usize, term: u64) {
+        let replica = &self.replicas[number];
+        let asked: Vec<(NodeId, SessionId, String)> = replica
+            .state
+            .nodes
+            .values()
+            .filter(|node| node.state == NodeState::Fencing)
+            .map(|node| (node.id, node.last_session, node.name.to_string()))
+            .collect();
+        let still: BTreeSet<_> = asked.iter().map(|(node, session, _)| (*node, *session)).collect();
+        if let Some(leading) = &mut self.replicas[number].leading {
+            leading.fencing.retain(|key| still.contains(key));
+        }
+        for (node, session, name) in asked {
+            let Some(leading) = &mut self.replicas[number].leading else { return };
+            if !leading.fencing.insert((node, session)) {
+                continue;
+            }
+            let Some(host) = self.hosts.iter().position(|host| host.name == name) else { continue };
+            let stage = FenceStage {
+                replica: number,
+                term,
+                node,
+                session,
+                host,
+                done: false,
+                asked: false,
+            };
+            let delay = self.between(self.pace.fence);
+            self.after(delay, Event::Fence(Box::new(stage)));
+        }
+    }
+
+    pub(super) fn fence_step(&mut self, mut stage: FenceStage) {
+        if !self.replicas[stage.replica].up {
+            // The fence agent ended with its replica.
+            return;
+        }
+        let now = self.now;
+        let device = self.hosts[stage.host].fence;
+        let answers = device.is_some_and(|device| now >= device.dark_until);
+        if !stage.asked {
+            stage.asked = true;
+            stage.done = answers;
+            if answers && !device.is_some_and(|device| device.broken) {
+                self.power_off(stage.host, "fenced");
+            }
+            // Now and then a fence agent takes its time.
+            let delay = if self.rng.u64(0..20) == 0 && !self.calm {
+                self.rng.u64(1_000..20_000)
+            } else {
+                self.between(self.pace.fence)
+            };
+            return self.after(delay, Event::Fence(Box::new(stage)));
+        }
+        let status = answers.then(|| match self.hosts[stage.host].on {
+            true => PowerState::On,
+            false => PowerState::Off,
+        });
+        let (node, session) = (stage.node, stage.session);
+        let operation = match is_proof(stage.done, status) {
+            true => Operation::NodeDead {
+                node,
+                session,
+                proof: ProofOfDeath::Fenced { device: "fence_sim".into() },
+            },
+            false => Operation::FenceFailed {
+                node,
+                session,
+                error: "the device does not say off".into(),
+            },
+        };
+        let request = self.uuid();
+        let by = "leader".to_owned();
+        self.propose(stage.replica, stage.term, (request, by, operation), Waiting::Nobody);
+    }
+}
+
+/// How far a fence is.
+#[derive(Debug, Clone)]
+pub struct FenceStage {
+    /// The leader that runs it.
+    pub replica: usize,
+    /// Its term.
+    pub term: u64,
+    /// Of which node.
+    pub node: NodeId,
+    /// Of which session a death is sought.
+    pub session: SessionId,
+    /// The host.
+    pub host: usize,
+    /// "Off" was said to be done.
+    pub done: bool,
+    /// "Off" was asked.
+    pub asked: bool,
+}

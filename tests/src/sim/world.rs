@@ -1,0 +1,668 @@
+//! The world: its machines, its time, and the one queue of all that is to happen.
+
+use std::cmp::Reverse;
+use std::collections::{BTreeMap, BinaryHeap};
+use std::sync::Arc;
+
+use agent::core::AgentCore;
+use agent::hypervisor::DomainFacts;
+use agent::hypervisor::call::Call;
+use fastrand::Rng;
+use model::ClusterState;
+use model::command::Command;
+use model::id::{NodeId, SessionId};
+use model::time::Timestamp;
+use model::vm::{Presence, StopCause};
+use uuid::Uuid;
+
+use super::agent::{Reply, Request};
+use super::control::{Plane, Proposal, Replica};
+use super::faults::Fault;
+use super::host::{SimHost, SimHypervisor};
+use super::invariant::{Invariant, Observation, Violation};
+use super::leader::FenceStage;
+use super::migration::Migration;
+use super::network::{Network, Place};
+use super::operators::OperatorAct;
+use super::trace::Trace;
+
+/// What is simulated.
+#[derive(Debug, Clone)]
+pub struct Options {
+    /// Decides everything.
+    pub seed: u64,
+    /// Hosts.
+    pub hosts: usize,
+    /// Replicas, on machines of their own.
+    pub replicas: usize,
+    /// VMs.
+    pub vms: usize,
+    /// How long faults come, in virtual milliseconds.
+    pub trouble_ms: u64,
+    /// How long it may take after them until all is well.
+    pub calm_ms: u64,
+}
+
+impl Options {
+    /// The sweep's.
+    pub fn of_seed(seed: u64) -> Self {
+        Self { seed, hosts: 4, replicas: 3, vms: 4, trouble_ms: 60_000, calm_ms: 240_000 }
+    }
+}
+
+/// Something that is to happen.
+#[derive(Debug, Clone)]
+pub enum Event {
+    /// Replicas look whether they have a leader.
+    Elect(usize),
+    /// A replica catches up with its log.
+    Apply(usize),
+    /// The leader of a term looks at all there is.
+    Lead {
+        /// Which replica.
+        replica: usize,
+        /// Of which term.
+        term: u64,
+    },
+    /// A replica hears that another leads.
+    StepDown {
+        /// Which replica.
+        replica: usize,
+        /// The term that it no longer leads.
+        term: u64,
+    },
+    /// A proposal reaches its quorum, or does not.
+    Commit(Box<Proposal>),
+    /// A request arrives at a replica.
+    ToReplica {
+        /// Which.
+        replica: usize,
+        /// From whom; `None` for an operator.
+        host: Option<usize>,
+        /// What.
+        request: Request,
+        /// A replica passed it on.
+        forwarded: bool,
+    },
+    /// The quorum round of a heartbeat is over.
+    Barrier {
+        /// The leader.
+        replica: usize,
+        /// Its term.
+        term: u64,
+        /// Whose heartbeat.
+        host: usize,
+        /// Of which node.
+        node: NodeId,
+        /// In which session.
+        session: SessionId,
+        /// Its number.
+        number: u64,
+    },
+    /// The leader answers a heartbeat whose quorum round was good.
+    Answer {
+        /// The leader.
+        replica: usize,
+        /// Its term.
+        term: u64,
+        /// Whose heartbeat.
+        host: usize,
+        /// Of which node.
+        node: NodeId,
+        /// In which session.
+        session: SessionId,
+        /// Its number.
+        number: u64,
+    },
+    /// Something reaches an agent.
+    ToAgent {
+        /// On which host.
+        host: usize,
+        /// Which agent.
+        incarnation: u64,
+        /// What.
+        reply: Reply,
+    },
+    /// An agent looks at its clock.
+    AgentTick(usize, u64),
+    /// An agent's next heartbeat is due.
+    HeartbeatDue(usize, u64),
+    /// A heartbeat was not answered in time.
+    HeartbeatLate(usize, u64, u64),
+    /// A registration or a report was not answered in time.
+    RequestLate(usize, u64, Uuid),
+    /// An agent has libvirt's list and registers.
+    Listed(usize, u64),
+    /// An agent looks at all domains.
+    FullLook(usize, u64),
+    /// A call to libvirt comes to its end.
+    CallEnds {
+        /// On which host.
+        host: usize,
+        /// In which boot.
+        boot: u64,
+        /// Of which agent.
+        incarnation: u64,
+        /// About which VM.
+        uuid: Uuid,
+        /// Its number.
+        id: u64,
+        /// What.
+        call: Call,
+    },
+    /// An agent waits no longer for a call.
+    CallLate(usize, u64, Uuid, u64, Call),
+    /// A migration goes on.
+    Migrate(u64),
+    /// A fence goes on.
+    Fence(Box<FenceStage>),
+    /// A host's kernel looks at its watchdog, and libvirt tells its events.
+    HostTick(usize, u64),
+    /// A host gets its power back.
+    Boot(usize),
+    /// An agent is started.
+    StartAgent(usize, u64),
+    /// A replica is started.
+    StartReplica(usize),
+    /// Something goes wrong, or right again.
+    Fault(Fault),
+    /// An operator does something.
+    Operate(OperatorAct),
+}
+
+struct Due {
+    at: u64,
+    number: u64,
+    event: Event,
+}
+
+impl PartialEq for Due {
+    fn eq(&self, other: &Self) -> bool {
+        (self.at, self.number) == (other.at, other.number)
+    }
+}
+impl Eq for Due {}
+impl PartialOrd for Due {
+    fn partial_cmp(&self, other: &Self) -> Option<std::cmp::Ordering> {
+        Some(self.cmp(other))
+    }
+}
+impl Ord for Due {
+    fn cmp(&self, other: &Self) -> std::cmp::Ordering {
+        (self.at, self.number).cmp(&(other.at, other.number))
+    }
+}
+
+/// All there is.
+pub struct World {
+    /// What is simulated.
+    pub options: Options,
+    /// Virtual milliseconds.
+    pub now: u64,
+    /// Chance.
+    pub rng: Rng,
+    /// Hosts, by number.
+    pub hosts: Vec<SimHost>,
+    /// Control planes: the first, and one for each restore.
+    pub planes: Vec<Plane>,
+    /// Replicas of all of them.
+    pub replicas: Vec<Replica>,
+    /// The network.
+    pub network: Network,
+    /// Migrations under way.
+    pub migrations: BTreeMap<u64, Migration>,
+    /// Faults no longer come.
+    pub calm: bool,
+    /// What was the matter with the law, if anything.
+    pub violation: Option<Violation>,
+    /// Facts for judges.
+    pub trace: Trace,
+    /// Where a watched request of an operator came to.
+    pub answers: BTreeMap<Uuid, Result<u64, String>>,
+    /// Times of things that differ between the sweep and a scenario.
+    pub pace: Pace,
+    queue: BinaryHeap<Reverse<Due>>,
+    number: u64,
+    invariants: Vec<Box<dyn Invariant>>,
+}
+
+/// How long things take, in milliseconds, least and most.
+#[derive(Debug, Clone, Copy)]
+pub struct Pace {
+    /// A start of a domain.
+    pub start: (u64, u64),
+    /// A copy of a migration.
+    pub copy: (u64, u64),
+    /// A fence device's "off".
+    pub fence: (u64, u64),
+    /// Any other call of libvirt.
+    pub call: (u64, u64),
+    /// From power to a running agent.
+    pub boot: (u64, u64),
+}
+
+impl Default for Pace {
+    fn default() -> Self {
+        Self {
+            start: (50, 600),
+            copy: (100, 3_000),
+            fence: (20, 1_500),
+            call: (1, 20),
+            boot: (3_000, 20_000),
+        }
+    }
+}
+
+impl World {
+    /// A world that is about to begin; nothing runs yet.
+    pub fn new(options: Options, invariants: Vec<Box<dyn Invariant>>, trace: Trace) -> Self {
+        let rng = Rng::with_seed(options.seed);
+        Self {
+            now: 0,
+            rng,
+            hosts: Vec::new(),
+            planes: Vec::new(),
+            replicas: Vec::new(),
+            network: Network::quick(),
+            migrations: BTreeMap::new(),
+            calm: false,
+            violation: None,
+            trace,
+            answers: BTreeMap::new(),
+            pace: Pace::default(),
+            queue: BinaryHeap::new(),
+            number: 0,
+            invariants,
+            options,
+        }
+    }
+
+    /// Something happens after so long.
+    pub fn after(&mut self, milliseconds: u64, event: Event) {
+        self.number += 1;
+        let due = Due { at: self.now + milliseconds, number: self.number, event };
+        self.queue.push(Reverse(due));
+    }
+
+    /// A number between the two.
+    pub fn between(&mut self, (least, most): (u64, u64)) -> u64 {
+        self.rng.u64(least..=most.max(least))
+    }
+
+    /// One in so many.
+    pub fn one_in(&mut self, number: u64) -> bool {
+        self.rng.u64(0..number) == 0
+    }
+
+    /// A UUID that chance has made.
+    pub fn uuid(&mut self) -> Uuid {
+        Uuid::from_u128(self.rng.u128(..))
+    }
+
+    /// The time on walls.
+    pub fn wall(&self) -> Timestamp {
+        Timestamp(1_700_000_000_000 + self.now)
+    }
+
+    /// A message is sent: it arrives after a while, or not, or twice.
+    pub fn send(&mut self, from: Place, to: Place, event: Event) {
+        let lost = self.rng.u64(0..1_000) < self.network.loss_permille;
+        if lost || !self.network.reaches(from, to) {
+            return;
+        }
+        let delay = self.between(self.network.delay);
+        if self.network.twice_permille > 0 && self.rng.u64(0..1_000) < self.network.twice_permille {
+            let later = delay + self.rng.u64(0..2_000);
+            self.after(later, event.clone());
+        }
+        self.after(delay, event);
+    }
+
+    /// The next thing happens; `None` when nothing is to come, or something was the matter.
+    pub fn step(&mut self) -> Option<()> {
+        if self.violation.is_some() {
+            return None;
+        }
+        let Reverse(due) = self.queue.pop()?;
+        self.now = self.now.max(due.at);
+        match self.held_until(&due.event) {
+            // Whoever it is for stands still.
+            Some(until) => self.after(until - self.now, due.event),
+            None => {
+                self.happen(due.event);
+                self.observe(&Observation::Step);
+            }
+        }
+        Some(())
+    }
+
+    /// When the next thing happens.
+    pub fn next_at(&self) -> Option<u64> {
+        self.queue.peek().map(|Reverse(due)| due.at.max(self.now))
+    }
+
+    /// Until a moment of virtual time, or until something was the matter.
+    pub fn run_until(&mut self, at: u64) {
+        while self.next_at().is_some_and(|next| next <= at) {
+            if self.step().is_none() {
+                return;
+            }
+        }
+        self.now = self.now.max(at);
+    }
+
+    fn held_until(&self, event: &Event) -> Option<u64> {
+        let until = match event {
+            Event::ToAgent { host, .. }
+            | Event::AgentTick(host, _)
+            | Event::HeartbeatDue(host, _)
+            | Event::HeartbeatLate(host, _, _)
+            | Event::RequestLate(host, _, _)
+            | Event::Listed(host, _)
+            | Event::FullLook(host, _)
+            | Event::CallLate(host, _, _, _, _) => {
+                let host = &self.hosts[*host];
+                host.agent_stalled_until.max(host.paused_until)
+            }
+            Event::CallEnds { host, call, .. } => {
+                let host = &self.hosts[*host];
+                // Only what needs no libvirt goes on while libvirtd stands still.
+                let libvirt = if *call == Call::Kill { 0 } else { host.libvirt_stalled_until };
+                libvirt.max(host.paused_until)
+            }
+            Event::HostTick(host, _) => self.hosts[*host].paused_until,
+            Event::Apply(replica)
+            | Event::Lead { replica, .. }
+            | Event::StepDown { replica, .. }
+            | Event::ToReplica { replica, .. }
+            | Event::Answer { replica, .. } => self.replica_stalled_until(*replica),
+            Event::Fence(stage) => self.replica_stalled_until(stage.replica),
+            Event::Elect(_)
+            | Event::Commit(_)
+            | Event::Barrier { .. }
+            | Event::Migrate(_)
+            | Event::Boot(_)
+            | Event::StartAgent(_, _)
+            | Event::StartReplica(_)
+            | Event::Fault(_)
+            | Event::Operate(_) => 0,
+        };
+        (until > self.now).then_some(until)
+    }
+
+    fn replica_stalled_until(&self, replica: usize) -> u64 {
+        let replica = &self.replicas[replica];
+        let home = replica.home.map_or(0, |host| self.hosts[host].paused_until);
+        replica.stalled_until.max(home)
+    }
+
+    fn happen(&mut self, event: Event) {
+        match event {
+            Event::Elect(plane) => self.elect(plane),
+            Event::Apply(replica) => self.catch_up(replica),
+            Event::Lead { replica, term } => self.lead(replica, term),
+            Event::StepDown { replica, term } => self.step_down(replica, term),
+            Event::Commit(proposal) => self.try_to_commit(proposal),
+            Event::ToReplica { replica, host, request, forwarded } => {
+                self.serve(replica, host, request, forwarded);
+            }
+            Event::Barrier { replica, term, host, node, session, number } => {
+                self.barrier(replica, term, host, (node, session, number));
+            }
+            Event::Answer { replica, term, host, node, session, number } => {
+                self.answer(replica, term, host, (node, session, number));
+            }
+            Event::ToAgent { host, incarnation, reply } => {
+                self.agent_hears(host, incarnation, reply);
+            }
+            Event::AgentTick(host, incarnation) => self.agent_tick(host, incarnation),
+            Event::HeartbeatDue(host, incarnation) => self.heartbeat(host, incarnation),
+            Event::HeartbeatLate(host, incarnation, number) => {
+                self.heartbeat_late(host, incarnation, number);
+            }
+            Event::RequestLate(host, incarnation, request) => {
+                self.request_late(host, incarnation, request);
+            }
+            Event::Listed(host, incarnation) => self.listed(host, incarnation),
+            Event::FullLook(host, incarnation) => self.full_look(host, incarnation),
+            Event::CallEnds { host, boot, incarnation, uuid, id, call } => {
+                self.call_ends(host, boot, incarnation, (uuid, id, call));
+            }
+            Event::CallLate(host, incarnation, uuid, id, call) => {
+                self.call_late(host, incarnation, uuid, id, call);
+            }
+            Event::Migrate(number) => self.migration_step(number),
+            Event::Fence(stage) => self.fence_step(*stage),
+            Event::HostTick(host, boot) => self.host_tick(host, boot),
+            Event::Boot(host) => self.power_on(host),
+            Event::StartAgent(host, incarnation) => self.start_agent(host, incarnation),
+            Event::StartReplica(replica) => self.start_replica(replica),
+            Event::Fault(fault) => self.strike(fault),
+            Event::Operate(act) => self.operate(act),
+        }
+    }
+
+    /// Shows something to all invariants.
+    pub fn observe(&mut self, observation: &Observation<'_>) {
+        if self.violation.is_some() {
+            return;
+        }
+        let mut invariants = std::mem::take(&mut self.invariants);
+        for invariant in &mut invariants {
+            if let Err(what) = invariant.see(self, observation) {
+                self.violation =
+                    Some(Violation { invariant: invariant.name(), at: self.now, what });
+                break;
+            }
+        }
+        self.invariants = invariants;
+    }
+
+    // ---- hosts ---------------------------------------------------------------------------------------------------
+
+    /// A host gets power: its kernel boots, libvirtd and the agent come up a while later.
+    pub fn power_on(&mut self, number: usize) {
+        let host = &mut self.hosts[number];
+        if host.on {
+            return;
+        }
+        host.on = true;
+        host.boot += 1;
+        host.incarnation += 1;
+        host.hypervisor.machine().libvirt_down = false;
+        host.libvirt_stalled_until = 0;
+        host.agent_stalled_until = 0;
+        let (boot, incarnation, name) = (host.boot, host.incarnation, host.name.clone());
+        self.trace.note(self.now, "node-on", &[&name]);
+        let delay = self.between(self.pace.boot);
+        self.after(100, Event::HostTick(number, boot));
+        self.after(delay, Event::StartAgent(number, incarnation));
+        for replica in self.replicas_on(number) {
+            self.after(delay / 2, Event::StartReplica(replica));
+        }
+    }
+
+    /// A host loses its power, and all that ran on it with it.
+    pub fn power_off(&mut self, number: usize, cause: &'static str) {
+        let host = &mut self.hosts[number];
+        if !host.on {
+            return;
+        }
+        host.on = false;
+        host.guarded = false;
+        host.agent = None;
+        host.incarnation += 1;
+        host.lease_file = Default::default();
+        host.suspended = Arc::default();
+        host.paused_until = 0;
+        if let Some(watchdog) = &mut host.watchdog {
+            watchdog.fed = None;
+        }
+        let ended: Vec<(Uuid, String)> = {
+            let mut machine = host.hypervisor.machine();
+            machine.events.clear();
+            let ended = machine.domains.iter().map(|(uuid, it)| (*uuid, it.name.clone()));
+            let ended = ended.collect();
+            machine.domains.clear();
+            ended
+        };
+        let name = host.name.clone();
+        let boots = host.boots_after_ms;
+        self.trace.note(self.now, "node-off", &[&name, cause]);
+        for (_, vm) in ended {
+            self.trace.note(self.now, "down", &[&vm, &name]);
+        }
+        for replica in self.replicas_on(number) {
+            self.stop_replica(replica);
+        }
+        if let Some(delay) = boots {
+            self.after(delay, Event::Boot(number));
+        }
+    }
+
+    /// The replicas that live on a host.
+    pub fn replicas_on(&self, host: usize) -> Vec<usize> {
+        let there =
+            |(number, replica): (usize, &Replica)| (replica.home == Some(host)).then_some(number);
+        self.replicas.iter().enumerate().filter_map(there).collect()
+    }
+
+    fn host_tick(&mut self, number: usize, boot: u64) {
+        let now = self.now;
+        let host = &mut self.hosts[number];
+        if !host.on || host.boot != boot {
+            return;
+        }
+        let bites = host
+            .watchdog
+            .and_then(|watchdog| Some((watchdog.fed?, watchdog.timeout_ms)))
+            .is_some_and(|(fed, timeout_ms)| now.saturating_sub(fed) > timeout_ms);
+        if bites {
+            return self.power_off(number, "self-fence");
+        }
+        self.tell_events(number);
+        self.after(50, Event::HostTick(number, boot));
+    }
+
+    /// libvirt's events reach the agent, if both run.
+    pub fn tell_events(&mut self, number: usize) {
+        let host = &mut self.hosts[number];
+        let (events, down): (Vec<(Uuid, Option<StopCause>)>, bool) = {
+            let mut machine = host.hypervisor.machine();
+            (std::mem::take(&mut machine.events), machine.libvirt_down)
+        };
+        if events.is_empty() {
+            return;
+        }
+        self.trace_domains(number);
+        let stalled = self.hosts[number].libvirt_stalled_until > self.now;
+        if down || stalled {
+            // Lost with the connection: what it was about is looked at again by and by.
+            return;
+        }
+        for (uuid, cause) in events {
+            self.with_core(number, |core, now| core.event(uuid, cause, now));
+        }
+    }
+
+    /// Something is done with an agent's core, and what it led to is carried out.
+    pub fn with_core(
+        &mut self,
+        number: usize,
+        step: impl FnOnce(&mut AgentCore, agent::clock::Reading),
+    ) {
+        let now = self.hosts[number].reading(self.now);
+        let Some(agent) = &mut self.hosts[number].agent else { return };
+        step(&mut agent.core, now);
+        self.carry_out(number);
+    }
+
+    /// How domains are now, for the trace: a line for each that changed.
+    pub fn trace_domains(&mut self, number: usize) {
+        let host = &self.hosts[number];
+        let present: BTreeMap<String, Presence> = host
+            .hypervisor
+            .machine()
+            .domains
+            .values()
+            .map(|domain| (domain.name.clone(), domain.presence))
+            .collect();
+        let name = host.name.clone();
+        let before = std::mem::replace(&mut self.planes[0].traced[number], present.clone());
+        let runs = |presence: Option<&Presence>| {
+            presence.is_some_and(|it| matches!(it, Presence::Running | Presence::ShuttingDown))
+        };
+        let vms: std::collections::BTreeSet<&String> =
+            before.keys().chain(present.keys()).collect();
+        for vm in vms {
+            let (old, new) = (before.get(vm), present.get(vm));
+            let line = match (old, new) {
+                (Some(Presence::Incoming), None) => continue,
+                (Some(_), None) => "down",
+                (None | Some(Presence::Incoming), Some(_)) if runs(new) => "up",
+                (Some(_), Some(Presence::Paused)) if runs(old) => "suspended",
+                (Some(Presence::Paused), Some(_)) if runs(new) => "resumed",
+                _ => continue,
+            };
+            self.trace.note(self.now, line, &[vm, &name]);
+        }
+    }
+
+    /// The VM's domains, by host.
+    pub fn copies(&self, uuid: Uuid) -> Vec<(usize, Presence)> {
+        let of = |(number, host): (usize, &SimHost)| {
+            let machine = host.hypervisor.machine();
+            Some((number, machine.domains.get(&uuid)?.presence))
+        };
+        self.hosts.iter().enumerate().filter_map(of).collect()
+    }
+
+    /// The newest control plane's committed state.
+    pub fn truth(&self) -> Arc<ClusterState> {
+        self.planes.last().map(|plane| plane.state.clone()).unwrap_or_default()
+    }
+
+    /// The last command of the newest control plane.
+    pub fn last_command(&self) -> Option<&Command> {
+        self.planes.last().and_then(|plane| plane.log.last())
+    }
+
+    /// What libvirt of a host lists.
+    pub fn domains(&self, host: usize) -> Vec<DomainFacts> {
+        use agent::hypervisor::Hypervisor;
+        self.hosts[host].hypervisor.domains().unwrap_or_default()
+    }
+
+    /// A host that has never been on.
+    pub fn add_host(&mut self, name: &str, memory_mib: u64, cpus: u32) -> usize {
+        let number = self.hosts.len();
+        let hypervisor = SimHypervisor::default();
+        {
+            let mut machine = hypervisor.machine();
+            machine.hardware = Uuid::from_u128(0xF000 + number as u128);
+            machine.capacity = model::node::Capacity { memory_mib, cpus };
+        }
+        self.hosts.push(SimHost {
+            name: name.to_owned(),
+            on: false,
+            boot: 0,
+            hypervisor,
+            agent: None,
+            incarnation: 0,
+            guarded: false,
+            ledger: Arc::default(),
+            lease_file: Default::default(),
+            suspended: Arc::default(),
+            watchdog: None,
+            fence: None,
+            pausable: false,
+            agent_stalled_until: 0,
+            libvirt_stalled_until: 0,
+            paused_until: 0,
+            paused_ms: 0,
+            drift_ppm: (0, 0),
+            boots_after_ms: None,
+        });
+        number
+    }
+}
