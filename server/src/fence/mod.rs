@@ -3,55 +3,36 @@
 //!
 //! "Off" that exits with 0 proves nothing by itself: the device is asked for the status afterwards, and only its "off"
 //! is proof. A device that says off for a host that was off already is proof as well.
+//!
+//! ```text
+//!  off ──0, 1, signal, time-out──▶ status ──2──▶ proof
+//!   │                                ├──0──▶ on: no proof
+//!   │                                └──else──▶ unknown: no proof
+//!   └──2──▶ the agent is broken: no proof
+//! ```
+
+mod call;
 
 use std::path::PathBuf;
-use std::process::Stdio;
-use std::time::Duration;
 
 use model::node::FenceDevice;
 use model::sabotage::{Rule, off};
-use tokio::io::AsyncWriteExt;
-use tokio::process::Command;
-use tokio::time::timeout;
-use tracing::debug;
 
-/// `status`: the plug is off.
-const STATUS_OFF: i32 = 2;
-/// How much of an agent's complaint is kept.
-const COMPLAINT_CHARACTERS: usize = 300;
+use self::call::Answer;
+pub use self::call::CallError;
 
-/// Why a node could not be proven off.
-#[derive(Debug, thiserror::Error)]
-pub enum FenceError {
-    /// There is nothing to ask.
-    #[error("no fence device is set")]
-    NoDevice,
-    /// No device said off; what each said.
-    #[error("{0}")]
-    NotOff(String),
-}
+/// `status`: the plug is on; any other action: done.
+const DONE: i32 = 0;
+/// `status`: the plug is off. No other action ends so; but Python that cannot read its script does, and a shell that
+/// finds a syntax error in it, whatever they are asked.
+const OFF: i32 = 2;
 
-/// Why one call of a fence agent gave no answer.
-#[derive(Debug, thiserror::Error)]
-enum CallError {
-    #[error("{agent} is not installed in {directories}")]
-    NotInstalled { agent: String, directories: String },
-    #[error("{agent} could not be run")]
-    Run {
-        agent: String,
-        #[source]
-        source: std::io::Error,
-    },
-    #[error("{agent} {action} did not end within {limit_ms} ms")]
-    Timeout { agent: String, action: &'static str, limit_ms: u64 },
-}
-
-/// What a fence device says of a host.
+/// What a fence device says of a host's power. That it says neither is an error.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum PowerState {
-    /// It has power.
+    /// The host may run.
     On,
-    /// It has none.
+    /// The host has no power.
     Off,
 }
 
@@ -70,6 +51,23 @@ pub fn is_proof(off_done: bool, status: Option<PowerState>) -> bool {
     status == Some(PowerState::Off) || (off_done && off(Rule::FenceAskedAfterwards))
 }
 
+/// What a fence device could not be brought to say.
+#[derive(Debug, thiserror::Error)]
+pub enum FenceError {
+    /// There is nothing to ask.
+    #[error("no fence device is set")]
+    NoDevice,
+    /// No device said off; what each said.
+    #[error("{0}")]
+    NotOff(String),
+    /// It was told to switch the host on and says that the host is off.
+    #[error("{0}, and its status says that the host is still off")]
+    NotOn(String),
+    /// It gave no answer.
+    #[error(transparent)]
+    Call(#[from] CallError),
+}
+
 /// Where fence agents are found.
 #[derive(Debug, Clone)]
 pub struct FenceAgents {
@@ -83,6 +81,8 @@ impl FenceAgents {
     }
 
     /// Asks the devices in turn, until one says off. Returns its agent's name.
+    ///
+    /// Each device has its time-out twice, for "off" and for the status after it.
     pub async fn prove_off(&self, devices: &[FenceDevice]) -> Result<String, FenceError> {
         if devices.is_empty() {
             return Err(FenceError::NoDevice);
@@ -97,46 +97,55 @@ impl FenceAgents {
         Err(FenceError::NotOff(complaints.join("; ")))
     }
 
-    /// Asks a device whether the host has power.
+    /// What the device says now. It changes nothing, and proves nothing: an agent that is broken may end as if the
+    /// host were off, which [`Self::prove_off`] finds out.
     pub async fn status(&self, device: &FenceDevice) -> Result<PowerState, FenceError> {
-        let answer = self.call(device, "status").await;
-        let answer = answer.map_err(|error| FenceError::NotOff(chain(&error)))?;
+        let answer = self.call(device, "status").await?;
         match answer.code {
-            Some(0) => Ok(PowerState::On),
-            Some(STATUS_OFF) => Ok(PowerState::Off),
-            _ => Err(FenceError::NotOff(format!(
-                "{} status ended with {}: {}",
-                device.agent,
-                answer.code_text(),
-                answer.complaint
-            ))),
+            Some(DONE) => Ok(PowerState::On),
+            Some(OFF) => Ok(PowerState::Off),
+            _ => Err(answer.failed(device, "status").into()),
+        }
+    }
+
+    /// Switches the host on; done when the device says that it is on, however "on" itself ended.
+    pub async fn power_on(&self, device: &FenceDevice) -> Result<(), FenceError> {
+        let on = self.call(device, "on").await;
+        match self.status(device).await? {
+            PowerState::On => Ok(()),
+            PowerState::Off => Err(FenceError::NotOn(said(on, device, "on"))),
         }
     }
 
     async fn device_off(&self, device: &FenceDevice) -> Result<(), String> {
         let switched = self.call(device, "off").await;
-        let status = self.call(device, "status").await.map_err(|error| chain(&error))?;
-        let power = (status.code == Some(STATUS_OFF)).then_some(PowerState::Off);
-        if is_proof(switched.as_ref().is_ok_and(|answer| answer.code == Some(0)), power) {
+        let code = switched.as_ref().ok().and_then(|answer| answer.code);
+        let switched = said(switched, device, "off");
+        if code == Some(OFF) {
+            return Err(format!(
+                "{switched}; no working agent ends so, its status is not believed"
+            ));
+        }
+        let status = self.status(device).await;
+        if is_proof(code == Some(DONE), status.as_ref().ok().copied()) {
             return Ok(());
         }
-        let off = match switched {
-            Ok(answer) => format!("off ended with {}: {}", answer.code_text(), answer.complaint),
-            Err(error) => chain(&error),
-        };
-        let status = format!("status ended with {}: {}", status.code_text(), status.complaint);
-        Err(format!("{}: {off}, {status}", device.agent))
+        match status {
+            Ok(power) => {
+                Err(format!("{switched}, and its status says that the host is {}", power.as_str()))
+            }
+            Err(error) => Err(format!("{switched}, and {}", chain(&error))),
+        }
     }
 
     async fn call(&self, device: &FenceDevice, action: &'static str) -> Result<Answer, CallError> {
-        let agent = || device.agent.clone();
         let program = self
             .directories
             .iter()
             .map(|directory| directory.join(&device.agent))
             .find(|path| path.is_file());
         let program = program.ok_or_else(|| CallError::NotInstalled {
-            agent: agent(),
+            agent: device.agent.clone(),
             directories: self
                 .directories
                 .iter()
@@ -144,48 +153,18 @@ impl FenceAgents {
                 .collect::<Vec<_>>()
                 .join(":"),
         })?;
-        let run = |source| CallError::Run { agent: agent(), source };
-        let mut child = Command::new(program)
-            .stdin(Stdio::piped())
-            .stdout(Stdio::null())
-            .stderr(Stdio::piped())
-            .kill_on_drop(true)
-            .spawn()
-            .map_err(run)?;
-        let mut lines = format!("action={action}\n");
-        for (key, value) in &device.options {
-            lines.push_str(&format!("{key}={value}\n"));
-        }
-        if let Some(mut stdin) = child.stdin.take() {
-            // An agent that ends without reading its input has given its answer by its exit code.
-            if let Err(error) = stdin.write_all(lines.as_bytes()).await {
-                debug!(agent = device.agent, action, %error, "the fence agent did not read its input");
-            }
-        }
-        let limit = Duration::from_millis(device.timeout_ms);
-        match timeout(limit, child.wait_with_output()).await {
-            Err(_) => {
-                Err(CallError::Timeout { agent: agent(), action, limit_ms: device.timeout_ms })
-            }
-            Ok(Err(error)) => Err(run(error)),
-            Ok(Ok(output)) => {
-                let text = String::from_utf8_lossy(&output.stderr);
-                let complaint =
-                    text.trim().replace('\n', ", ").chars().take(COMPLAINT_CHARACTERS).collect();
-                Ok(Answer { code: output.status.code(), complaint })
-            }
-        }
+        call::call(&program, device, action).await
     }
 }
 
-struct Answer {
-    code: Option<i32>,
-    complaint: String,
-}
-
-impl Answer {
-    fn code_text(&self) -> String {
-        self.code.map_or_else(|| "a signal".into(), |code| code.to_string())
+/// What came of an action, in words.
+fn said(answer: Result<Answer, CallError>, device: &FenceDevice, action: &'static str) -> String {
+    match answer {
+        Ok(answer) if answer.code == Some(DONE) => {
+            format!("{} {action} ended with 0", device.agent)
+        }
+        Ok(answer) => chain(&answer.failed(device, action)),
+        Err(error) => chain(&error),
     }
 }
 
@@ -202,16 +181,25 @@ fn chain(error: &dyn std::error::Error) -> String {
 #[cfg(test)]
 mod tests {
     use std::collections::BTreeMap;
-    use std::os::unix::fs::PermissionsExt;
+    use std::io::Write;
+    use std::process::Stdio;
 
     use super::*;
 
-    /// A fence agent that notes its actions and answers `status` with `code`.
+    /// A fence agent with `$action`, such as `action=off`, in its script.
     fn agents(script: &str) -> (tempfile::TempDir, FenceAgents, FenceDevice) {
         let directory = tempfile::tempdir().unwrap();
-        let path = directory.path().join("fence_test");
-        std::fs::write(&path, format!("#!/bin/sh\nread action\n{script}\n")).unwrap();
-        std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o755)).unwrap();
+        // Another process writes it: a file that this one has open for writing may be inherited by an agent that
+        // another test starts in the same moment, and cannot be run as long as that has not begun.
+        let mut shell = std::process::Command::new("sh")
+            .args(["-c", "cat > fence_test && chmod 755 fence_test"])
+            .current_dir(directory.path())
+            .stdin(Stdio::piped())
+            .spawn()
+            .unwrap();
+        let text = format!("#!/bin/sh\nread action\ncd {}\n{script}\n", directory.path().display());
+        shell.stdin.take().unwrap().write_all(text.as_bytes()).unwrap();
+        assert!(shell.wait().unwrap().success());
         let agents = FenceAgents::new(vec![directory.path().to_owned()]);
         let device = FenceDevice {
             agent: "fence_test".into(),
@@ -228,13 +216,53 @@ mod tests {
         assert_eq!(fence.prove_off(&[device]).await.unwrap(), "fence_test");
         let (_directory, fence, device) = agents("exit 0");
         let error = fence.prove_off(&[device]).await.unwrap_err().to_string();
-        assert!(error.contains("status ended with 0"), "{error}");
+        assert!(error.contains("status says that the host is on"), "{error}");
+        let (_directory, fence, device) = agents("[ $action = action=status ] && exit 1; exit 0");
+        let error = fence.prove_off(&[device]).await.unwrap_err().to_string();
+        assert!(error.contains("status ended with 1"), "{error}");
     }
 
     #[tokio::test]
     async fn an_off_that_fails_is_proof_all_the_same_when_the_host_is_off() {
         let (_directory, fence, device) = agents("[ $action = action=status ] && exit 2; exit 1");
         assert!(fence.prove_off(&[device]).await.is_ok());
+    }
+
+    #[tokio::test]
+    async fn an_agent_that_is_broken_proves_nothing_though_it_ends_as_if_the_host_were_off() {
+        // A shell ends a script with a syntax error with 2, whatever it was asked.
+        let (_directory, fence, device) = agents("if then");
+        assert_eq!(fence.status(&device).await.unwrap(), PowerState::Off);
+        let error = fence.prove_off(&[device]).await.unwrap_err().to_string();
+        assert!(error.contains("no working agent ends so"), "{error}");
+    }
+
+    #[tokio::test]
+    async fn the_status_is_on_off_or_not_known() {
+        for (script, state) in [("exit 0", PowerState::On), ("exit 2", PowerState::Off)] {
+            let (_directory, fence, device) = agents(script);
+            assert_eq!(fence.status(&device).await.unwrap(), state);
+        }
+        for (script, reason) in [
+            ("echo dark >&2; exit 1", "fence_test status ended with 1: dark"),
+            ("kill -9 $$", "fence_test status ended with a signal: it gave no reason"),
+        ] {
+            let (_directory, fence, device) = agents(script);
+            assert_eq!(fence.status(&device).await.unwrap_err().to_string(), reason);
+        }
+    }
+
+    #[tokio::test]
+    async fn a_host_is_on_when_the_device_says_so() {
+        let power = "[ -e on ] && exit 0; exit 2";
+        let script = format!("[ $action = action=on ] && touch on; {power}");
+        let (_directory, fence, device) = agents(&script);
+        assert_eq!(fence.status(&device).await.unwrap(), PowerState::Off);
+        fence.power_on(&device).await.unwrap();
+        assert_eq!(fence.status(&device).await.unwrap(), PowerState::On);
+        let (_directory, fence, device) = agents("[ $action = action=on ] && exit 0; exit 2");
+        let error = fence.power_on(&device).await.unwrap_err().to_string();
+        assert!(error.contains("on ended with 0, and its status says that the host is still off"));
     }
 
     #[tokio::test]
@@ -252,5 +280,49 @@ mod tests {
         let device = FenceDevice { timeout_ms: 50, ..device };
         let error = fence.prove_off(&[device]).await.unwrap_err().to_string();
         assert!(error.contains("did not end within 50 ms"), "{error}");
+    }
+
+    #[tokio::test]
+    async fn an_agent_that_does_not_read_its_options_is_given_up() {
+        let (_directory, fence, device) = agents("exec sleep 60");
+        // More than a pipe holds.
+        let options = BTreeMap::from([("long".to_owned(), "x".repeat(1 << 20))]);
+        let device = FenceDevice { timeout_ms: 50, options, ..device };
+        let error = fence.status(&device).await.unwrap_err().to_string();
+        assert!(error.contains("did not end within 50 ms"), "{error}");
+    }
+
+    /// Makes a pipe for `exec 3>held` in an agent's script; what is returned can be had when a process has opened it.
+    fn held(directory: &tempfile::TempDir) -> tokio::task::JoinHandle<std::fs::File> {
+        let path = directory.path().join("held");
+        assert!(std::process::Command::new("mkfifo").arg(&path).status().unwrap().success());
+        tokio::task::spawn_blocking(move || std::fs::File::open(path).unwrap())
+    }
+
+    /// Ends when no process has the pipe open any more.
+    async fn let_go(mut pipe: std::fs::File) {
+        let read = move || std::io::Read::read_to_end(&mut pipe, &mut Vec::new()).unwrap();
+        let limit = std::time::Duration::from_secs(15);
+        let ended = tokio::time::timeout(limit, tokio::task::spawn_blocking(read)).await;
+        ended.expect("what the agent started has not ended").unwrap();
+    }
+
+    #[tokio::test]
+    async fn all_that_an_agent_started_ends_when_the_call_is_given_up() {
+        let (directory, fence, device) = agents("sh -c 'exec 3>held; exec sleep 30' & wait");
+        let held = held(&directory);
+        let pipe = tokio::select! {
+            answer = fence.status(&device) => panic!("{answer:?}"),
+            pipe = held => pipe.unwrap(),
+        };
+        let_go(pipe).await;
+    }
+
+    #[tokio::test]
+    async fn what_an_agent_leaves_behind_ends_with_it_and_does_not_delay_the_answer() {
+        let (directory, fence, device) = agents("exec 3>held; sleep 30 & exit 2");
+        let held = held(&directory);
+        assert_eq!(fence.status(&device).await.unwrap(), PowerState::Off);
+        let_go(held.await.unwrap()).await;
     }
 }
