@@ -3,7 +3,7 @@
 CARGO ?= cargo
 ROOT := $(shell [ "$$(id -u)" -eq 0 ] || echo sudo --preserve-env=PATH)
 
-.PHONY: demo lab test check bench dependencies build
+.PHONY: demo lab test fence-test check bench dependencies simulators build
 
 demo: dependencies build
 	$(ROOT) ./target/debug/demo
@@ -13,12 +13,16 @@ lab: dependencies build
 	$(ROOT) ./target/debug/demo --stay
 
 # Root, because the lab makes network, mount and PID namespaces; the tests say so when they are not.
-test: dependencies build
+test: dependencies simulators build
 	@if $(CARGO) nextest --version >/dev/null 2>&1; then \
 	    $(CARGO) nextest run --workspace --no-fail-fast; \
 	else \
 	    $(CARGO) test --workspace --no-fail-fast -- --test-threads=2; \
 	fi
+
+# The fence module against real fence agents and simulated management controllers; needs no root but for installing.
+fence-test: dependencies simulators
+	$(CARGO) test -p tests --test it fence_agents
 
 # What CI checks beside the tests; never writes.
 check: dependencies
@@ -35,3 +39,6 @@ build:
 
 dependencies:
 	@./deploy/install-dependencies.sh
+
+simulators:
+	@./deploy/install-fence-simulators.sh

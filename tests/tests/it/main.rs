@@ -1,6 +1,7 @@
 //! Integration with real processes, in one binary: on loopback (`processes`), and in the lab with real libvirt and QEMU.
 
 mod berth;
+mod fence_agents;
 mod lab;
 mod processes;
 mod replicas;
