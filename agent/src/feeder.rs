@@ -47,15 +47,15 @@ impl FeedState {
 
 /// The task that feeds.
 pub struct Feeder {
-    timeout_ms: u64,
+    bites_within_ms: u64,
     end: oneshot::Sender<()>,
     task: JoinHandle<Box<dyn Watchdog>>,
 }
 
 impl Feeder {
-    /// When the watchdog bites, as it says itself.
+    /// How long the host may live on after it was fed last, however this process ends: what a proof by lease waits for.
     pub fn timeout_ms(&self) -> u64 {
-        self.timeout_ms
+        self.bites_within_ms
     }
 
     async fn end(self) -> Option<Box<dyn Watchdog>> {
@@ -86,7 +86,7 @@ pub fn start(
 ) -> anyhow::Result<Feeder> {
     let mut watchdog = watchdog::arm(&config.path, config.timeout_ms)
         .with_context(|| format!("the watchdog {} cannot be armed", config.path.display()))?;
-    let timeout_ms = watchdog.timeout_ms();
+    let (timeout_ms, bites_within_ms) = (watchdog.timeout_ms(), watchdog.bites_within_ms());
     info!(path = %config.path.display(), timeout_ms, "the watchdog is armed");
     let mut feeds = tokio::time::interval(Duration::from_millis(timeout_ms / 3));
     let (end, mut ended) = oneshot::channel();
@@ -112,5 +112,5 @@ pub fn start(
             hungry = !may_feed;
         }
     });
-    Ok(Feeder { timeout_ms, end, task })
+    Ok(Feeder { bites_within_ms, end, task })
 }

@@ -1,6 +1,6 @@
 //! What `virt` 0.5 does not wrap: lifecycle events, the close callback, aborting a job, silencing the error printer.
 //!
-//! One of the two modules with unsafe code. Every callback comes on the event loop's thread and only hands its
+//! One of the few modules with unsafe code. Every callback comes on the event loop's thread and only hands its
 //! arguments to a closure; closures are freed by libvirt through `free`, once nothing can call them any more.
 #![allow(unsafe_code, reason = "calls libvirt's C functions that the virt crate does not wrap")]
 
