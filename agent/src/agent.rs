@@ -269,7 +269,7 @@ impl Agent {
             outbox.keep_outcomes();
             let Some((inventory, epoch)) = self.inventory().await else { return };
             let request = self.registration(&host, &inventory, epoch);
-            let reply = register(&self.servers, request).await;
+            let Some(reply) = register(&self.servers, request).await else { continue };
             if !self.take(&reply, inventory).await {
                 tokio::time::sleep(LIST_AGAIN).await;
                 continue;
@@ -355,6 +355,7 @@ impl Agent {
             lock_manager: host::lock_manager(),
             agent_version: env!("CARGO_PKG_VERSION").into(),
             epoch,
+            replaces: None,
             inventory: inventory.iter().map(|(uuid, it)| convert::seen(*uuid, it)).collect(),
         }
     }

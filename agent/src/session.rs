@@ -15,8 +15,8 @@ use proto::channel::{ChannelError, TlsFiles, endpoint};
 use proto::convert::rejection;
 use proto::v1::agent_session_client::AgentSessionClient;
 use proto::v1::{
-    self, HeartbeatRequest, JobProgress, LeaveRequest, RegisterReply, RegisterRequest,
-    ReportRequest, WatchOrdersRequest,
+    self, AnnounceRequest, HeartbeatRequest, JobProgress, LeaveRequest, RegisterReply,
+    RegisterRequest, ReportRequest, WatchOrdersRequest,
 };
 use tokio::sync::mpsc;
 use tonic::transport::Channel;
@@ -123,18 +123,35 @@ impl Outbox {
     }
 }
 
-/// Registers, for as long as it takes. `request` is made anew for each attempt but its id.
-pub async fn register(servers: &Servers, request: RegisterRequest) -> RegisterReply {
+/// Registers, for as long as it takes; `None` when another inventory is needed, for the last session is not what it was.
+pub async fn register(servers: &Servers, mut request: RegisterRequest) -> Option<RegisterReply> {
     let mut complaint = String::new();
+    let mut announced = false;
     loop {
         let (index, address, mut client) = servers.pick();
-        let mut message = Request::new(request.clone());
-        message.set_timeout(COMMIT_LIMIT);
-        match client.register(message).await {
-            Ok(reply) => {
+        let answer = if announced {
+            let mut message = Request::new(request.clone());
+            message.set_timeout(COMMIT_LIMIT);
+            client.register(message).await.map(Some)
+        } else {
+            let mut message = Request::new(AnnounceRequest { node: request.node.clone() });
+            message.set_timeout(COMMIT_LIMIT);
+            client.announce(message).await.map(|reply| {
+                request.replaces = reply.into_inner().last_session;
+                announced = true;
+                None
+            })
+        };
+        match answer {
+            Ok(None) => {}
+            Ok(Some(reply)) => {
                 let reply = reply.into_inner();
                 info!(session = reply.session, through = address, "registered");
-                return reply;
+                return Some(reply);
+            }
+            Err(status) if rejection::word(&status) == Some("out-of-turn") => {
+                warn!(through = address, "{}", status.message());
+                return None;
             }
             Err(status) => {
                 // One line for each new complaint, not for each attempt.

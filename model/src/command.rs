@@ -241,6 +241,9 @@ pub struct Registration {
     pub hardware: Uuid,
     /// The kernel's boot id.
     pub boot_id: String,
+    /// The last session of this node when its agent asked before it registered; `None` where there was none. A
+    /// registration that was long on its way names an older one and is refused.
+    pub replaces: Option<SessionId>,
     /// What it has to give.
     pub capacity: Capacity,
     /// How other hosts migrate to it.

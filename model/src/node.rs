@@ -209,8 +209,6 @@ pub struct NodeRecord {
     pub dark_fence: Vec<String>,
     /// How fencing has gone since it was lost.
     pub fence_attempts: Option<FenceAttempts>,
-    /// Earlier boot ids, the oldest first.
-    pub past_boots: Vec<String>,
     /// Managed VMs that its libvirt would start by itself when the host boots.
     pub autostart: BTreeSet<VmName>,
     /// Domains there that are not the cluster's.

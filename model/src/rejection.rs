@@ -136,8 +136,10 @@ pub enum Rejection {
         known: String,
     },
     /// A registration that was long on its way.
-    #[error("node {node} has booted again since this registration was made")]
-    OldBoot {
+    #[error(
+        "node {node} has registered since this registration was made; its agent asks again and registers anew"
+    )]
+    OutOfTurn {
         /// The name.
         node: String,
     },

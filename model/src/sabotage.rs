@@ -41,8 +41,8 @@ rules! {
     ProofOfOneSession = "proof-of-one-session";
     /// A node returns only when its fence is resolved.
     FenceResolvedFirst = "fence-resolved-first";
-    /// A registration of an earlier boot is no new boot.
-    OldBootRefused = "old-boot-refused";
+    /// A registration that was long on its way is refused.
+    RegistrationInTurn = "registration-in-turn";
     /// A lease proves death only where a watchdog is armed.
     LeaseProofNeedsWatchdog = "lease-proof-needs-watchdog";
     /// A lease proves death only where the host's clock cannot be paused.

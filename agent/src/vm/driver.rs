@@ -385,8 +385,9 @@ impl Driver {
             warn!(vm = order.vm, error, "the end of an order cannot be noted");
         }
         let done = match (&order.kind, &error) {
-            // The domain first, so that the cluster knows where it is when it hears that it is started.
-            (Kind::Start { .. } | Kind::Resume, None) => Some((order, error)),
+            // The domain first, so that the cluster knows where it is when it hears that it is started, and how it
+            // ended when it hears that it is stopped: a guest that left by a migration is not down.
+            (Kind::Start { .. } | Kind::Resume | Kind::Stop { .. }, None) => Some((order, error)),
             _ => {
                 self.send_done(scene, &order, error);
                 None

@@ -22,6 +22,10 @@ impl ClusterState {
     ) -> Result<(), Rejection> {
         let record = self.vm(vm)?;
         let was_owner = record.owner == Some(node);
+        let ordered = record.migration_target().is_some() || record.state == VmState::Migrating;
+        if cause == StopCause::MigratedAway && was_owner && !ordered {
+            return self.left(cx, vm, node);
+        }
         match record.state {
             VmState::Started | VmState::Starting if was_owner => {
                 self.owner_gone(cx, vm, node, cause, node_died)
@@ -57,6 +61,31 @@ impl ClusterState {
         }
     }
 
+    /// It left by somebody's migration. Where it went is not known yet: every node is asked, and one that has it will
+    /// say so at once (design section 4, tracking).
+    fn left(&mut self, cx: &mut Context, vm: &VmName, node: NodeId) -> Result<(), Rejection> {
+        let place = self.node_name(node);
+        let others = self.nodes_alive().filter(|other| *other != node).collect::<Vec<_>>();
+        let record = self.vm_mut(cx, vm)?;
+        for other in others {
+            record.may_run.entry(other).or_insert(MayRun { since: cx.index });
+        }
+        record.last_owner = record.owner.take();
+        record.order = None;
+        record.set_state(cx, VmState::Lost);
+        let text = format!("{vm} left {place} by a migration that was not ordered here");
+        self.emit(cx, EventKind::VmLost, Some(vm), Some(node), text);
+        Ok(())
+    }
+
+    /// Every node that is not proven dead.
+    pub(super) fn nodes_alive(&self) -> impl Iterator<Item = NodeId> + '_ {
+        let alive = |node: &&std::sync::Arc<crate::node::NodeRecord>| {
+            !matches!(node.state, NodeState::Dead(_))
+        };
+        self.nodes.values().filter(alive).map(|node| node.id)
+    }
+
     fn owner_gone(
         &mut self,
         cx: &mut Context,
@@ -69,15 +98,6 @@ impl ClusterState {
         let record = self.vm(vm)?;
         if record.desired != Desired::Enabled {
             return self.settled(cx, vm);
-        }
-        if cause == StopCause::MigratedAway && record.state == VmState::Started {
-            let record = self.vm_mut(cx, vm)?;
-            record.last_owner = record.owner.take();
-            record.set_state(cx, VmState::Lost);
-            // Where it went is not known yet; a node of the cluster that has it will say so at once.
-            let text = format!("{vm} left {place} by a migration that was not ordered here");
-            self.emit(cx, EventKind::VmLost, Some(vm), Some(node), text);
-            return Ok(());
         }
         // A guest that was on its way when its source died went with it, not by a failure of its own.
         let dead = |id: &NodeId| {

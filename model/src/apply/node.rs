@@ -18,8 +18,6 @@ use crate::settings::{Contradiction, RaftTimes, Settings};
 use crate::time::Timestamp;
 use crate::vm::{MayRun, OnIsolation, OrderIntent, OrderRecord, StopCause};
 
-/// Boot ids remembered, so that a registration that was long on its way is not taken for a new boot.
-const BOOTS_KEPT: usize = 16;
 /// Fences remembered of each node.
 const FENCES_KEPT: usize = 20;
 const HOUR_MS: u64 = 3_600_000;
@@ -41,13 +39,14 @@ impl ClusterState {
     /// seen are asked for anew.
     pub(super) fn register(&mut self, cx: &mut Context, registration: &Registration) -> Outcome {
         let known = self.node_named(&registration.name).cloned();
+        let last_session = known.as_ref().map(|node| node.last_session);
+        if registration.replaces != last_session && !off(Rule::RegistrationInTurn) {
+            return Err(Rejection::OutOfTurn { node: registration.name.to_string() });
+        }
         let id = match &known {
             None => NodeId(cx.index),
             Some(node) => {
                 self.check_return(node, registration)?;
-                if node.past_boots.contains(&registration.boot_id) && !off(Rule::OldBootRefused) {
-                    return Err(Rejection::OldBoot { node: node.name.to_string() });
-                }
                 let same_boot = node.boot_id == registration.boot_id;
                 if let (NodeState::Dead(ProofOfDeath::Fenced { device }), true) =
                     (&node.state, same_boot)
@@ -65,12 +64,6 @@ impl ClusterState {
                 node.id
             }
         };
-        let mut past_boots = known.as_ref().map(|node| node.past_boots.clone()).unwrap_or_default();
-        if let Some(node) = known.as_ref().filter(|node| node.boot_id != registration.boot_id) {
-            past_boots.push(node.boot_id.clone());
-            let excess = past_boots.len().saturating_sub(BOOTS_KEPT);
-            past_boots.drain(..excess);
-        }
         let record = NodeRecord {
             id,
             name: registration.name.clone(),
@@ -97,7 +90,6 @@ impl ClusterState {
             dark_fence: known.as_ref().map(|node| node.dark_fence.clone()).unwrap_or_default(),
             fence_devices: known.map(|node| node.fence_devices.clone()).unwrap_or_default(),
             fence_attempts: None,
-            past_boots,
             autostart: BTreeSet::new(),
             unmanaged: BTreeMap::new(),
             changed: cx.index,

@@ -42,12 +42,7 @@ impl ClusterState {
             );
             return Err(record.wrong_state(&why));
         }
-        let everywhere: Vec<NodeId> = self
-            .nodes
-            .values()
-            .filter(|node| !matches!(node.state, NodeState::Dead(_)))
-            .map(|node| node.id)
-            .collect();
+        let everywhere: Vec<NodeId> = self.nodes_alive().collect();
         let record = self.ask(cx, vm, Verb::Enable { on })?;
         record.desired = Desired::Enabled;
         if matches!(record.state, VmState::Disabled | VmState::Lost) {

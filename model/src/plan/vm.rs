@@ -98,6 +98,8 @@ impl Planner<'_> {
                 Reason::RunsUnasked { nodes: self.names(guests.iter().copied()) }
             }
             (VmState::Started, _) => self.started(),
+            // The node it went to has a moment to say so.
+            (VmState::Lost, _) if !wanted && self.just_left() => Reason::Lost,
             (VmState::Lost, _) if wanted && !off(Rule::LostIsNotRestarted) => Reason::Lost,
             _ if !wanted => self.down(),
             (VmState::Stopped | VmState::Recovering, []) => self.start(),
@@ -213,7 +215,16 @@ impl Planner<'_> {
                 | VmState::Recovering
                 | VmState::Conflict
                 | VmState::Failed
-        ) || (self.record.state == VmState::Lost && self.record.desired == Desired::Enabled)
+                | VmState::Lost
+        )
+    }
+
+    fn just_left(&mut self) -> bool {
+        let due = self.record.state_since.plus(self.state.settings.conflict_grace_ms);
+        if due > self.now {
+            self.plan.wake(due);
+        }
+        due > self.now
     }
 
     fn tracked_at(&self, node: NodeId) -> bool {

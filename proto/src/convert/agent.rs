@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use model::command::{Registration, Report};
-use model::id::{NodeName, OrderId};
+use model::id::{NodeName, OrderId, SessionId};
 use model::node::{Capacity, SeenDomain};
 use model::order::{Order, OrderKind};
 use model::vm::{MigrationMode, OnIsolation, Presence, StopCause};
@@ -31,6 +31,7 @@ pub fn registration(message: v1::RegisterRequest) -> Result<Registration, Conver
         name: name("node", NodeName::new(&message.node))?,
         hardware: uuid("hardware", &message.hardware)?,
         boot_id: text("boot_id", message.boot_id)?,
+        replaces: message.replaces.map(SessionId),
         capacity: Capacity { memory_mib: message.memory_mib, cpus: message.cpus },
         migration_uri: text("migration_uri", message.migration_uri)?,
         watchdog_timeout_ms: message.watchdog_timeout_ms,

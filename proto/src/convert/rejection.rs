@@ -41,7 +41,7 @@ fn word_and_code(rejection: &Rejection) -> (&'static str, Code) {
         Rejection::NodeInUse { .. } => ("node-in-use", Code::FailedPrecondition),
         Rejection::OutOfRange { .. } => ("out-of-range", Code::InvalidArgument),
         Rejection::OtherHardware { .. } => ("other-hardware", Code::FailedPrecondition),
-        Rejection::OldBoot { .. } => ("old-boot", Code::FailedPrecondition),
+        Rejection::OutOfTurn { .. } => ("out-of-turn", Code::FailedPrecondition),
         Rejection::FenceUnresolved { .. } => ("fence-unresolved", Code::FailedPrecondition),
         Rejection::OldSession { .. } => ("old-session", Code::FailedPrecondition),
         Rejection::Superseded { .. } => ("superseded", Code::FailedPrecondition),

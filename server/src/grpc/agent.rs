@@ -80,6 +80,18 @@ impl AgentService {
 
 #[tonic::async_trait]
 impl AgentSession for AgentService {
+    async fn announce(&self, request: Request<v1::AnnounceRequest>) -> Answer<v1::AnnounceReply> {
+        if let Route::Leader(channel) = self.router.route(&request)? {
+            return AgentSessionClient::new(channel).announce(forwarded(request)).await;
+        }
+        let name = convert::control::node(&request.into_inner().node)
+            .map_err(|error| status::invalid(&error))?;
+        self.raft.read_barrier().await.map_err(|error| status::not_proposed(&error))?;
+        let state = self.raft.state();
+        let last_session = state.node_named(&name).map(|node| node.last_session.0);
+        Ok(Response::new(v1::AnnounceReply { last_session }))
+    }
+
     async fn register(&self, request: Request<v1::RegisterRequest>) -> Answer<v1::RegisterReply> {
         self.check_epoch(request.get_ref().epoch)?;
         if let Route::Leader(channel) = self.router.route(&request)? {

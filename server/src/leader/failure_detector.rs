@@ -181,7 +181,6 @@ mod tests {
             powered_on: Vec::new(),
             dark_fence: Vec::new(),
             fence_attempts: None,
-            past_boots: Vec::new(),
             autostart: Default::default(),
             unmanaged: BTreeMap::new(),
             changed: 1,

@@ -22,6 +22,13 @@ use super::world::{Event, World};
 /// What a replica is asked.
 #[derive(Debug, Clone)]
 pub enum Request {
+    /// An agent asks for its node's last session.
+    Announce {
+        /// By which the answer is known.
+        request: Uuid,
+        /// Of which agent on the host.
+        incarnation: u64,
+    },
     /// An agent registers.
     Register {
         /// By which a repeated one is known.
@@ -69,6 +76,8 @@ pub enum Request {
 /// What an agent hears.
 #[derive(Debug, Clone)]
 pub enum Reply {
+    /// Its node's last session.
+    Announced(Uuid, Option<SessionId>),
     /// Its registration was committed.
     Registered(Uuid, Box<v1::RegisterReply>),
     /// Its registration was refused: it is to be tried again.
@@ -115,7 +124,7 @@ pub struct SimAgent {
     pending: Option<(u64, Reading)>,
     queue: Vec<v1::Report>,
     unanswered: Option<(Uuid, Vec<v1::Report>)>,
-    registering: Option<(Uuid, BTreeMap<Uuid, SeenDomain>)>,
+    registering: Option<Registering>,
     fed_at: u64,
 }
 
@@ -124,6 +133,14 @@ fn short(call: &Call) -> String {
         Call::Create { .. } => "create".into(),
         call => format!("{call:?}"),
     }
+}
+
+/// A registration under way.
+struct Registering {
+    request: Uuid,
+    inventory: BTreeMap<Uuid, SeenDomain>,
+    /// The node's last session, once it is known.
+    replaces: Option<Option<SessionId>>,
 }
 
 const REQUEST_LIMIT_MS: u64 = 3_000;
@@ -238,28 +255,43 @@ impl World {
             .chain(queue)
             .filter(|it| matches!(it.report, Some(v1::report::Report::OrderDone(_))))
             .collect();
-        agent.registering = Some((request, inventory));
+        agent.registering = Some(Registering { request, inventory, replaces: None });
         self.send_registration(number, incarnation);
     }
 
     fn send_registration(&mut self, number: usize, incarnation: u64) {
+        let Some(agent) = &self.hosts[number].agent else { return };
+        let Some(Registering { request, inventory, replaces }) = &agent.registering else { return };
+        let (request, server, replaces) = (*request, agent.server, *replaces);
+        let inventory = inventory.clone();
+        self.after(REQUEST_LIMIT_MS, Event::RequestLate(number, incarnation, request));
         let host = &self.hosts[number];
         let Some(agent) = &host.agent else { return };
-        let Some((request, inventory)) = &agent.registering else { return };
+        let Some(replaces) = replaces else {
+            let asked = Request::Announce { request, incarnation };
+            let message = Event::ToReplica {
+                replica: server,
+                host: Some(number),
+                request: asked,
+                forwarded: false,
+            };
+            return self.send(Place::Host(number), Place::Replica(server), message);
+        };
         let Ok(facts) = host.hypervisor.host() else { return };
         let registration = Registration {
             name: NodeName::new(&host.name).unwrap_or_else(|error| panic!("{error}")),
             hardware: facts.hardware,
             boot_id: format!("{}-{}", host.name, host.boot),
+            replaces,
             capacity: facts.capacity,
             migration_uri: format!("sim://{number}"),
             watchdog_timeout_ms: host.watchdog.map(|watchdog| watchdog.timeout_ms),
             pausable: host.pausable,
             lock_manager: None,
             agent_version: "sim".into(),
-            inventory: inventory.clone(),
+            inventory,
         };
-        let (request, epoch, server) = (*request, agent.core.ledger().epoch(), agent.server);
+        let epoch = agent.core.ledger().epoch();
         let message = Event::ToReplica {
             replica: server,
             host: Some(number),
@@ -272,7 +304,6 @@ impl World {
             forwarded: false,
         };
         self.send(Place::Host(number), Place::Replica(server), message);
-        self.after(REQUEST_LIMIT_MS, Event::RequestLate(number, incarnation, request));
     }
 
     /// Leaves a replica that does not answer.
@@ -285,7 +316,7 @@ impl World {
 
     pub(super) fn request_late(&mut self, number: usize, incarnation: u64, request: Uuid) {
         let Some(agent) = self.agent(number, incarnation) else { return };
-        let registering = agent.registering.as_ref().is_some_and(|(id, _)| *id == request);
+        let registering = agent.registering.as_ref().is_some_and(|it| it.request == request);
         let reporting = agent.unanswered.as_ref().is_some_and(|(id, _)| *id == request);
         if registering {
             self.rotate(number);
@@ -353,12 +384,20 @@ impl World {
             return;
         }
         match reply {
+            Reply::Announced(request, last) => {
+                let Some(agent) = self.agent(number, incarnation) else { return };
+                let Some(registering) = &mut agent.registering else { return };
+                if registering.request == request && registering.replaces.is_none() {
+                    registering.replaces = Some(last);
+                    self.send_registration(number, incarnation);
+                }
+            }
             Reply::Registered(request, reply) => {
                 self.registered(number, incarnation, request, &reply);
             }
             Reply::Refused(request) => {
                 let Some(agent) = self.agent(number, incarnation) else { return };
-                if agent.registering.as_ref().is_some_and(|(id, _)| *id == request) {
+                if agent.registering.as_ref().is_some_and(|it| it.request == request) {
                     agent.registering = None;
                     self.after(200, Event::Listed(number, incarnation));
                 }
@@ -406,9 +445,8 @@ impl World {
         reply: &v1::RegisterReply,
     ) {
         let Some(agent) = self.agent(number, incarnation) else { return };
-        let Some((_, inventory)) = agent.registering.take_if(|(id, _)| *id == request) else {
-            return;
-        };
+        let taken = agent.registering.take_if(|it| it.request == request);
+        let Some(Registering { inventory, .. }) = taken else { return };
         let Ok(given) = Given::read(reply) else { return };
         let mut taken = false;
         self.with_core(number, |core, now| {

@@ -440,6 +440,16 @@ impl World {
         }
         let term = self.replicas[number].leading.as_ref().map_or(0, |leading| leading.term);
         match (request, host) {
+            (Request::Announce { request, incarnation }, Some(host)) => {
+                let plane = self.replicas[number].plane;
+                if self.planes[plane].term == term && self.reaches_majority(number) {
+                    let state = &self.planes[plane].state;
+                    let name = &self.hosts[host].name;
+                    let node = state.nodes.values().find(|node| node.name.as_str() == name);
+                    let last = node.map(|node| node.last_session);
+                    self.reply(number, host, incarnation, Reply::Announced(request, last));
+                }
+            }
             (Request::Register { request, incarnation, registration, .. }, Some(host)) => {
                 let by = registration.name.to_string();
                 let operation = Operation::Register(registration);

@@ -263,7 +263,11 @@ impl World {
                     .get(&uuid)
                     .is_some_and(|domain| domain.presence == Presence::Running);
                 let to = self.rng.usize(0..self.hosts.len());
-                if to != host && runs {
+                // A host that no control plane knows is outside the cluster, and what goes there is the operator's to find.
+                let known = self.planes.iter().all(|plane| {
+                    plane.state.nodes.values().any(|node| node.name.as_str() == self.hosts[to].name)
+                });
+                if to != host && runs && known {
                     self.begin_migration(uuid, host, to, None);
                 }
             }

@@ -244,7 +244,8 @@ impl World {
         {
             let mut machine = self.hosts[migration.from].hypervisor.machine();
             if let Some(domain) = machine.domains.get_mut(&migration.uuid) {
-                let handed_over = domain.presence == Presence::Leaving;
+                let handed_over =
+                    domain.presence == Presence::Leaving && migration.phase == Phase::Handover;
                 // libvirt lets a source run on that it had running before, whoever stopped it meanwhile.
                 let stopped = domain.paused_by == Some(PausedBy::Agent)
                     && migration.phase != Phase::Prepare
