@@ -327,7 +327,7 @@ impl Agent {
     /// A session begins with libvirt's own word on all domains, or it does not begin.
     async fn inventory(&self) -> Option<(Inventory, u64)> {
         loop {
-            match self.hypervisor.call("list the domains", LIST_LIMIT, |it| it.domains()).await {
+            match self.hypervisor.call("list the domains", LIST_LIMIT, |it| it.inventory()).await {
                 Ok(domains) => {
                     let (asker, answer) = oneshot::channel();
                     let _ = self.inputs.send(Input::Inventory(domains, asker));

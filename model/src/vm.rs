@@ -484,11 +484,22 @@ impl VmRecord {
             .map(|(node, _)| *node)
     }
 
-    /// Nodes with a copy that does not run and is not resumed by itself, with its generation.
+    /// Nodes with a copy that does not run and is not resumed by itself: those of self-fence and of migrations, and
+    /// what somebody paused and the cluster has started anew elsewhere since.
     pub fn stopped_copies(&self) -> impl Iterator<Item = (NodeId, Sighting)> + '_ {
+        let stopped = |node: &NodeId, it: &Sighting| match it.presence {
+            Presence::Suspended | Presence::Leaving => true,
+            Presence::Paused => {
+                it.generation.is_some_and(|generation| generation < self.generation)
+                    && self.owner.is_some_and(|owner| owner != *node)
+            }
+            Presence::Running | Presence::Incoming | Presence::ShuttingDown | Presence::Crashed => {
+                false
+            }
+        };
         self.seen
             .iter()
-            .filter(|(_, it)| matches!(it.presence, Presence::Suspended | Presence::Leaving))
+            .filter(move |(node, it)| stopped(node, it))
             .map(|(node, sighting)| (*node, *sighting))
     }
 

@@ -218,6 +218,10 @@ impl Hypervisor for FakeHypervisor {
         Ok(())
     }
 
+    fn processes(&self) -> Result<Vec<Uuid>> {
+        Ok(Vec::new())
+    }
+
     fn process(&self, _uuid: Uuid) -> Result<Option<i32>> {
         Ok(None)
     }

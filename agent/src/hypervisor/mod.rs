@@ -13,7 +13,7 @@ use std::time::Duration;
 
 use model::node::{Capacity, SeenDomain};
 use model::sabotage::{Rule, off};
-use model::vm::StopCause;
+use model::vm::{Presence, StopCause};
 use tokio::sync::Semaphore;
 use tokio::time::timeout;
 use uuid::Uuid;
@@ -123,8 +123,27 @@ pub trait Hypervisor: Send + Sync + 'static {
     fn mark(&self, uuid: Uuid, mark: &Mark) -> Result<()>;
     /// The process of a QEMU with this UUID, found without libvirt's help.
     fn process(&self, uuid: Uuid) -> Result<Option<i32>>;
+    /// The UUIDs of all QEMU processes, found without libvirt's help.
+    fn processes(&self) -> Result<Vec<Uuid>>;
     /// Kills that process, if there is one, and waits until it is gone; without libvirt's help.
     fn kill(&self, uuid: Uuid) -> Result<()>;
+
+    /// All domains that are defined or active, and the processes that libvirt knows nothing of: what a registration
+    /// says is "not here" for all others.
+    fn inventory(&self) -> Result<Vec<DomainFacts>> {
+        let mut all = self.domains()?;
+        for uuid in self.processes()? {
+            let known =
+                all.iter().any(|domain| domain.uuid == uuid && domain.seen.presence.is_some());
+            if !known && !off(Rule::ProcessCounts) {
+                let name = format!("qemu-{uuid}");
+                let seen = SeenDomain::active(&name, Presence::Running, 0);
+                all.retain(|domain| domain.uuid != uuid);
+                all.push(DomainFacts { uuid, seen, mark: None });
+            }
+        }
+        Ok(all)
+    }
 
     /// What is seen of the domain: `Ok(None)` only when libvirt answers that none is active **and** no QEMU process
     /// has this UUID (design section 3: "not here").

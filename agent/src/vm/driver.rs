@@ -257,7 +257,10 @@ impl Driver {
                 self.isolation_step(scene, |it, now| it.answered(number, &answer, now));
             }
             // What it was asked for is over, and it may have taken effect after that.
-            Purpose::Isolation(_) => self.look(scene),
+            Purpose::Isolation(_) => {
+                self.look(scene);
+                self.consider(scene);
+            }
         }
     }
 
@@ -265,8 +268,10 @@ impl Driver {
 
     /// Goes through the outstanding orders, the oldest first.
     pub(crate) fn consider(&mut self, scene: &mut Scene<'_>) {
-        // How it is after the last work comes first: the next order is judged knowing it.
-        if self.calling(|purpose| matches!(purpose, Purpose::LookAfter(_))) {
+        // How it is after the last work comes first: the next order is judged knowing it. And what self-fence has asked
+        // for may still take effect though the lease is back.
+        let unsettled = |it: &Purpose| matches!(it, Purpose::LookAfter(_) | Purpose::Isolation(_));
+        if self.work.is_none() && self.calling(unsettled) {
             return;
         }
         let mut orders = self.outstanding.clone();
@@ -274,7 +279,8 @@ impl Driver {
         for order in orders {
             let running = self.work.as_ref().map(|work| &work.order);
             match judge(&order, scene.ledger.entry(self.uuid), running, scene.lease) {
-                Verdict::Run => self.begin(scene, order),
+                Verdict::Run => self.begin(scene, order, false),
+                Verdict::RunAgain => self.begin(scene, order, true),
                 Verdict::AnswerAgain(error) => self.send_done(scene, &order, error),
                 Verdict::Look => {
                     let asked =
@@ -304,7 +310,7 @@ impl Driver {
         }
     }
 
-    fn begin(&mut self, scene: &mut Scene<'_>, order: Order) {
+    fn begin(&mut self, scene: &mut Scene<'_>, order: Order, again: bool) {
         if let Err(error) = scene.ledger.begin(&order) {
             warn!(
                 vm = order.vm,
@@ -320,7 +326,7 @@ impl Driver {
             what = order.kind.as_str(),
             "begun"
         );
-        let mut work = Work::new(order);
+        let mut work = Work::new(order, again);
         let next = work.begin(scene.now);
         self.work = Some(work);
         self.follow(scene, next);

@@ -38,6 +38,8 @@ enum Stage {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Doing {
     Looking,
+    /// Whether a migration is under way, whose end would let the guest run again.
+    Checking,
     Acting,
     Killing,
 }
@@ -95,7 +97,7 @@ impl Isolation {
             _ if self.policy == OnIsolation::Continue => None,
             Stage::Waiting { until } => Some(until),
             Stage::Calling(Doing::Killing) => None,
-            Stage::Calling(Doing::Looking) if self.safe => None,
+            Stage::Calling(Doing::Looking | Doing::Checking) if self.safe => None,
             Stage::Calling(_) => Some(self.kill_at),
         }
     }
@@ -111,8 +113,10 @@ impl Isolation {
                 self.call(Doing::Looking, Call::Look)
             }
             // libvirt has had its chance; the process is killed beside the call that hangs.
-            Stage::Calling(Doing::Looking) if self.safe => IsolationStep::Nothing,
-            Stage::Calling(Doing::Looking | Doing::Acting) if self.may_kill(now) => {
+            Stage::Calling(Doing::Looking | Doing::Checking) if self.safe => IsolationStep::Nothing,
+            Stage::Calling(Doing::Looking | Doing::Checking | Doing::Acting)
+                if self.may_kill(now) =>
+            {
                 self.call(Doing::Killing, Call::Kill)
             }
             Stage::Calling(_) => IsolationStep::Nothing,
@@ -152,9 +156,12 @@ impl Isolation {
                 self.seen(seen.as_ref().and_then(|seen| seen.presence), now)
             }
             // No migration to call off is as good as one that was.
-            (Doing::Acting, answer) if self.aborted && !was_lost(answer) => {
+            (Doing::Acting, answer) if self.aborted && !answer.as_ref().is_err_and(is_silence) => {
                 self.call(Doing::Looking, Call::Look)
             }
+            (Doing::Checking, Ok(Seen::Job(Some(_)))) => self.act(Call::AbortJob, now),
+            (Doing::Checking, Err(error)) if !is_silence(error) => self.rest(now),
+            (Doing::Checking, Ok(_)) => self.rest(now),
             (Doing::Acting, Ok(_)) => self.call(Doing::Looking, Call::Look),
             (Doing::Killing, Ok(_)) => {
                 // The kernel says that no such process is left; libvirt may take its time to see it.
@@ -162,9 +169,11 @@ impl Isolation {
                 self.wait(now + LOOK_PERIOD_MS)
             }
             // What was stopped for sure stays so while libvirt is away: nobody could let it run but through libvirt.
-            (Doing::Looking, Err(_)) if self.safe => self.wait(now + LOOK_PERIOD_MS),
+            (Doing::Looking | Doing::Checking, Err(_)) if self.safe => {
+                self.wait(now + LOOK_PERIOD_MS)
+            }
             // What cannot be asked is not safe, and what cannot be done by libvirt is done without it.
-            (Doing::Looking | Doing::Acting, _) if self.may_kill(now) => {
+            (Doing::Looking | Doing::Checking | Doing::Acting, _) if self.may_kill(now) => {
                 self.safe = false;
                 self.call(Doing::Killing, Call::Kill)
             }
@@ -182,7 +191,9 @@ impl Isolation {
             // libvirt would let it run by itself when the source is done.
             Some(Presence::Incoming) => self.act(Call::Destroy, now),
             Some(Presence::Suspended) if now >= self.hold_until => self.act(Call::Destroy, now),
-            Some(Presence::Suspended | Presence::Paused | Presence::Crashed) => self.rest(now),
+            Some(Presence::Suspended | Presence::Paused | Presence::Crashed) => {
+                self.call(Doing::Checking, Call::Job)
+            }
             // A source in handover: it is gone in a moment, or runs again.
             Some(Presence::Leaving) => self.act(Call::AbortJob, now),
             Some(Presence::Running | Presence::ShuttingDown) => match self.policy {
@@ -216,8 +227,8 @@ impl Isolation {
 }
 
 /// libvirt gave no answer at all.
-fn was_lost(answer: &Called<Seen>) -> bool {
-    matches!(answer, Err(HypervisorError::Disconnected(_) | HypervisorError::Timeout { .. }))
+fn is_silence(error: &HypervisorError) -> bool {
+    matches!(error, HypervisorError::Disconnected(_) | HypervisorError::Timeout { .. })
 }
 
 #[cfg(test)]
@@ -250,7 +261,9 @@ mod tests {
         let (suspend, what) = call(isolation.answered(look, &seen(Presence::Running), 17));
         assert_eq!((what, isolation.is_safe()), (Call::Suspend, false));
         let (look, _) = call(isolation.answered(suspend, &Ok(Seen::Done), 20));
-        isolation.answered(look, &seen(Presence::Suspended), 30);
+        let (job, what) = call(isolation.answered(look, &seen(Presence::Suspended), 30));
+        assert_eq!((what, isolation.is_safe()), (Call::Job, false));
+        isolation.answered(job, &Ok(Seen::Job(None)), 35);
         assert!(isolation.is_safe());
         let (look, _) = call(isolation.tick(5_000));
         let (_, what) = call(isolation.answered(look, &seen(Presence::Suspended), 5_010));
@@ -276,11 +289,24 @@ mod tests {
     fn a_guest_that_somebody_lets_run_again_is_stopped_again() {
         let mut isolation = Isolation::new(OnIsolation::Suspend, 0, (1_000, 60_000), 0);
         let (look, _) = call(isolation.tick(0));
-        isolation.answered(look, &seen(Presence::Paused), 10);
+        let (job, _) = call(isolation.answered(look, &seen(Presence::Paused), 10));
+        isolation.answered(job, &Ok(Seen::Job(None)), 12);
         assert!(isolation.is_safe());
         let (look, _) = call(isolation.look_now(5_000));
         let (_, what) = call(isolation.answered(look, &seen(Presence::Running), 5_010));
         assert_eq!((what, isolation.is_safe()), (Call::AbortJob, false));
+    }
+
+    #[test]
+    fn a_stopped_guest_is_not_safe_while_a_migration_may_let_it_run_again() {
+        let mut isolation = Isolation::new(OnIsolation::Suspend, 0, (1_000, 60_000), 0);
+        let (look, _) = call(isolation.tick(0));
+        let (job, _) = call(isolation.answered(look, &seen(Presence::Suspended), 10));
+        let under_way = Ok(Seen::Job(Some(Default::default())));
+        let (_, what) = call(isolation.answered(job, &under_way, 20));
+        assert_eq!((what, isolation.is_safe()), (Call::AbortJob, false));
+        let (_, what) = call(isolation.tick(500));
+        assert_eq!((what, isolation.is_safe()), (Call::Kill, false));
     }
 
     #[test]

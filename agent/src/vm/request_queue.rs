@@ -12,6 +12,8 @@ use crate::vm::order::{Kind, Order};
 pub enum Verdict {
     /// Note it in the ledger, then carry it out.
     Run,
+    /// It was begun by an agent that did not live to finish it: find out what became of it.
+    RunAgain,
     /// It was done; say again what it came to (`None` for success).
     AnswerAgain(Option<String>),
     /// It is being done.
@@ -59,7 +61,9 @@ pub fn judge(
     }
     match order.id {
         id if id < noted.floor => Verdict::Stale,
-        // Begun by an agent that did not live to finish it; carrying out an order finds what is there already.
+        id if id == noted.floor && noted.begun == Some(id) && run == Verdict::Run => {
+            Verdict::RunAgain
+        }
         id if id == noted.floor && noted.begun == Some(id) => run,
         id if id == noted.floor && !off(Rule::LedgerOnce) => Verdict::Stale,
         _ => run,
@@ -137,11 +141,11 @@ mod tests {
                 Verdict::Stale,
             ),
             (
-                "an order that was cut short is run again",
+                "an order that was cut short is looked into again",
                 start(5),
                 Some(entry(5, Some(5), None)),
                 None,
-                Verdict::Run,
+                Verdict::RunAgain,
             ),
             (
                 "a done order is answered again",

@@ -64,13 +64,15 @@ enum Stage {
 #[derive(Debug)]
 pub(super) struct Work {
     pub(super) order: Order,
+    again: bool,
     stage: Stage,
     cut_short: bool,
 }
 
 impl Work {
-    pub(super) fn new(order: Order) -> Self {
-        Self { order, stage: Stage::Begin, cut_short: false }
+    /// `again`: an agent before this one began it and did not live to see its end.
+    pub(super) fn new(order: Order, again: bool) -> Self {
+        Self { order, again, stage: Stage::Begin, cut_short: false }
     }
 
     /// It may bring a guest to life at any moment.
@@ -219,6 +221,10 @@ impl Work {
             None if !lease && !off(Rule::NoStartWithoutLease) => {
                 Next::End(Err("this node's lease ran out before it was started".into()))
             }
+            // It may have run and be gone since, to another host perhaps: an order is done once.
+            None if self.again && !off(Rule::LedgerOnce) => Next::End(Err(
+                "an agent before this one began to start it, and it is not here now".into(),
+            )),
             None => {
                 let Kind::Start { xml } = &self.order.kind else { return Next::Nothing };
                 match insert(xml, &self.mark()) {

@@ -99,6 +99,20 @@ impl ClusterState {
         if record.desired != Desired::Enabled {
             return self.settled(cx, vm);
         }
+        if cause == StopCause::Unknown && !node_died {
+            // Nobody saw how it ended: it may have been moved away while nobody looked. Those that can be asked are.
+            let asked: Vec<NodeId> = self
+                .nodes
+                .values()
+                .filter(|other| other.session().is_some() && other.id != node)
+                .map(|other| other.id)
+                .collect();
+            let record = self.vm_mut(cx, vm)?;
+            for other in asked {
+                record.may_run.entry(other).or_insert(MayRun { since: cx.index });
+            }
+        }
+        let record = self.vm(vm)?;
         // A guest that was on its way when its source died went with it, not by a failure of its own.
         let dead = |id: &NodeId| {
             self.nodes.get(id).is_some_and(|node| matches!(node.state, NodeState::Dead(_)))

@@ -5,8 +5,8 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use agent::clock::Reading;
 use agent::core::{AgentCore, Given};
-use agent::hypervisor::call::Call;
-use agent::hypervisor::{Hypervisor, HypervisorError};
+use agent::hypervisor::call::{Answer, Call};
+use agent::hypervisor::{Hypervisor, HypervisorError, JobStats};
 use agent::vm::ledger::{Entries, Ledger, LedgerError, LedgerStorage};
 use model::command::{Operation, Registration};
 use model::id::{NodeId, NodeName, SessionId};
@@ -238,7 +238,7 @@ impl World {
         let request = self.uuid();
         let again = Event::Listed(number, incarnation);
         let stalled = self.hosts[number].libvirt_stalled_until > self.now;
-        let domains = self.hosts[number].hypervisor.domains();
+        let domains = self.hosts[number].hypervisor.inventory();
         let Some(agent) = self.agent(number, incarnation) else { return };
         if agent.session.is_some() || agent.registering.is_some() {
             return;
@@ -526,6 +526,7 @@ impl World {
         }
         let answer = match &call {
             Call::AbortJob => self.abort_migration(uuid, number),
+            Call::Job => Ok(Answer::Job(self.migrates(uuid, number).then(JobStats::default))),
             call => call.make(uuid, &self.hosts[number].hypervisor),
         };
         if matches!(call, Call::Create { .. })
@@ -552,7 +553,7 @@ impl World {
         incarnation: u64,
         uuid: Uuid,
         id: u64,
-        answer: Result<agent::hypervisor::call::Answer, HypervisorError>,
+        answer: Result<Answer, HypervisorError>,
     ) {
         if self.agent(number, incarnation).is_some() {
             let place = &self.hosts[number].name;

@@ -231,6 +231,8 @@ impl World {
             self.hosts[host].hypervisor.machine().domains.keys().copied().collect();
         let Some(uuid) = self.rng.choice(vms) else { return };
         let isolated = self.network.is_isolated(Place::Host(host));
+        let truth = self.truth();
+        let name = self.hosts[host].name.clone();
         match self.rng.u32(0..6) {
             0 => {
                 self.hosts[host].hypervisor.machine().end(uuid, StopCause::Destroyed);
@@ -247,8 +249,12 @@ impl World {
             }
             2 if !isolated => {
                 let mut machine = self.hosts[host].hypervisor.machine();
+                // Nobody lets a copy run that the cluster has started anew elsewhere.
+                let owner = truth.vm_with_uuid(&uuid).and_then(|record| record.owner);
+                let here = owner.is_some_and(|owner| truth.node_name(owner) == name);
                 if let Some(domain) = machine.domains.get_mut(&uuid)
                     && domain.paused_by == Some(PausedBy::Outsider)
+                    && here
                 {
                     domain.presence = Presence::Running;
                     domain.paused_by = None;
@@ -344,8 +350,10 @@ impl World {
                 self.stop_replica(number);
             }
         }
+        let truth = self.truth();
         for number in 0..self.hosts.len() {
             let host = &mut self.hosts[number];
+            let name = host.name.clone();
             (host.agent_stalled_until, host.libvirt_stalled_until) = (0, 0);
             host.paused_until = host.paused_until.min(self.now);
             host.boots_after_ms = Some(5_000);
@@ -353,9 +361,11 @@ impl World {
                 let mut machine = host.hypervisor.machine();
                 machine.failing = Failing::default();
                 machine.libvirt_down = false;
-                machine.domains.values_mut().for_each(|domain| {
+                machine.domains.iter_mut().for_each(|(uuid, domain)| {
                     domain.unseen = false;
-                    if domain.paused_by == Some(PausedBy::Outsider) {
+                    let owner = truth.vm_with_uuid(uuid).and_then(|record| record.owner);
+                    let here = owner.is_some_and(|owner| truth.node_name(owner) == name);
+                    if domain.paused_by == Some(PausedBy::Outsider) && here {
                         domain.presence = Presence::Running;
                         domain.paused_by = None;
                     }

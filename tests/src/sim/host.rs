@@ -230,6 +230,10 @@ impl Hypervisor for SimHypervisor {
         Ok(self.machine().domains.contains_key(&uuid).then_some(1))
     }
 
+    fn processes(&self) -> Called<Vec<Uuid>> {
+        Ok(self.machine().domains.keys().copied().collect())
+    }
+
     fn kill(&self, uuid: Uuid) -> Called<()> {
         self.machine().end(uuid, StopCause::Crashed);
         Ok(())

@@ -91,6 +91,11 @@ impl World {
         Ok(Answer::Done)
     }
 
+    /// Whether a migration of it from this host is under way.
+    pub(super) fn migrates(&self, uuid: Uuid, host: usize) -> bool {
+        self.migrations.values().any(|it| it.uuid == uuid && it.from == host)
+    }
+
     fn source_holds(&self, migration: &Migration) -> bool {
         let host = &self.hosts[migration.from];
         host.on

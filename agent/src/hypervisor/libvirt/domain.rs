@@ -145,10 +145,10 @@ pub(super) fn host_uuid(capabilities: &str) -> Result<Uuid> {
     }
 }
 
-/// The process of a QEMU whose command line has `-uuid UUID`, as libvirt starts them. Found through /proc, so that it
-/// does not depend on a libvirtd that hangs or has just forgotten a domain.
-pub(super) fn qemu_process(uuid: Uuid) -> io::Result<Option<i32>> {
-    let wanted = uuid.to_string();
+/// The processes whose command line has `-uuid UUID`, as libvirt starts QEMU. Found through /proc, so that it does not
+/// depend on a libvirtd that hangs or has just forgotten a domain.
+pub(super) fn qemu_processes() -> io::Result<Vec<(Uuid, i32)>> {
+    let mut found = Vec::new();
     for entry in std::fs::read_dir("/proc")? {
         let Ok(entry) = entry else { continue };
         let Some(process) = entry.file_name().to_str().and_then(|name| name.parse::<i32>().ok())
@@ -158,11 +158,18 @@ pub(super) fn qemu_process(uuid: Uuid) -> io::Result<Option<i32>> {
         // A process that ends while it is looked at has an unreadable command line.
         let Ok(line) = std::fs::read(entry.path().join("cmdline")) else { continue };
         let mut words = line.split(|byte| *byte == 0);
-        if words.any(|word| word == b"-uuid") && words.next() == Some(wanted.as_bytes()) {
-            return Ok(Some(process));
+        if words.any(|word| word == b"-uuid")
+            && let Some(uuid) = words.next().and_then(|word| Uuid::try_parse_ascii(word).ok())
+        {
+            found.push((uuid, process));
         }
     }
-    Ok(None)
+    Ok(found)
+}
+
+/// The process of that QEMU.
+pub(super) fn qemu_process(uuid: Uuid) -> io::Result<Option<i32>> {
+    Ok(qemu_processes()?.into_iter().find(|(other, _)| *other == uuid).map(|(_, process)| process))
 }
 
 /// Kills it and waits until the kernel has let go of it.

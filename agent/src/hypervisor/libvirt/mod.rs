@@ -306,6 +306,12 @@ impl Hypervisor for Libvirt {
             .map_err(|error| HypervisorError::Refused(format!("/proc could not be read: {error}")))
     }
 
+    fn processes(&self) -> Result<Vec<Uuid>> {
+        domain::qemu_processes()
+            .map(|all| all.into_iter().map(|(uuid, _)| uuid).collect())
+            .map_err(|error| HypervisorError::Refused(format!("/proc could not be read: {error}")))
+    }
+
     fn kill(&self, uuid: Uuid) -> Result<()> {
         domain::kill_qemu(uuid)
             .map_err(|error| HypervisorError::Refused(format!("its QEMU is not gone: {error}")))

@@ -216,7 +216,7 @@ fn a_deaf_guest_is_destroyed_when_its_time_is_over() {
     assert_eq!(bench.presence(), Some(Presence::Running));
     bench.pass(1_200, true);
     assert_eq!(bench.fake.calls(), ["create v", "shutdown", "shutdown", "destroy"]);
-    assert_eq!(bench.told(), ["done 11: ok", "absent up to 11: DESTROYED"]);
+    assert_eq!(bench.told(), ["absent up to 11: DESTROYED", "done 11: ok"]);
 }
 
 #[test]
