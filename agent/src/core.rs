@@ -12,7 +12,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use model::node::SeenDomain;
 use model::sabotage::{Rule, off};
-use model::vm::StopCause;
+use model::vm::{Presence, StopCause};
 use proto::convert;
 use proto::v1;
 use tracing::{info, warn};
@@ -112,7 +112,7 @@ pub struct AgentCore {
 impl AgentCore {
     /// An agent that begins, with what one before it left behind.
     pub fn new(ledger: Ledger, lease: Lease) -> Self {
-        let drivers = ledger.vms().map(|uuid| (uuid, Driver::new(uuid))).collect();
+        let drivers = ledger.vms().map(|uuid| (uuid, Driver::new(uuid, &ledger))).collect();
         Self {
             ledger,
             lease,
@@ -154,7 +154,8 @@ impl AgentCore {
     }
 
     fn with(&mut self, uuid: Uuid, now: Reading, step: impl FnOnce(&mut Driver, &mut Scene<'_>)) {
-        let driver = self.drivers.entry(uuid).or_insert_with(|| Driver::new(uuid));
+        let ledger = &self.ledger;
+        let driver = self.drivers.entry(uuid).or_insert_with(|| Driver::new(uuid, ledger));
         let mut scene = Scene {
             now: now.boot_ms,
             lease: self.lease.holds(now),
@@ -179,7 +180,17 @@ impl AgentCore {
 
     /// What is to be said of all domains at a registration: what libvirt listed, and what of it self-fence stopped.
     pub fn inventory(&self, domains: &[DomainFacts]) -> BTreeMap<Uuid, SeenDomain> {
-        domains.iter().map(|it| (it.uuid, self.ledger.as_ours(it.clone()))).collect()
+        let mut all: BTreeMap<Uuid, SeenDomain> =
+            domains.iter().map(|it| (it.uuid, self.ledger.as_ours(it.clone()))).collect();
+        for (uuid, driver) in self.drivers.iter().filter(|(_, driver)| driver.may_come()) {
+            let here = all.get(uuid).is_some_and(|seen| seen.presence.is_some());
+            if !here {
+                // Not "not here": it may come to life at any moment.
+                let coming = SeenDomain::active(&driver.name(), Presence::Incoming, 0);
+                all.insert(*uuid, coming);
+            }
+        }
+        all
     }
 
     /// A session begins, with the inventory that it was given for.

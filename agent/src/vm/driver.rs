@@ -28,6 +28,8 @@ use crate::vm::work::{Next, Outcome, Work};
 
 /// A question that could not be answered is asked again after this.
 const LOOK_AGAIN_MS: u64 = 1_000;
+/// libvirt has taken up what it was asked before, and shows the domain, when it has been answering for so long.
+const SETTLE_MS: u64 = 5_000;
 /// While a migration runs it is asked this often how far it is.
 const SAMPLE_PERIOD_MS: u64 = 200;
 
@@ -88,6 +90,15 @@ enum Purpose {
     Isolation(u32),
 }
 
+/// How far it is known what became of a call that outlived its agent.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Unsettled {
+    /// libvirt has not answered yet.
+    Unseen,
+    /// libvirt answers; what it was asked before it takes up until then.
+    Until(u64),
+}
+
 /// One VM on this node.
 #[derive(Debug)]
 pub(crate) struct Driver {
@@ -106,6 +117,8 @@ pub(crate) struct Driver {
     /// When it was first found gone without a word on why.
     missed_since: Option<u64>,
     unanswered: bool,
+    /// An agent before this one began to bring it to life, and libvirt may still be about to.
+    unsettled: Option<Unsettled>,
     isolation: Option<Isolation>,
     /// The numbers that the calls of earlier isolations had.
     isolation_calls: u32,
@@ -114,9 +127,11 @@ pub(crate) struct Driver {
 }
 
 impl Driver {
-    pub(crate) fn new(uuid: Uuid) -> Self {
+    pub(crate) fn new(uuid: Uuid, ledger: &Ledger) -> Self {
+        let bringing = ledger.entry(uuid).is_some_and(|entry| entry.bringing);
         Self {
             uuid,
+            unsettled: bringing.then_some(Unsettled::Unseen),
             known: None,
             cause: None,
             work: None,
@@ -131,6 +146,14 @@ impl Driver {
             isolation: None,
             isolation_calls: 0,
             job: None,
+        }
+    }
+
+    /// A name for it where libvirt has none yet.
+    pub(crate) fn name(&self) -> String {
+        match &self.work {
+            Some(work) => work.order.vm.clone(),
+            None => self.uuid.to_string(),
         }
     }
 
@@ -156,7 +179,8 @@ impl Driver {
     /// A session began with this inventory: `None` where the domain was not in it.
     pub(crate) fn registered(&mut self, scene: &mut Scene<'_>, seen: Option<SeenDomain>) {
         self.known = seen;
-        if self.known.is_some() && self.work.is_none() {
+        let unsettled = self.unsettled.is_some();
+        if (self.known.is_some() || unsettled) && self.work.is_none() {
             // The inventory was taken before the cluster was known, whose mark it may bear.
             self.look(scene);
         }
@@ -203,6 +227,30 @@ impl Driver {
         if self.isolation.is_some() {
             self.isolation_step(scene, Isolation::tick);
         }
+    }
+
+    /// It may be about to come to life: not here yet, and not "not here".
+    pub(crate) fn may_come(&self) -> bool {
+        self.unsettled.is_some() || self.work.as_ref().is_some_and(Work::may_bring_to_life)
+    }
+
+    /// An answered look that did not find it: whether that is the end of waiting for what libvirt was asked before.
+    fn settle(&mut self, now: u64) -> bool {
+        match self.unsettled {
+            None => return true,
+            Some(Unsettled::Unseen) => self.unsettled = Some(Unsettled::Until(now + SETTLE_MS)),
+            Some(Unsettled::Until(until)) if now < until => {}
+            Some(Unsettled::Until(_)) => {
+                self.unsettled = None;
+                return true;
+            }
+        }
+        let next = match self.unsettled {
+            Some(Unsettled::Until(until)) => until,
+            Some(Unsettled::Unseen) | None => now,
+        };
+        self.look_at = Some(next);
+        false
     }
 
     /// The next moment at which it wants a tick.
@@ -270,8 +318,11 @@ impl Driver {
     pub(crate) fn consider(&mut self, scene: &mut Scene<'_>) {
         // How it is after the last work comes first: the next order is judged knowing it. And what self-fence has asked
         // for may still take effect though the lease is back.
-        let unsettled = |it: &Purpose| matches!(it, Purpose::LookAfter(_) | Purpose::Isolation(_));
-        if self.work.is_none() && self.calling(unsettled) {
+        let waiting = |it: &Purpose| matches!(it, Purpose::LookAfter(_) | Purpose::Isolation(_));
+        if self.work.is_none() && (self.calling(waiting) || self.unsettled.is_some()) {
+            if self.unsettled == Some(Unsettled::Unseen) {
+                self.look(scene);
+            }
             return;
         }
         let mut orders = self.outstanding.clone();
@@ -432,12 +483,20 @@ impl Driver {
         let after_work = after.is_some();
         match answer {
             Ok(Seen::Domain(Some(seen))) => {
+                self.unsettled = None;
                 self.unanswered = false;
                 self.missed_since = None;
                 self.cause = None;
                 self.settle_suspended(scene, &seen);
                 if self.known.as_ref() != Some(&seen) {
                     self.send_seen(scene, seen);
+                }
+            }
+            Ok(_) if self.unsettled.is_some() => {
+                if self.settle(scene.now) {
+                    let floor = scene.ledger.entry(self.uuid).map_or(0, |entry| entry.floor);
+                    self.send_absent(scene, floor);
+                    self.consider(scene);
                 }
             }
             Ok(_) if after_work || self.known.is_some() => {
@@ -490,7 +549,7 @@ impl Driver {
     /// A probe's answer "absent" is a promise, kept on disk before it is given.
     fn probed(&mut self, scene: &mut Scene<'_>, order: &Order, answer: Called<Seen>) {
         // What has been begun since knows better.
-        if self.work.is_some() {
+        if self.may_come() || self.work.is_some() {
             return;
         }
         match answer {
@@ -544,7 +603,7 @@ impl Driver {
 
     /// Its guest is stopped for sure, or there is none, or it is not the lease's.
     pub(crate) fn is_safe(&self, ledger: &Ledger) -> bool {
-        if self.work.as_ref().is_some_and(Work::may_bring_to_life) {
+        if self.may_come() {
             return false;
         }
         match &self.isolation {

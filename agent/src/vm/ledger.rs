@@ -37,6 +37,8 @@ pub struct Entry {
     pub generation: u64,
     /// The order that was begun and not finished.
     pub begun: Option<u64>,
+    /// The order that was begun brings a guest to life: libvirt may do so after the agent's death.
+    pub bringing: bool,
     /// The last order that was finished.
     pub done: Option<Done>,
     /// An order has brought it to life here or taken it over: the lease binds it.
@@ -195,6 +197,7 @@ impl Ledger {
             entry.floor = entry.floor.max(order.id);
             entry.generation = order.generation;
             entry.begun = Some(order.id);
+            entry.bringing = matches!(order.kind, Kind::Start { .. } | Kind::Resume);
             if matches!(order.kind, Kind::Start { .. } | Kind::Adopt | Kind::Resume) {
                 entry.bound = true;
                 entry.on_isolation = order.on_isolation;
@@ -212,6 +215,7 @@ impl Ledger {
         self.change(|entries| {
             let entry = entries.vms.entry(uuid).or_default();
             entry.begun = None;
+            entry.bringing = false;
             entry.done = Some(Done { order, error });
         })
     }
@@ -362,6 +366,7 @@ mod tests {
             floor: 9,
             generation: 7,
             begun: None,
+            bringing: false,
             done,
             bound: true,
             on_isolation: OnIsolation::Destroy,

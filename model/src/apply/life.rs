@@ -30,7 +30,9 @@ impl ClusterState {
             VmState::Started | VmState::Starting if was_owner => {
                 self.owner_gone(cx, vm, node, cause, node_died)
             }
-            VmState::Migrating if record.order.is_none() && record.may_run.is_empty() => {
+            VmState::Migrating
+                if record.migration_target().is_none() && record.may_run.is_empty() =>
+            {
                 self.owner_gone(cx, vm, node, cause, node_died)
             }
             // The source's end, while the target is still to speak or the order to be reported.

@@ -104,6 +104,11 @@ impl Planner<'_> {
             _ if !wanted => self.down(),
             (VmState::Stopped | VmState::Recovering, []) => self.start(),
             (VmState::Lost, []) if off(Rule::LostIsNotRestarted) => self.start(),
+            (VmState::Migrating | VmState::Starting | VmState::Stopping, [])
+                if record.may_run.is_empty() =>
+            {
+                self.decide(Decision::Settle, "it is nowhere any more")
+            }
             _ => self.unknown_places().unwrap_or(Reason::AsWanted),
         }
     }

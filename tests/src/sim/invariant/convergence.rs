@@ -3,7 +3,16 @@
 
 use model::vm::{Desired, VmState};
 
+use uuid::Uuid;
+
 use crate::sim::World;
+use crate::sim::host::PausedBy;
+
+/// What somebody stopped by hand is theirs to let run.
+fn paused_by_somebody(world: &World, host: usize, uuid: Uuid) -> bool {
+    let machine = world.hosts[host].hypervisor.machine();
+    machine.domains.get(&uuid).is_some_and(|it| it.paused_by == Some(PausedBy::Outsider))
+}
 
 /// What is still not as it should be; `None` when all is.
 pub fn converged(world: &World) -> Option<String> {
@@ -34,8 +43,10 @@ pub fn converged(world: &World) -> Option<String> {
         match (record.desired, record.state) {
             (Desired::Enabled, VmState::Started) => {
                 let there = copies.as_slice();
-                let right = matches!(there, [(host, model::vm::Presence::Running)]
-                    if Some(&world.hosts[*host].name) == owner.as_ref());
+                let right = matches!(there, [(host, presence)]
+                    if Some(&world.hosts[*host].name) == owner.as_ref()
+                        && (*presence == model::vm::Presence::Running
+                            || paused_by_somebody(world, *host, record.spec.uuid)));
                 if !right {
                     return Some(format!("{name} is started on {owner:?}, and there is {there:?}"));
                 }
