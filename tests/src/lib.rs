@@ -2,4 +2,5 @@
 
 pub mod cluster;
 pub mod lab;
+pub mod scenario;
 pub mod sim;

@@ -418,7 +418,12 @@ impl Driver {
     }
 
     fn ended(&mut self, scene: &mut Scene<'_>, outcome: Outcome) {
-        let Some(Work { order, .. }) = self.work.take() else { return };
+        let Some(work) = self.work.take() else { return };
+        let lost = work.was_lost();
+        if lost {
+            self.unsettled = Some(Unsettled::Unseen);
+        }
+        let order = work.order;
         (self.work_at, self.sample_at, self.job) = (None, None, None);
         // Its end is told here; the list that still names it is an old one.
         self.outstanding.retain(|outstanding| outstanding.id != order.id);
@@ -436,7 +441,7 @@ impl Driver {
         if order.kind == Kind::Resume && error.is_none() {
             self.note_suspended(scene, false);
         }
-        if let Err(error) = scene.ledger.finish(self.uuid, order.id, error.clone()) {
+        if let Err(error) = scene.ledger.finish(self.uuid, order.id, error.clone(), lost) {
             // It will be looked at again by whoever is asked next; what was done stays done.
             let error = &error as &dyn std::error::Error;
             warn!(vm = order.vm, error, "the end of an order cannot be noted");

@@ -205,17 +205,18 @@ impl Ledger {
         })
     }
 
-    /// It came to this.
+    /// It came to this; `lost` when it may still bring a guest to life.
     pub fn finish(
         &mut self,
         uuid: Uuid,
         order: u64,
         error: Option<String>,
+        lost: bool,
     ) -> Result<(), LedgerError> {
         self.change(|entries| {
             let entry = entries.vms.entry(uuid).or_default();
             entry.begun = None;
-            entry.bringing = false;
+            entry.bringing = lost;
             entry.done = Some(Done { order, error });
         })
     }
@@ -355,7 +356,7 @@ mod tests {
             kind: Kind::Adopt,
         };
         ledger.begin(&order).unwrap();
-        ledger.finish(VM, 7, Some("no".into())).unwrap();
+        ledger.finish(VM, 7, Some("no".into()), false).unwrap();
         ledger.promise(VM, 9).unwrap();
         ledger.promise(VM, 8).unwrap();
         ledger.note_suspended(VM, true).unwrap();

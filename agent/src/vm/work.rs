@@ -65,6 +65,8 @@ enum Stage {
 pub(super) struct Work {
     pub(super) order: Order,
     again: bool,
+    /// libvirt gave no answer to a call that brings the guest to life: it may still come.
+    lost: bool,
     stage: Stage,
     cut_short: bool,
 }
@@ -72,12 +74,17 @@ pub(super) struct Work {
 impl Work {
     /// `again`: an agent before this one began it and did not live to see its end.
     pub(super) fn new(order: Order, again: bool) -> Self {
-        Self { order, again, stage: Stage::Begin, cut_short: false }
+        Self { order, again, lost: false, stage: Stage::Begin, cut_short: false }
     }
 
     /// It may bring a guest to life at any moment.
     pub(super) fn may_bring_to_life(&self) -> bool {
         matches!(self.stage, Stage::StartLook | Stage::Create | Stage::ResumeLook | Stage::Resuming)
+    }
+
+    /// It has ended, and may still bring a guest to life.
+    pub(super) fn was_lost(&self) -> bool {
+        self.lost
     }
 
     /// A migration is under way.
@@ -129,6 +136,10 @@ impl Work {
                 Err(error) => Next::End(Err(error)),
             },
             Stage::Create | Stage::Mark | Stage::Resuming => {
+                self.lost = matches!(
+                    answer,
+                    Err(HypervisorError::Disconnected(_) | HypervisorError::Timeout { .. })
+                );
                 Next::End(answer.map(|_| ()).map_err(text))
             }
             Stage::Pressed { end } => {

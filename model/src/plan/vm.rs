@@ -435,6 +435,19 @@ impl Planner<'_> {
             let why = "asked for by the operator".to_owned();
             return self.decide(Decision::Start { node, why, restart: false }, "it starts");
         }
+        // Where it was before, among equals: what it needs may still be at hand there. A node that has just registered is
+        // heard in a moment.
+        if let Some(last) = record.last_owner.filter(|last| !avoid.contains(last))
+            && self.is_about_to_be_heard(last)
+        {
+            return Reason::Deciding("the node where it ran before is about to be heard".into());
+        }
+        if let Some(last) = record.last_owner.filter(|last| !avoid.contains(last))
+            && self.is_among_the_best(last)
+        {
+            let why = "it ran there before".to_owned();
+            return self.decide(Decision::Start { node: last, why, restart: false }, "it starts");
+        }
         match placement::place(self.state, self.liveness, self.load, record, &avoid).or_else(|_| {
             placement::place(self.state, self.liveness, self.load, record, &BTreeSet::new())
         }) {
@@ -462,6 +475,19 @@ impl Planner<'_> {
         placement::candidates(self.state, self.liveness, self.load, self.record, &BTreeSet::new())
             .iter()
             .any(|candidate| candidate.node == node && candidate.refused.is_none())
+    }
+
+    fn is_about_to_be_heard(&self, node: NodeId) -> bool {
+        let session = self.state.nodes.get(&node).and_then(|node| node.session());
+        let heard = self.liveness.heard.get(&node);
+        session.is_some() && heard.is_some_and(|it| Some(it.session) == session && !it.met)
+    }
+
+    fn is_among_the_best(&self, node: NodeId) -> bool {
+        let none = BTreeSet::new();
+        let all = placement::candidates(self.state, self.liveness, self.load, self.record, &none);
+        let best = all.first().map(|best| best.rank);
+        all.iter().any(|it| it.node == node && it.refused.is_none() && Some(it.rank) == best)
     }
 
     /// Nodes that must speak before a start anywhere can be lawful.

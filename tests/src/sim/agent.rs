@@ -496,7 +496,19 @@ impl World {
             self.after(limit, Event::CallLate(number, incarnation, uuid, id, call.clone()));
         }
         let boot = self.hosts[number].boot;
+        let lost = {
+            let mut machine = self.hosts[number].hypervisor.machine();
+            let lost = matches!(call, Call::Create { .. }) && machine.failing.lost_starts > 0;
+            machine.failing.lost_starts -= u32::from(lost);
+            lost
+        };
         let took = match &call {
+            Call::Create { .. } if lost => {
+                // The connection breaks, and libvirt goes on with what it was asked.
+                let gone = HypervisorError::Disconnected("the connection broke".into());
+                self.answer_call(number, incarnation, uuid, id, Err(gone));
+                self.rng.u64(50..4_000)
+            }
             Call::Create { .. } => {
                 if let Some(name) = self.vm_name(uuid) {
                     let host = self.hosts[number].name.clone();

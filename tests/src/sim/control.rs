@@ -179,6 +179,11 @@ impl World {
         })
     }
 
+    /// Whether some replica that works reaches a majority.
+    pub fn could_elect(&self, plane: usize) -> bool {
+        self.planes[plane].members.iter().any(|it| self.works(*it) && self.reaches_majority(*it))
+    }
+
     pub(super) fn elect(&mut self, plane: usize) {
         self.after(ELECT_PERIOD_MS, Event::Elect(plane));
         if self.has_leader(plane) {

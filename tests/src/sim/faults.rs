@@ -148,6 +148,7 @@ impl World {
             73..=76 => {
                 let failing = Failing {
                     starts: self.rng.u32(0..3),
+                    lost_starts: self.rng.u32(0..2),
                     stops: self.rng.u32(0..2),
                     migrations: self.rng.u32(0..3),
                 };

@@ -53,6 +53,8 @@ pub struct Machine {
     pub events: Vec<(Uuid, Option<StopCause>)>,
     /// Calls that fail from now on.
     pub failing: Failing,
+    /// Calls about one VM that fail, on this host and others.
+    pub of_vm: BTreeMap<Uuid, Arc<Mutex<Failing>>>,
     /// libvirtd does not run.
     pub libvirt_down: bool,
     /// Its UUID.
@@ -66,6 +68,8 @@ pub struct Machine {
 pub struct Failing {
     /// Starts.
     pub starts: u32,
+    /// Starts whose answer is lost, and that come true a while later.
+    pub lost_starts: u32,
     /// Stops.
     pub stops: u32,
     /// Migrations.
@@ -104,6 +108,18 @@ impl Machine {
         domain.ok_or(HypervisorError::NoDomain)
     }
 
+    /// Whether this is one of the VM's own calls that fail; it counts as one.
+    pub fn fails(&self, uuid: Uuid, which: fn(&mut Failing) -> &mut u32) -> bool {
+        let Some(failing) = self.of_vm.get(&uuid) else { return false };
+        let mut failing = failing.lock().unwrap_or_else(PoisonError::into_inner);
+        let left = which(&mut failing);
+        let fails = *left > 0;
+        if fails && *left < u32::MAX {
+            *left -= 1;
+        }
+        fails
+    }
+
     /// Its QEMU ends.
     pub fn end(&mut self, uuid: Uuid, cause: StopCause) -> bool {
         let ended = self.domains.remove(&uuid).is_some();
@@ -112,6 +128,10 @@ impl Machine {
         }
         ended
     }
+}
+
+fn uuid_of(xml: &str) -> Uuid {
+    model::domain_xml::parse(xml).ok().and_then(|domain| domain.uuid).unwrap_or_default()
 }
 
 impl Hypervisor for SimHypervisor {
@@ -134,6 +154,9 @@ impl Hypervisor for SimHypervisor {
 
     fn create(&self, xml: &str) -> Called<()> {
         let mut machine = self.answering()?;
+        if machine.fails(uuid_of(xml), |failing| &mut failing.starts) {
+            return Err(HypervisorError::Refused("its disk is missing".into()));
+        }
         if machine.failing.starts > 0 {
             machine.failing.starts -= 1;
             return Err(HypervisorError::Refused("the disk cannot be opened".into()));
@@ -173,6 +196,9 @@ impl Hypervisor for SimHypervisor {
     fn destroy(&self, uuid: Uuid) -> Called<()> {
         let mut machine = self.answering()?;
         machine.seen(uuid)?;
+        if machine.fails(uuid, |failing| &mut failing.stops) {
+            return Err(HypervisorError::Refused("device or resource busy".into()));
+        }
         if machine.failing.stops > 0 {
             machine.failing.stops -= 1;
             return Err(HypervisorError::Refused("device or resource busy".into()));

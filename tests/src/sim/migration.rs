@@ -161,7 +161,8 @@ impl World {
             let runs = machine.domains.get(&uuid).is_some_and(|domain| {
                 matches!(domain.presence, Presence::Running | Presence::Paused)
             });
-            told_to_fail || !runs || machine.libvirt_down
+            let its_own = machine.fails(uuid, |failing| &mut failing.migrations);
+            told_to_fail || its_own || !runs || machine.libvirt_down
         };
         let taken = self.hosts.get(migration.to).is_none_or(|host| {
             let machine = host.hypervisor.machine();

@@ -113,10 +113,12 @@ impl World {
                 self.trace.note(now, "fenced", &[&after.node_name(*node)]);
             }
             Operation::Register(registration) => {
+                // A boot proves the end of what ran there before, where anything did.
                 let known = before.node_named(&registration.name);
                 if known.is_some_and(|node| {
                     node.boot_id != registration.boot_id
                         && !matches!(node.state, NodeState::Dead(_))
+                        && before.vms.values().any(|vm| vm.owner == Some(node.id))
                 }) {
                     self.trace.note(now, "fenced", &[registration.name.as_str()]);
                 }

@@ -5,3 +5,4 @@ mod fence_agents;
 mod lab;
 mod processes;
 mod replicas;
+mod simulation;

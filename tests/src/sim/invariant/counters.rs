@@ -46,10 +46,10 @@ impl Invariant for CountersAreRight {
                     self.restarts.remove(vm.as_str());
                 }
             }
-            Operation::Decide { vm, decision: Decision::Start { .. }, .. } => {
-                if before.vms.get(vm).is_some_and(|it| it.state == VmState::Recovering) {
-                    *self.restarts.entry(vm.to_string()).or_default() += 1;
-                }
+            Operation::Decide { vm, decision: Decision::Start { .. }, .. }
+                if before.vms.get(vm).is_some_and(|it| it.state == VmState::Recovering) =>
+            {
+                *self.restarts.entry(vm.to_string()).or_default() += 1;
             }
             _ => {}
         }

@@ -1,0 +1,583 @@
+//! Plays a story step by step, and says how it ended.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use model::ClusterState;
+use model::command::Operation;
+use model::id::{NodeName, VmName};
+use model::node::NodeState;
+use model::plan::Reason;
+use model::vm::{Desired as Wanted, Presence, VmRecord, VmState};
+use serde_json::{Map, Value, json};
+use uuid::Uuid;
+
+use super::file::{Condition, Desired, Event, Link, Part, Scenario, Step, Switch, Wait, Word};
+use super::stage;
+use crate::sim::World;
+use crate::sim::host::{Failing, SimDomain};
+use crate::sim::network::Place;
+use crate::sim::trace::Line;
+use crate::sim::world;
+
+/// A step's wait has this bound.
+const BOUND_MS: u64 = 1_800_000;
+/// It is looked this often whether all is settled, or a condition holds.
+const LOOK_MS: u64 = 50;
+/// All has to be settled for so long.
+const SETTLED_MS: u64 = 3_000;
+/// As long again as the slowest fence takes: the proof by lease.
+const WATCH_MS: u64 = 10_000;
+const HEARTBEAT_MS: u64 = 500;
+
+/// How a story ended.
+pub struct Played {
+    /// All that happened.
+    pub trace: Vec<Line>,
+    /// What it was to come to and did not, with the lines that show it.
+    pub broken: Vec<String>,
+}
+
+/// A story on its stage.
+struct Play<'s> {
+    scenario: &'s Scenario,
+    world: World,
+    /// Operators' requests whose answers are still to be looked at: event and subject.
+    asked: BTreeMap<Uuid, (&'static str, String)>,
+    removed: BTreeSet<String>,
+    operation_failures: usize,
+}
+
+/// Plays it from the beginning to the end.
+pub fn play(scenario: &Scenario, seed: u64) -> Result<Played, String> {
+    let world = stage::set(scenario, seed)?;
+    let mut play = Play {
+        scenario,
+        world,
+        asked: BTreeMap::new(),
+        removed: BTreeSet::new(),
+        operation_failures: 0,
+    };
+    play.check_names()?;
+    play.faults();
+    for (number, step) in (1..).zip(&scenario.timeline) {
+        play.step(number, step)?;
+    }
+    play.wait_settled(scenario.timeline.len() + 1);
+    let end = play.world.now + WATCH_MS;
+    play.go_on(end);
+    if let Some(violation) = &play.world.violation {
+        return Err(format!(
+            "the law was broken: {} at {} ms: {}",
+            violation.invariant, violation.at, violation.what
+        ));
+    }
+    let last = play.ending();
+    play.world.trace.end(play.world.now, last);
+    let trace = play.world.trace.lines().to_vec();
+    let broken = super::expect::broken(scenario, &trace);
+    Ok(Played { trace, broken })
+}
+
+impl Play<'_> {
+    fn host(&self, name: &str) -> Result<usize, String> {
+        self.world
+            .hosts
+            .iter()
+            .position(|host| host.name == name)
+            .ok_or_else(|| format!("{name} is no node of the cluster"))
+    }
+
+    fn uuid(&self, vm: &str) -> Result<Uuid, String> {
+        let number = self.scenario.vms.keys().position(|name| name == vm);
+        let number = number.ok_or_else(|| format!("{vm} is no VM of the story"))?;
+        Ok(Uuid::from_u128(0x1000 + number as u128))
+    }
+
+    /// Names that nobody introduced are errors of the file, not of the cluster.
+    fn check_names(&self) -> Result<(), String> {
+        for event in self.scenario.timeline.iter().flat_map(|step| &step.events) {
+            let (node, vm) = match event {
+                Event::Power { node, .. }
+                | Event::Network { node, .. }
+                | Event::Shutdown { node, .. }
+                | Event::Maintenance { node, .. }
+                | Event::RestartAgent { node }
+                | Event::StopReplica { node, .. }
+                | Event::ControlStore { node, .. } => (Some(node), None),
+                Event::Move { vm, to, .. } | Event::MovedOutside { vm, to } => (Some(to), Some(vm)),
+                Event::Desire { vm, .. }
+                | Event::Stop { vm, .. }
+                | Event::Add { vm, .. }
+                | Event::Remove { vm }
+                | Event::Load { vm, .. }
+                | Event::Lock { vm, .. } => (None, Some(vm)),
+                Event::Pause { .. }
+                | Event::Resume { .. }
+                | Event::Stall { .. }
+                | Event::Wait { .. } => (None, None),
+            };
+            node.map(|node| self.host(node)).transpose()?;
+            vm.map(|vm| self.uuid(vm)).transpose()?;
+        }
+        Ok(())
+    }
+
+    fn faults(&mut self) {
+        for (name, vm) in &self.scenario.vms {
+            let (Some(faults), Ok(uuid)) = (&vm.faults, self.uuid(name)) else { continue };
+            let count = |times: Option<super::file::Times>| times.map_or(0, |it| it.count());
+            let failing = Failing {
+                starts: if faults.missing { u32::MAX } else { count(faults.start_fails) },
+                stops: count(faults.stop_fails),
+                migrations: count(faults.migrate_fails),
+                ..Failing::default()
+            };
+            // Shared by all hosts: the VM's fault, not theirs.
+            let shared = std::sync::Arc::new(std::sync::Mutex::new(failing));
+            for host in &self.world.hosts {
+                if faults.only_on.as_ref().is_none_or(|only| *only == host.name) {
+                    host.hypervisor.machine().of_vm.insert(uuid, shared.clone());
+                }
+            }
+        }
+    }
+
+    // ---- time ----------------------------------------------------------------------------------------------------
+
+    fn go_on(&mut self, until: u64) {
+        self.world.run_until(until);
+        self.look_at_answers();
+    }
+
+    /// What operators were refused, at once or later.
+    fn look_at_answers(&mut self) {
+        let answered: Vec<Uuid> =
+            self.asked.keys().filter(|it| self.world.answers.contains_key(it)).copied().collect();
+        for request in answered {
+            let Some((event, subject)) = self.asked.remove(&request) else { continue };
+            if let Some(Err(why)) = self.world.answers.get(&request) {
+                let why = why.clone();
+                self.world.trace.note(self.world.now, "rejected", &[event, &subject, &why]);
+            }
+        }
+        let truth = self.world.truth();
+        let failures: Vec<_> = truth
+            .events
+            .iter()
+            .filter(|event| event.kind == model::event::EventKind::OperationFailed)
+            .collect();
+        let fresh: Vec<(String, String)> = failures
+            .iter()
+            .skip(self.operation_failures)
+            .filter(|event| event.text.contains("cannot take it"))
+            .map(|event| {
+                let vm = event.vm.as_ref().map(ToString::to_string).unwrap_or_default();
+                (vm, event.text.clone())
+            })
+            .collect();
+        self.operation_failures = failures.len();
+        for (vm, text) in fresh {
+            self.world.trace.note(self.world.now, "rejected", &["vm.move", &vm, &text]);
+        }
+    }
+
+    fn step(&mut self, number: usize, step: &Step) -> Result<(), String> {
+        match &step.wait {
+            Some(Wait::Until(until)) => self.wait_until(number, &until.until)?,
+            Some(Wait::Word(_)) | None => self.wait_settled(number),
+        }
+        self.world.trace.note_number(self.world.now, "step", number);
+        for event in &step.events {
+            self.event(event)?;
+        }
+        self.go_on(self.world.now);
+        Ok(())
+    }
+
+    fn wait_settled(&mut self, number: usize) {
+        let end = self.world.now + BOUND_MS;
+        let mut since = None;
+        while self.world.now < end && self.world.violation.is_none() {
+            self.go_on(self.world.now + LOOK_MS);
+            if !self.settled() {
+                since = None;
+            } else if self.world.now - *since.get_or_insert(self.world.now) >= SETTLED_MS {
+                return;
+            }
+        }
+        self.world.trace.note_number(self.world.now, "unsettled", number);
+    }
+
+    fn wait_until(&mut self, number: usize, conditions: &[Condition]) -> Result<(), String> {
+        let end = self.world.now + BOUND_MS;
+        let mut since = None;
+        loop {
+            let mut all = true;
+            for condition in conditions {
+                all &= self.holds(condition)?;
+            }
+            if all {
+                return Ok(());
+            }
+            if self.world.now >= end || self.world.violation.is_some() {
+                self.world.trace.note_number(self.world.now, "unsettled", number);
+                return Ok(());
+            }
+            if !self.settled() {
+                since = None;
+            } else if self.world.now - *since.get_or_insert(self.world.now) >= SETTLED_MS {
+                self.world.trace.note_number(self.world.now, "phase-missed", number);
+                return Ok(());
+            }
+            // The first moment: event by event.
+            let Some(next) = self.world.next_at() else { return Ok(()) };
+            self.go_on(next.max(self.world.now + 1));
+        }
+    }
+
+    fn holds(&self, condition: &Condition) -> Result<bool, String> {
+        let truth = self.world.truth();
+        if let Some(name) = &condition.node {
+            let host = self.host(name)?;
+            let node = truth.nodes.values().find(|node| node.name.as_str() == name);
+            let Some(node) = node else { return Ok(condition.is == Word::Unknown) };
+            return Ok(match condition.is {
+                Word::Up => node.state == NodeState::Online && self.world.hosts[host].on,
+                Word::Unknown => node.state != NodeState::Online,
+                Word::BeingFenced => matches!(node.state, NodeState::Lost | NodeState::Fencing),
+                _ => false,
+            });
+        }
+        let Some(name) = &condition.vm else {
+            return Err("a condition names neither a node nor a VM".into());
+        };
+        let vm = VmName::new(name).map_err(|error| error.to_string())?;
+        let Some(record) = truth.vms.get(&vm) else { return Ok(false) };
+        let waits_for_fence = record.owner.or(record.last_owner).is_some_and(|owner| {
+            truth
+                .nodes
+                .get(&owner)
+                .is_some_and(|node| matches!(node.state, NodeState::Lost | NodeState::Fencing))
+        });
+        Ok(match condition.is {
+            Word::Running => record.state == VmState::Started && !waits_for_fence,
+            Word::Stopped => matches!(record.state, VmState::Stopped | VmState::Disabled),
+            Word::MovingLive => record.state == VmState::Migrating,
+            Word::Recovering => matches!(record.state, VmState::Recovering | VmState::Starting),
+            Word::WaitingForFence => waits_for_fence,
+            Word::Failed => record.state == VmState::Failed,
+            _ => false,
+        })
+    }
+
+    // ---- events --------------------------------------------------------------------------------------------------
+
+    fn submit(&mut self, event: &'static str, subject: &str, operation: Operation) {
+        let request = self.world.submit(operation);
+        self.asked.insert(request, (event, subject.to_owned()));
+    }
+
+    fn event(&mut self, event: &Event) -> Result<(), String> {
+        let vm_name = |name: &str| VmName::new(name).map_err(|error| error.to_string());
+        match event {
+            Event::Power { node, to } => {
+                let host = self.host(node)?;
+                match to {
+                    Switch::On => self.world.power_on(host),
+                    Switch::Off => self.world.power_off(host, "power"),
+                }
+            }
+            Event::Network { node, to } => {
+                let host = self.host(node)?;
+                let isolated = *to == Link::Isolated;
+                self.world.network.isolate(Place::Host(host), isolated);
+                let word = if isolated { "isolated" } else { "connected" };
+                self.world.trace.note(self.world.now, word, &[node]);
+            }
+            Event::Desire { vm, state } => self.desire(vm, *state)?,
+            Event::Move { vm, to, live } => {
+                let to_node = NodeName::new(to).map_err(|error| error.to_string())?;
+                let name = vm_name(vm)?;
+                let operation = match live {
+                    true => Operation::Migrate { vm: name, to: to_node, mode: None },
+                    false => {
+                        let from = self.place_of(vm);
+                        self.world.trace.note(self.world.now, "move", &[vm, &from, to, "cold"]);
+                        Operation::Relocate { vm: name, to: Some(to_node) }
+                    }
+                };
+                self.submit("vm.move", vm, operation);
+            }
+            Event::Stop { vm, timeout_s } => {
+                let name = vm_name(vm)?;
+                if let (Some(record), true) = (self.world.truth().vms.get(&name), *timeout_s > 0) {
+                    let mut spec = record.spec.clone();
+                    spec.policy.stop_timeout_ms = timeout_s * 1_000;
+                    self.submit("vm.stop", vm, Operation::EditVm(Box::new(spec)));
+                }
+                let now = *timeout_s == 0;
+                self.submit("vm.stop", vm, Operation::Stop { vm: name, now });
+            }
+            Event::Add { vm, node, desired, already_running } => {
+                self.add(vm, node.as_deref(), *desired, *already_running)?;
+            }
+            Event::Remove { vm } => {
+                self.removed.insert(vm.clone());
+                self.submit("vm.remove", vm, Operation::ForgetVm(vm_name(vm)?));
+            }
+            Event::MovedOutside { vm, to } => {
+                let (uuid, to) = (self.uuid(vm)?, self.host(to)?);
+                let from = self.world.copies(uuid).first().map(|(host, _)| *host);
+                if let Some(from) = from.filter(|from| *from != to) {
+                    self.world.begin_migration(uuid, from, to, None);
+                }
+            }
+            Event::RestartAgent { node } => {
+                let host = self.host(node)?;
+                if self.world.hosts[host].on {
+                    let incarnation = self.world.end_agent(host);
+                    self.world.after(300, world::Event::StartAgent(host, incarnation));
+                }
+            }
+            Event::StopReplica { node, .. } => {
+                let host = self.host(node)?;
+                for replica in self.world.replicas_on(host) {
+                    self.world.stop_replica(replica);
+                }
+            }
+            Event::Stall { part, rounds } => {
+                let until = self.world.now + rounds * HEARTBEAT_MS;
+                match part {
+                    Part::ControlPlane => {
+                        for replica in &mut self.world.replicas {
+                            replica.stalled_until = until;
+                        }
+                    }
+                    Part::Agents => {
+                        for host in &mut self.world.hosts {
+                            host.agent_stalled_until = until;
+                        }
+                    }
+                }
+            }
+            Event::Wait { seconds } => {
+                let until = self.world.now + (seconds * 1_000.0) as u64;
+                self.go_on(until);
+            }
+            // Skipped by name before it came to this.
+            Event::Shutdown { .. }
+            | Event::Load { .. }
+            | Event::Lock { .. }
+            | Event::Maintenance { .. }
+            | Event::Pause { .. }
+            | Event::Resume { .. }
+            | Event::ControlStore { .. } => {
+                return Err("an event was played that nothing stands for".into());
+            }
+        }
+        Ok(())
+    }
+
+    fn desire(&mut self, vm: &str, state: Desired) -> Result<(), String> {
+        let name = VmName::new(vm).map_err(|error| error.to_string())?;
+        let operation = match state {
+            Desired::Running => Operation::Enable { vm: name, on: None },
+            Desired::Stopped => Operation::Stop { vm: name, now: false },
+            Desired::Disabled | Desired::Ignored => Operation::Disable(name),
+        };
+        self.submit("vm.desire", vm, operation);
+        Ok(())
+    }
+
+    fn add(
+        &mut self,
+        vm: &str,
+        node: Option<&str>,
+        desired: Option<Desired>,
+        already_running: bool,
+    ) -> Result<(), String> {
+        let number = self.scenario.vms.keys().position(|name| name == vm).unwrap_or_default();
+        let told = self.scenario.vms.get(vm);
+        let spec = stage::spec(vm, told, number, stage::policy(self.scenario, vm)?)?;
+        let node = node.or(told.map(|vm| vm.node.as_str()));
+        if let (true, Some(node)) = (already_running, node) {
+            let host = self.host(node)?;
+            let mut machine = self.world.hosts[host].hypervisor.machine();
+            machine.domains.insert(
+                spec.uuid,
+                SimDomain {
+                    name: vm.to_owned(),
+                    presence: Presence::Running,
+                    paused_by: None,
+                    mark: None,
+                    memory_mib: spec.memory_mib,
+                    unseen: false,
+                    outside: true,
+                },
+            );
+            machine.events.push((spec.uuid, None));
+            drop(machine);
+            self.world.tell_events(host);
+        }
+        self.removed.remove(vm);
+        self.submit("vm.add", vm, Operation::AddVm(Box::new(spec)));
+        // The two come one after the other.
+        self.go_on(self.world.now + 1_500);
+        match desired.or(told.map(|vm| vm.desired)) {
+            Some(Desired::Running) => self.desire(vm, Desired::Running),
+            _ => Ok(()),
+        }
+    }
+
+    fn place_of(&self, vm: &str) -> String {
+        let truth = self.world.truth();
+        let record = VmName::new(vm).ok().and_then(|name| truth.vms.get(&name).cloned());
+        record.and_then(|it| it.owner).map(|owner| truth.node_name(owner)).unwrap_or_default()
+    }
+
+    // ---- settled -------------------------------------------------------------------------------------------------
+
+    /// Nothing is in flight: no start, stop, move, fence or recovery, and the cluster knows what has happened.
+    fn settled(&self) -> bool {
+        let world = &self.world;
+        if world.migrating() {
+            return false;
+        }
+        // A host that boots is something in flight.
+        if world.hosts.iter().any(|host| host.on && !host.guarded) {
+            return false;
+        }
+        let quorum = world.could_elect(0);
+        if !quorum {
+            // Nothing is decided; guests that were cut off have been stopped.
+            return self.asked.is_empty() || world.hosts.iter().all(|host| self.quiet(host));
+        }
+        if !world.has_leader(0) || !self.asked.is_empty() {
+            return false;
+        }
+        let truth = world.truth();
+        let plane = &world.planes[0];
+        let Some(leader) = plane.leader else { return false };
+        for (number, host) in world.hosts.iter().enumerate() {
+            let node = truth.nodes.values().find(|node| node.name.as_str() == host.name);
+            let reachable =
+                host.on && world.network.connected(Place::Host(number), Place::Replica(leader));
+            let Some(node) = node else { return false };
+            let session = host.agent.as_ref().and_then(|agent| agent.session);
+            let known = match node.state {
+                NodeState::Online => reachable && session == Some((node.id, node.last_session)),
+                NodeState::Dead(_) => !reachable,
+                NodeState::Lost => !reachable && truth.braked(),
+                NodeState::Fencing => false,
+            };
+            if !known {
+                return false;
+            }
+        }
+        let reasons = world.replicas[leader].leading.as_ref().map(|leading| &leading.reasons);
+        truth.vms.values().all(|record| {
+            let reason = reasons.and_then(|reasons| reasons.get(record.spec.name.as_str()));
+            self.vm_settled(&truth, record, reason)
+        })
+    }
+
+    fn quiet(&self, host: &crate::sim::host::SimHost) -> bool {
+        let now = host.reading(self.world.now);
+        host.agent.as_ref().is_none_or(|agent| agent.core.may_feed(now))
+    }
+
+    fn vm_settled(&self, truth: &ClusterState, record: &VmRecord, reason: Option<&Reason>) -> bool {
+        if record.order.is_some() {
+            return false;
+        }
+        let stuck = matches!(reason, Some(Reason::WaitingUntil { .. }))
+            || reason.is_some_and(Reason::is_stuck);
+        let waits_for_mass_loss = truth.braked() && !record.may_run.is_empty();
+        let asked = record.open_operation().is_some();
+        match (record.desired, record.state) {
+            (_, VmState::Conflict | VmState::Lost | VmState::Failed) => true,
+            (Wanted::Enabled, VmState::Started) => {
+                !asked
+                    && self.world.copies(record.spec.uuid).iter().any(|(host, presence)| {
+                        *presence == Presence::Running
+                            && record.owner.map(|owner| truth.node_name(owner))
+                                == Some(self.world.hosts[*host].name.clone())
+                    })
+                    || waits_for_mass_loss
+            }
+            (Wanted::Enabled, _) => stuck || waits_for_mass_loss,
+            (_, VmState::Stopped | VmState::Disabled) => true,
+            _ => stuck || waits_for_mass_loss,
+        }
+    }
+
+    // ---- the end -------------------------------------------------------------------------------------------------
+
+    fn ending(&self) -> Map<String, Value> {
+        let truth = self.world.truth();
+        let decided = self.world.could_elect(0);
+        let leader = self.world.planes[0].leader.map(|leader| &self.world.replicas[leader]);
+        let reasons = leader.and_then(|leader| leader.leading.as_ref()).map(|it| &it.reasons);
+        let vms: Map<String, Value> = self
+            .scenario
+            .vms
+            .keys()
+            .filter_map(|name| {
+                let vm = VmName::new(name).ok()?;
+                let uuid = self.uuid(name).ok()?;
+                let place = self.running_at(uuid);
+                let (state, node) = match truth.vms.get(&vm) {
+                    None if self.removed.contains(name) => ("removed", place),
+                    None => ("unmanaged", place),
+                    Some(record) => {
+                        let reason = reasons.and_then(|reasons| reasons.get(name));
+                        let state = state(record, reason, decided, place.is_some());
+                        let last = record.owner.or(record.last_owner);
+                        (state, place.or(last.map(|node| truth.node_name(node))))
+                    }
+                };
+                Some((name.clone(), json!({"state": state, "node": node})))
+            })
+            .collect();
+        let nodes: Map<String, Value> = self
+            .world
+            .hosts
+            .iter()
+            .map(|host| {
+                let node = truth.nodes.values().find(|node| node.name.as_str() == host.name);
+                let word = match node.map(|node| &node.state) {
+                    Some(NodeState::Online) => "up",
+                    Some(NodeState::Lost | NodeState::Fencing) => "being-fenced",
+                    Some(NodeState::Dead(_)) | None => "unknown",
+                };
+                (host.name.clone(), json!(word))
+            })
+            .collect();
+        Map::from_iter([
+            ("vms".to_owned(), Value::Object(vms)),
+            ("nodes".to_owned(), Value::Object(nodes)),
+        ])
+    }
+
+    fn running_at(&self, uuid: Uuid) -> Option<String> {
+        let runs = |it: &&crate::sim::host::SimHost| it.running(self.world.now).contains(&uuid);
+        self.world.hosts.iter().find(runs).map(|host| host.name.clone())
+    }
+}
+
+fn state(record: &VmRecord, reason: Option<&Reason>, decided: bool, runs: bool) -> &'static str {
+    match record.state {
+        _ if runs && record.state != VmState::Conflict => "running",
+        _ if !decided && record.desired == Wanted::Enabled => "no-quorum",
+        VmState::Conflict => "conflict",
+        VmState::Lost => "lost",
+        VmState::Failed => "failed",
+        VmState::Stopped | VmState::Disabled if record.desired != Wanted::Enabled => "stopped",
+        // Its recovery policy gave up on it.
+        VmState::Disabled => "failed",
+        VmState::Recovering if matches!(reason, Some(Reason::WaitingUntil { .. })) => "failed",
+        _ if matches!(reason, Some(Reason::NoPlace(_))) => "unplaceable",
+        VmState::Recovering => "failed",
+        _ => "stopped",
+    }
+}

@@ -1,0 +1,262 @@
+//! Sets the stage: the cluster as it was when it was last shut down in good order, and everything off.
+
+use std::collections::BTreeMap;
+
+use model::command::{Command, Decision, Operation, Registration, Report};
+use model::domain_xml;
+use model::failover_domain::FailoverDomain;
+use model::id::{ClusterId, FailoverDomainName, NodeName, OrderId, RequestId, VmName};
+use model::node::{Capacity, FenceDevice, SeenDomain};
+use model::settings::Settings;
+use model::vm::{OrderIntent, Presence, StopCause, VmPolicy, VmSpec};
+use uuid::Uuid;
+
+use super::file::{Desired, OnePerNode, Replicas, RuleKind, Scenario, Switch, Vm};
+use crate::sim::control::{Plane, Replica};
+use crate::sim::host::{SimFence, SimWatchdog};
+use crate::sim::invariant;
+use crate::sim::trace::Trace;
+use crate::sim::world::{Event, Options, Pace, World};
+
+const WATCHDOG_MS: u64 = 2_000;
+const MEMORY_MIB: u64 = 131_072;
+const VM_MEMORY_MIB: u64 = 1_024;
+
+/// A world in which the story can begin. An error is the story's: a name that is none, or a node nobody told of.
+pub fn set(scenario: &Scenario, seed: u64) -> Result<World, String> {
+    let options = Options {
+        seed,
+        hosts: scenario.cluster.nodes.len(),
+        replicas: 0,
+        vms: scenario.vms.len(),
+        trouble_ms: 0,
+        calm_ms: 0,
+    };
+    let mut world = World::new(options, invariant::all(), Trace::kept());
+    world.pace = Pace {
+        start: (200, 600),
+        copy: (1_000, 3_000),
+        fence: (500, 1_500),
+        call: (1, 20),
+        boot: (8_000, 10_000),
+    };
+    for (name, node) in &scenario.cluster.nodes {
+        let memory_mib = node.mem_mib.unwrap_or(MEMORY_MIB);
+        let host = world.add_host(name, memory_mib, node.cpu.unwrap_or(8.0) as u32);
+        world.hosts[host].watchdog = Some(SimWatchdog { timeout_ms: WATCHDOG_MS, fed: None });
+        world.hosts[host].fence = Some(SimFence::default());
+    }
+    replicas(&mut world, &scenario.cluster.replicas);
+    seed_log(&mut world, scenario)?;
+    for number in 0..world.replicas.len() {
+        if world.replicas[number].home.is_none() {
+            world.start_replica(number);
+        }
+    }
+    world.after(1, Event::Elect(0));
+    let on: Vec<usize> = scenario
+        .cluster
+        .nodes
+        .values()
+        .enumerate()
+        .filter(|(_, node)| node.power == Switch::On)
+        .map(|(number, _)| number)
+        .collect();
+    for host in on {
+        world.power_on(host);
+    }
+    Ok(world)
+}
+
+fn replicas(world: &mut World, replicas: &Replicas) {
+    let homes: Vec<Option<usize>> = match replicas {
+        Replicas::Number(number) => vec![None; *number],
+        Replicas::Word(OnePerNode::OnePerNode) => (0..world.hosts.len()).map(Some).collect(),
+    };
+    for home in &homes {
+        world.replicas.push(Replica::new(0, *home));
+    }
+    world.network.homes = homes;
+    let traced = vec![Default::default(); world.hosts.len()];
+    world.planes.push(Plane::new((0..world.replicas.len()).collect(), traced));
+}
+
+/// Writes the log of the cluster's life before the story.
+struct Scribe<'w> {
+    world: &'w mut World,
+}
+
+impl Scribe<'_> {
+    fn write(&mut self, operation: Operation) -> Result<(), String> {
+        let request = RequestId(self.world.uuid());
+        let command = Command { request, at: self.world.wall(), by: "before".into(), operation };
+        let plane = &mut self.world.planes[0];
+        plane.log.push(command.clone());
+        let index = plane.log.len() as u64;
+        let mut state = (*plane.state).clone();
+        let outcome = state.apply(index, &command);
+        plane.state = std::sync::Arc::new(state);
+        outcome.map(|_| ()).map_err(|rejection| rejection.to_string())
+    }
+}
+
+/// A VM of a story as Berth knows it: a name with a slash or a colon in it is no domain's, so that it is kept as it is
+/// in the trace only.
+pub fn spec(
+    name: &str,
+    vm: Option<&Vm>,
+    number: usize,
+    policy: VmPolicy,
+) -> Result<VmSpec, String> {
+    let uuid = Uuid::from_u128(0x1000 + number as u128);
+    let memory_mib =
+        vm.and_then(|vm| vm.size).and_then(|size| size.mem_mib).unwrap_or(VM_MEMORY_MIB).max(1);
+    let xml = format!(
+        "<domain type='kvm'><name>{name}</name><uuid>{uuid}</uuid><memory unit='MiB'>{memory_mib}</memory></domain>"
+    );
+    let domain = domain_xml::parse(&xml).map_err(|error| format!("VM {name}: {error}"))?;
+    Ok(VmSpec {
+        name: domain.name,
+        uuid,
+        xml: xml.into(),
+        memory_mib: domain.memory_mib,
+        vcpus: domain.vcpus,
+        disks: domain.disks,
+        policy,
+    })
+}
+
+fn seed_log(world: &mut World, scenario: &Scenario) -> Result<(), String> {
+    let mut scribe = Scribe { world };
+    let cluster = ClusterId(Uuid::from_u128(0xC1));
+    scribe.write(Operation::Initialise { cluster, settings: Settings::default() })?;
+    for (number, (name, node)) in scenario.cluster.nodes.iter().enumerate() {
+        let node_name = NodeName::new(name).map_err(|error| error.to_string())?;
+        scribe.write(Operation::Register(Box::new(Registration {
+            name: node_name.clone(),
+            hardware: Uuid::from_u128(0xF000 + number as u128),
+            boot_id: "before".into(),
+            replaces: None,
+            capacity: Capacity {
+                memory_mib: node.mem_mib.unwrap_or(MEMORY_MIB),
+                cpus: node.cpu.unwrap_or(8.0) as u32,
+            },
+            migration_uri: format!("sim://{number}"),
+            watchdog_timeout_ms: Some(WATCHDOG_MS),
+            pausable: false,
+            lock_manager: None,
+            agent_version: "sim".into(),
+            inventory: BTreeMap::new(),
+        })))?;
+        let device = FenceDevice {
+            agent: "fence_sim".into(),
+            options: BTreeMap::new(),
+            timeout_ms: 5_000,
+            level: 0,
+        };
+        scribe.write(Operation::SetFenceDevices { node: node_name, devices: vec![device] })?;
+    }
+    for rule in scenario.rules.iter().filter(|rule| rule.kind == RuleKind::NodeAffinity) {
+        scribe.write(Operation::PutFailoverDomain(domain_of(&rule.id, rule)?))?;
+    }
+    for (number, (name, vm)) in scenario.vms.iter().enumerate() {
+        if !vm.added_later {
+            ran_before(&mut scribe, scenario, number, name, vm)?;
+        }
+    }
+    let nodes: Vec<_> =
+        scribe.world.planes[0].state.nodes.values().map(|it| (it.id, it.last_session)).collect();
+    for (node, session) in nodes {
+        scribe.write(Operation::NodeLost { node, session, silent_ms: 3_001 })?;
+    }
+    Ok(())
+}
+
+fn domain_of(id: &str, rule: &super::file::Rule) -> Result<FailoverDomain, String> {
+    let best = rule.nodes.values().copied().max().unwrap_or(0);
+    let mut nodes = BTreeMap::new();
+    for (name, preference) in &rule.nodes {
+        let node = NodeName::new(name).map_err(|error| error.to_string())?;
+        nodes.insert(node, u8::try_from(best - preference + 1).unwrap_or(100).min(100));
+    }
+    Ok(FailoverDomain {
+        name: FailoverDomainName::new(id).map_err(|error| error.to_string())?,
+        nodes,
+        ordered: true,
+        restricted: rule.strict,
+        nofailback: true,
+    })
+}
+
+/// How a VM of the story is treated.
+pub fn policy(scenario: &Scenario, name: &str) -> Result<VmPolicy, String> {
+    let rule = scenario
+        .rules
+        .iter()
+        .find(|rule| rule.kind == RuleKind::NodeAffinity && rule.vms.iter().any(|vm| vm == name));
+    let failover_domain = match rule {
+        Some(rule) => Some(FailoverDomainName::new(&rule.id).map_err(|error| error.to_string())?),
+        None => None,
+    };
+    Ok(VmPolicy { failover_domain, ..VmPolicy::default() })
+}
+
+/// It ran on its node, was stopped with the cluster, and is wanted as the story says. Its node has yet to say that it
+/// does not run there any more.
+fn ran_before(
+    scribe: &mut Scribe<'_>,
+    scenario: &Scenario,
+    number: usize,
+    name: &str,
+    vm: &Vm,
+) -> Result<(), String> {
+    let spec = spec(name, Some(vm), number, policy(scenario, name)?)?;
+    let (vm_name, uuid) = (spec.name.clone(), spec.uuid);
+    scribe.write(Operation::AddVm(Box::new(spec)))?;
+    let state = scribe.world.planes[0].state.clone();
+    let home =
+        state.nodes.values().find(|node| node.name.as_str() == vm.node).ok_or_else(|| {
+            format!("VM {name} is on {}, which is no node of the cluster", vm.node)
+        })?;
+    for node in state.nodes.values() {
+        let absent = Report::Absent { uuid, floor: u64::MAX, cause: None };
+        let report =
+            Operation::Report { node: node.id, session: node.last_session, reports: vec![absent] };
+        scribe.write(report)?;
+    }
+    if vm.desired == Desired::Disabled {
+        return Ok(());
+    }
+    let (node, session) = (home.id, home.last_session);
+    scribe.write(Operation::Enable { vm: vm_name.clone(), on: None })?;
+    decide(scribe, &vm_name, Decision::Start { node, why: "before".into(), restart: false })?;
+    let seen = Report::Seen { uuid, domain: SeenDomain::active(name, Presence::Running, 1) };
+    let order = order(scribe, &vm_name);
+    let done = Report::OrderDone { uuid, order, error: None };
+    scribe.write(Operation::Report { node, session, reports: vec![seen, done] })?;
+    scribe.write(Operation::Stop { vm: vm_name.clone(), now: true })?;
+    decide(scribe, &vm_name, Decision::Stop { node, graceful_ms: None })?;
+    let order = self::order(scribe, &vm_name);
+    let gone = Report::Absent { uuid, floor: u64::MAX, cause: Some(StopCause::Destroyed) };
+    let done = Report::OrderDone { uuid, order, error: None };
+    scribe.write(Operation::Report { node, session, reports: vec![gone, done] })?;
+    if vm.desired == Desired::Running {
+        scribe.write(Operation::Enable { vm: vm_name, on: None })?;
+        let maybe = SeenDomain::active(name, Presence::Incoming, 1);
+        let reports = vec![Report::Seen { uuid, domain: maybe }];
+        scribe.write(Operation::Report { node, session, reports })?;
+    }
+    Ok(())
+}
+
+fn decide(scribe: &mut Scribe<'_>, vm: &VmName, decision: Decision) -> Result<(), String> {
+    let changed = scribe.world.planes[0].state.vms.get(vm).map_or(0, |record| record.changed);
+    scribe.write(Operation::Decide { vm: vm.clone(), changed, decision })
+}
+
+fn order(scribe: &Scribe<'_>, vm: &VmName) -> OrderId {
+    let state = &scribe.world.planes[0].state;
+    let order = state.vms.get(vm).and_then(|record| record.order.as_ref());
+    debug_assert!(order.is_none_or(|it| !matches!(it.intent, OrderIntent::Migrate { .. })));
+    order.map(|order| order.id).unwrap_or_default()
+}
