@@ -141,6 +141,33 @@ pub enum Command {
         #[arg(long)]
         node: Option<String>,
     },
+    /// Cut a node's power, or ask its fence devices whether they could.
+    Fence(Fence),
+    /// Of a VM that runs twice keep one copy; the others are destroyed.
+    Resolve {
+        /// The VM.
+        vm: String,
+        /// The node whose copy is kept.
+        #[arg(long)]
+        keep: String,
+    },
+    /// Times and limits of the whole cluster.
+    #[command(subcommand)]
+    Settings(Settings),
+    /// Write the control plane's state to a file.
+    Backup {
+        /// The file.
+        file: PathBuf,
+    },
+    /// Make a new control plane of a backup; it takes a new epoch and starts nothing before each node has said what it
+    /// runs. Shut the old one down for good before.
+    Restore {
+        /// The file.
+        file: PathBuf,
+        /// The members, as ID=HOST:PORT; each with an empty data directory.
+        #[arg(long = "replica", value_parser = replica, required = true)]
+        members: Vec<(u64, String)>,
+    },
     /// The replicas of the control plane.
     #[command(subcommand)]
     Replica(Replica),
@@ -290,14 +317,87 @@ pub enum Node {
         /// How long one call of it may take.
         #[arg(long, value_parser = duration, default_value = "20s")]
         call_timeout: Duration,
+        /// Devices of one level must all say off; levels are tried in turn, the lowest first. Each call of this command
+        /// sets the one device; several are for the declarative file.
+        #[arg(long, default_value_t = 0)]
+        level: u8,
         /// Remove the fence devices.
         #[arg(long, conflicts_with_all = ["agent", "options"])]
         clear: bool,
+    },
+    /// Say that a lost node is off, having made sure: its VMs start elsewhere.
+    ConfirmOff(Deed),
+    /// Many nodes seem lost at once and nothing is fenced: say that they are lost indeed.
+    Release,
+    /// How a node's death may be proven, and what follows a fence.
+    Policy {
+        /// The node.
+        node: String,
+        /// It is a virtual machine whose clock is never paused: its lease proves its death.
+        #[arg(long, conflicts_with = "no_vouch_clock")]
+        vouch_clock: bool,
+        /// No longer so.
+        #[arg(long)]
+        no_vouch_clock: bool,
+        /// `stay-off`, or `power-on/N` for N times an hour at the most.
+        #[arg(long)]
+        after_fence: Option<String>,
     },
     /// Remove a node that can run nothing any more.
     Remove {
         /// The node.
         node: String,
+    },
+}
+
+/// Something that is done to a node, and recorded with who and why.
+#[derive(Debug, Args)]
+pub struct Deed {
+    /// The node.
+    pub node: String,
+    /// Why, for the record.
+    #[arg(long)]
+    pub why: String,
+    /// The node's name again, for scripts; otherwise it is asked for.
+    #[arg(long)]
+    pub confirm: Option<String>,
+}
+
+/// Fencing.
+#[derive(Debug, Args)]
+#[command(args_conflicts_with_subcommands = true)]
+pub struct Fence {
+    /// What else is done with fence devices.
+    #[command(subcommand)]
+    pub command: Option<FenceCommand>,
+    /// Cut a node's power; its VMs start elsewhere.
+    #[command(flatten)]
+    pub deed: Option<Deed>,
+}
+
+/// What else is done with fence devices.
+#[derive(Debug, Subcommand)]
+pub enum FenceCommand {
+    /// Ask the fence devices of a node for its status; changes nothing.
+    Test {
+        /// The node.
+        node: String,
+    },
+}
+
+/// Cluster-wide settings.
+#[derive(Debug, Subcommand)]
+pub enum Settings {
+    /// Show them.
+    Show,
+    /// Change some; what would break the law is refused with the arithmetic.
+    Set {
+        /// As NAME=VALUE.
+        #[arg(value_parser = pair, required_unless_present = "quiet_network")]
+        values: Vec<(String, String)>,
+        /// Begin with those for a network that never delays a packet by 50 ms. Raft's elections have to be as quick.
+        #[arg(long)]
+        quiet_network: bool,
     },
 }
 

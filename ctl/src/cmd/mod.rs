@@ -1,11 +1,14 @@
 //! One file for each family of commands.
 
+mod backup;
 mod events;
 mod explain;
 mod failover_domain;
+mod fence;
 mod node;
 mod operation;
 mod replica;
+mod settings;
 mod status;
 mod vm;
 
@@ -39,6 +42,10 @@ pub async fn run(arguments: Arguments) -> Result<(), Failure> {
         Command::Events { follow, after, vm, node } => {
             events::run(cx, follow, after, vm, node).await
         }
+        Command::Fence(command) => fence::run(cx, command).await,
+        Command::Settings(command) => settings::run(cx, command).await,
+        Command::Backup { file } => backup::backup(cx, &file).await,
+        Command::Restore { file, members } => backup::restore(cx, &file, members).await,
         Command::Replica(command) => replica::run(cx, command).await,
         Command::Completions { shell } => {
             let mut text = Vec::new();

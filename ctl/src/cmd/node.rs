@@ -1,9 +1,11 @@
 //! Nodes.
 
 use proto::v1::submit_request::Operation;
-use proto::v1::{self, FenceDevice, SetFenceDevices};
+use std::io::IsTerminal;
 
-use crate::args::Node as Command;
+use proto::v1::{self, FenceDevice, NodeAct, SetFenceDevices, SetNodePolicy};
+
+use crate::args::{Deed, Node as Command};
 use crate::cmd::{Context, status};
 use crate::exit::{Failure, Kind};
 use crate::render::{self, Node, note, table, time};
@@ -35,13 +37,35 @@ pub(super) async fn run(cx: &Context, command: Command) -> Result<(), Failure> {
             }
             Ok(())
         }
-        Command::Fence { node, agent, options, call_timeout, clear } => {
+        Command::ConfirmOff(Deed { node, why, confirm: name }) => {
+            confirm(&node, name.as_deref(), "take its VMs for dead")?;
+            cx.cluster.submit(Operation::ConfirmOff(NodeAct { node: node.clone(), why })).await?;
+            say(cx, &node, "is off, by your word");
+            Ok(())
+        }
+        Command::Release => {
+            cx.cluster.submit(Operation::ReleaseMassLoss(true)).await?;
+            say(cx, "all nodes", "those that seem lost are fenced now");
+            Ok(())
+        }
+        Command::Policy { node, vouch_clock, no_vouch_clock, after_fence } => {
+            let vouched = match (vouch_clock, no_vouch_clock) {
+                (true, _) => Some(true),
+                (_, true) => Some(false),
+                _ => None,
+            };
+            let policy = SetNodePolicy { node: node.clone(), vouched, after_fence };
+            cx.cluster.submit(Operation::SetNodePolicy(policy)).await?;
+            say(cx, &node, "its policy was set");
+            Ok(())
+        }
+        Command::Fence { node, agent, options, call_timeout, level, clear } => {
             let devices = match agent.filter(|_| !clear) {
                 Some(agent) => vec![FenceDevice {
                     agent,
                     options: options.into_iter().collect(),
                     timeout_ms: call_timeout.as_millis() as u64,
-                    level: 0,
+                    level: u32::from(level),
                 }],
                 None => Vec::new(),
             };
@@ -64,12 +88,42 @@ pub(super) async fn run(cx: &Context, command: Command) -> Result<(), Failure> {
     }
 }
 
-fn say(cx: &Context, node: &str, what: &str) {
+/// What cannot be taken back is done only after the node's name was given twice.
+pub(super) fn confirm(node: &str, given: Option<&str>, what: &str) -> Result<(), Failure> {
+    let again = match given {
+        Some(name) => name.to_owned(),
+        None if std::io::stdin().is_terminal() => {
+            eprint!("This will {what}. The node's name again: ");
+            let mut line = String::new();
+            std::io::stdin()
+                .read_line(&mut line)
+                .map_err(|error| Failure::new(Kind::Input, error.to_string()))?;
+            line.trim().to_owned()
+        }
+        None => {
+            let text = "nobody can be asked for the node's name again; give it with --confirm";
+            return Err(Failure::new(Kind::Input, text));
+        }
+    };
+    if again == node {
+        return Ok(());
+    }
+    Err(Failure::new(Kind::Input, format!("{again:?} is not {node}: nothing was done")))
+}
+
+pub(super) fn say(cx: &Context, node: &str, what: &str) {
     if cx.json {
         render::json(&serde_json::json!({ "node": node, "done": what }));
     } else {
         render::line(&format!("{node}: {what}"));
     }
+}
+
+fn history(node: &v1::Node) -> String {
+    let last = node.fence_history.iter().rev().take(5);
+    let all: Vec<_> =
+        last.map(|attempt| format!("{} {}", time(attempt.at_ms), attempt.outcome)).collect();
+    all.join("; ")
 }
 
 fn text(node: &v1::Node) -> String {
@@ -89,7 +143,19 @@ fn text(node: &v1::Node) -> String {
         ("memory", format!("{} of {} MiB", node.used_memory_mib, node.memory_mib)),
         ("processors", format!("{} of {}", node.used_vcpus, node.cpus)),
         ("fence devices", node.fence_devices.join(", ")),
+        ("fence history", history(node)),
+        ("after a fence", node.after_fence.clone()),
+        ("not answering", node.dark_fence.join("; ")),
         ("watchdog", watchdog),
+        (
+            "lease",
+            node.lease_proof_ms.map_or_else(
+                || "proves nothing".to_owned(),
+                |silent_ms| format!("proves its death after {silent_ms} ms without an answer"),
+            ),
+        ),
+        ("lock manager", node.lock_manager.clone().unwrap_or_else(|| "none".into())),
+        ("autostarted", node.autostart.join(", ")),
         ("migration URI", node.migration_uri.clone()),
         ("hardware", node.hardware.clone()),
         ("boot", node.boot_id.clone()),

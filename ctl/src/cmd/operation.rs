@@ -3,7 +3,7 @@
 use std::time::Instant;
 
 use proto::v1::submit_request::Operation;
-use proto::v1::{EnableVm, MigrateVm, RelocateVm, StopVm};
+use proto::v1::{EnableVm, MigrateVm, RelocateVm, ResolveVm, StopVm};
 
 use crate::args::Command;
 use crate::cmd::Context;
@@ -29,6 +29,11 @@ pub(super) async fn run(cx: &Context, command: Command) -> Result<(), Failure> {
         Command::Cancel { vm } => {
             cx.cluster.submit(Operation::Cancel(vm.clone())).await?;
             return say(cx, &vm, "cancelled").await;
+        }
+        Command::Resolve { vm, keep } => {
+            let resolve = ResolveVm { vm: vm.clone(), keep: keep.clone() };
+            cx.cluster.submit(Operation::Resolve(resolve)).await?;
+            return say(cx, &vm, &format!("the copy on {keep} is kept")).await;
         }
         other => return Err(Failure::internal(format!("{other:?} is not an operation"))),
     };

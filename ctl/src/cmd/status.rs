@@ -37,7 +37,25 @@ fn text(status: &v1::Status) -> String {
         status.term,
         status.replicas.len()
     );
-    format!("{head}\n\n{}\n\n{}", nodes(&status.nodes), vms(&status.vms))
+    let stale = if status.stale { " (this replica's own state, which may be old)" } else { "" };
+    let mut notes = String::new();
+    if let Some(alarm) = &status.mass_loss {
+        notes.push_str(&format!(
+            "\n\nALARM: {alarm}; `berthctl node release` if they are lost indeed"
+        ));
+    }
+    for node in status.nodes.iter().filter(|node| !node.dark_fence.is_empty()) {
+        notes.push_str(&format!("\n{}: fence devices do not answer", node.name));
+    }
+    for node in status.nodes.iter().filter(|node| !node.autostart.is_empty()) {
+        let vms = node.autostart.join(", ");
+        notes.push_str(&format!("\n{}: its libvirt would start {vms} by itself", node.name));
+    }
+    if !status.unguarded.is_empty() {
+        let count = status.unguarded.len();
+        notes.push_str(&format!("\n\n{count} VMs run on hosts without a lock manager"));
+    }
+    format!("{head}{stale}\n\n{}\n\n{}{notes}", nodes(&status.nodes), vms(&status.vms))
 }
 
 /// The table of nodes.
