@@ -308,7 +308,13 @@ impl Host {
 
     /// Kills libvirtd; guests run on.
     pub fn kill_libvirtd(&self) -> Result<()> {
-        let output = self.exec(&["pkill", "-KILL", "-x", "libvirtd"])?;
+        self.signal_libvirtd(Signal::SIGKILL)
+    }
+
+    /// Sends libvirtd a signal; guests run on.
+    pub fn signal_libvirtd(&self, signal: Signal) -> Result<()> {
+        let number = format!("-{}", signal as i32);
+        let output = self.exec(&["pkill", &number, "-x", "libvirtd"])?;
         if output.status.success() { Ok(()) } else { bail!("no libvirtd ran on {}", self.name) }
     }
 

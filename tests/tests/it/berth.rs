@@ -225,25 +225,6 @@ fn the_vms_of_a_lost_host_start_elsewhere_after_its_fence_and_not_before() -> Re
 }
 
 #[test]
-fn without_a_fence_device_the_lease_and_the_watchdog_prove_the_death() -> Result<()> {
-    if !enter_test("berth::without_a_fence_device_the_lease_and_the_watchdog_prove_the_death")? {
-        return Ok(());
-    }
-    let cluster = cluster(2, Fencing::Watchdog)?;
-    let guest = cluster.add_guest("g")?;
-    cluster.ctl(&["enable", "g", "--on", "node1"])?;
-    cluster.wait_counting(&guest)?;
-    cluster.lab.host(1)?.link(false)?;
-    cluster.wait_vm("g", "started", Some("node2"))?;
-    ensure!(!cluster.lab.host(1)?.is_on(), "the watchdog has bitten before");
-    let status = cluster.status()?;
-    let proof = &find_node(&status, "node1").context("no node1")?["proof_of_death"];
-    ensure!(proof.as_str().is_some_and(|proof| proof.contains("watchdog")), "{proof}");
-    cluster.wait_counting(&guest)?;
-    Ok(())
-}
-
-#[test]
 fn without_any_proof_nothing_is_started_and_the_operator_is_told() -> Result<()> {
     if !enter_test("berth::without_any_proof_nothing_is_started_and_the_operator_is_told")? {
         return Ok(());

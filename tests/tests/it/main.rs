@@ -5,4 +5,5 @@ mod fence_agents;
 mod lab;
 mod processes;
 mod replicas;
+mod self_fence;
 mod simulation;
