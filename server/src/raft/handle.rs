@@ -422,6 +422,9 @@ fn config(timing: &Timing) -> Result<Config, ConfigError> {
         snapshot_policy: SnapshotPolicy::LogsSinceLast(timing.snapshot_entries),
         max_in_snapshot_log_to_keep: LOG_KEPT,
         enable_pre_vote: Some(true),
+        // A leader that was killed may hold other entries than its followers at the same indexes: those that it sent before
+        // they were synced here. Leading on in its old term it would give their log ids to other entries.
+        enable_leader_restore: Some(false),
         ..Config::default()
     }
     .validate()
