@@ -107,6 +107,7 @@ impl Cluster {
         let message = v1::SubmitRequest {
             request_id: request_id.clone(),
             operator: self.operator.clone(),
+            expected_revision: None,
             operation: Some(operation),
         };
         let reply = self

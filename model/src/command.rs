@@ -230,6 +230,13 @@ pub enum Operation {
     RestoreVm(Box<VmRecord>),
     /// All is there.
     RestoreEnd,
+    /// Operator: an operation about a VM, refused if the VM's record is no longer the one that it was asked on.
+    IfUnchanged {
+        /// The revision of that record.
+        changed: u64,
+        /// What to do.
+        operation: Box<Operation>,
+    },
 }
 
 /// What an agent says when it begins a session.
@@ -374,6 +381,7 @@ impl Operation {
             | Self::Resolve { vm, .. }
             | Self::Decide { vm, .. } => Some(vm),
             Self::RestoreVm(record) => Some(&record.spec.name),
+            Self::IfUnchanged { operation, .. } => operation.vm(),
             Self::Initialise { .. }
             | Self::PutFailoverDomain(_)
             | Self::RemoveFailoverDomain(_)
@@ -446,6 +454,9 @@ impl Operation {
             Self::RestoreNode(node) => format!("restore-node {}", node.name),
             Self::RestoreVm(record) => format!("restore-vm {}", record.spec.name),
             Self::RestoreEnd => "restore-end".into(),
+            Self::IfUnchanged { changed, operation } => {
+                format!("{} if unchanged since {changed}", operation.subject())
+            }
         }
     }
 }

@@ -616,3 +616,32 @@ fn a_vm_last_seen_on_a_node_that_fell_silent_waits_for_that_node() {
     assert!(story.lead().is_empty());
     assert!(matches!(story.reason(), Reason::OwnerSilent { .. }));
 }
+
+#[test]
+fn what_was_asked_on_an_older_record_is_refused_and_changes_nothing() {
+    let mut story = Story::with_nodes(&["a"]);
+    story.add(VmPolicy::default());
+    let seen = story.record().changed;
+    let guarded =
+        |operation| Operation::IfUnchanged { changed: seen, operation: Box::new(operation) };
+    story.does(guarded(Operation::Enable { vm: vm(), on: None }));
+    let before = story.record().clone();
+    let refused = story.tries(guarded(Operation::Disable(vm()))).unwrap_err();
+    assert_eq!(refused, Rejection::Superseded { what: "VM v".into() });
+    assert_eq!(*story.record(), before);
+    let refused = story.tries(guarded(Operation::RemoveNode(name("a")))).unwrap_err();
+    assert!(matches!(refused, Rejection::OutOfRange { .. }), "no VM is meant: {refused}");
+}
+
+#[test]
+fn a_guarded_request_that_is_sent_again_is_answered_as_the_first_time() {
+    let mut story = Story::with_nodes(&["a"]);
+    story.add(VmPolicy::default());
+    let operation = Box::new(Operation::Enable { vm: vm(), on: None });
+    let operation = Operation::IfUnchanged { changed: story.record().changed, operation };
+    let request = RequestId(Uuid::from_u128(7));
+    let command = Command { request, at: Timestamp(1), by: "test".into(), operation };
+    let first = story.state.apply(story.index + 1, &command).unwrap();
+    let again = story.state.apply(story.index + 2, &command).unwrap();
+    assert_eq!(first, again, "the record has changed since, by this very request");
+}

@@ -112,6 +112,10 @@ impl ClusterState {
                 self.powered_on(cx, *node, *session, error.as_deref())?
             }
             Operation::FenceProbed { node, dark } => self.fence_probed(cx, *node, dark)?,
+            Operation::IfUnchanged { changed, operation } => {
+                self.must_be_unchanged(operation, *changed)?;
+                return self.operate(context, operation);
+            }
         }
         accepted(cx)
     }
@@ -127,6 +131,19 @@ impl ClusterState {
 
     fn vm(&self, name: &VmName) -> Result<Arc<VmRecord>, Rejection> {
         self.vms.get(name).cloned().ok_or_else(|| Rejection::UnknownVm { vm: name.to_string() })
+    }
+
+    /// What was asked on an older record is refused: whoever asked has not seen what it is now.
+    fn must_be_unchanged(&self, operation: &Operation, changed: u64) -> Result<(), Rejection> {
+        let vm = operation.vm().ok_or_else(|| Rejection::OutOfRange {
+            what: "the expected revision".into(),
+            value: changed.to_string(),
+            range: "left out where no VM is meant".into(),
+        })?;
+        if self.vm(vm)?.changed != changed {
+            return Err(Rejection::Superseded { what: format!("VM {vm}") });
+        }
+        Ok(())
     }
 
     fn node(&self, name: &NodeName) -> Result<Arc<NodeRecord>, Rejection> {

@@ -118,6 +118,19 @@ pub fn settings(asked: &v1::Settings) -> Settings {
     }
 }
 
+/// The operation, to be refused if the VM's record is no longer at the revision that is expected, if one is.
+pub fn guarded(
+    operation: Operation,
+    expected_revision: Option<u64>,
+) -> Result<Operation, ConvertError> {
+    let Some(changed) = expected_revision else { return Ok(operation) };
+    if operation.vm().is_none() {
+        let reason = "only a VM has a revision that can be expected; leave it out";
+        return Err(ConvertError::new("expected_revision", reason));
+    }
+    Ok(Operation::IfUnchanged { changed, operation: Box::new(operation) })
+}
+
 /// Reads a VM's name.
 pub fn vm(text: &str) -> Result<VmName, ConvertError> {
     name("vm", VmName::new(text))
@@ -292,5 +305,15 @@ mod tests {
         let spec = vm_spec(v1::AddVm { xml: xml.into(), policy: None }, fresh).unwrap();
         assert_eq!(spec.uuid, fresh);
         assert!(spec.xml.contains(&fresh.to_string()));
+    }
+
+    #[test]
+    fn a_revision_can_be_expected_of_a_vm_only() {
+        let disable = Operation::Disable(VmName::new("v").unwrap());
+        assert_eq!(guarded(disable.clone(), None).unwrap(), disable);
+        let operation = guarded(disable, Some(7)).unwrap();
+        assert!(matches!(operation, Operation::IfUnchanged { changed: 7, .. }));
+        let other = Operation::RemoveNode(NodeName::new("n").unwrap());
+        assert_eq!(guarded(other, Some(7)).unwrap_err().field, "expected_revision");
     }
 }

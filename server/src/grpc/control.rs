@@ -110,6 +110,7 @@ impl Control for ControlService {
             .operation
             .ok_or_else(|| Status::invalid_argument("operation: it is not given"))?;
         let operation = convert_control::operation(asked, fresh_uuid(request))
+            .and_then(|asked| convert_control::guarded(asked, message.expected_revision))
             .map_err(|error| status::invalid(&error))?;
         let vm = operation.vm().map(ToString::to_string);
         let by = match message.operator.trim() {

@@ -121,6 +121,7 @@ fn domain(client: u64) -> SubmitRequest {
     SubmitRequest {
         request_id: Uuid::new_v4().to_string(),
         operator: "bench".into(),
+        expected_revision: None,
         operation: Some(Operation::PutFailoverDomain(domain)),
     }
 }
