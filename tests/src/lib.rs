@@ -4,3 +4,4 @@ pub mod cluster;
 pub mod lab;
 pub mod scenario;
 pub mod sim;
+pub mod linearizability;
