@@ -8,5 +8,10 @@
 //!  history, per VM ──▶ checker with the register's model
 //! ```
 
+pub mod agent;
 pub mod checker;
+pub mod events;
+pub mod operator;
 pub mod register;
+pub mod trouble;
+pub mod workload;

@@ -3,6 +3,7 @@
 mod berth;
 mod fence_agents;
 mod lab;
+mod linearizability;
 mod processes;
 mod replicas;
 mod self_fence;
