@@ -11,8 +11,10 @@ use nix::sys::signal::Signal;
 use crate::cluster::Cluster;
 use crate::lab;
 
-/// From a blink to longer than three elections and the servers' own time-outs for reads.
-const LASTS_MS: std::ops::Range<u64> = 20..2_500;
+/// So short that whoever was killed, or stopped, is back before the others stand for election.
+const BLINK_MS: std::ops::Range<u64> = 0..60;
+/// Up to more than three elections and the servers' own time-outs for reads.
+const LASTS_MS: std::ops::Range<u64> = 60..2_500;
 /// Between two troubles; often too short for a new leader.
 const PAUSE_MS: std::ops::Range<u64> = 0..1_200;
 
@@ -116,7 +118,8 @@ pub fn make(cluster: &mut Cluster, random: &mut Rng, until: Instant) -> Result<V
     while Instant::now() < until {
         all_run(cluster)?;
         let troubles = Trouble::pick(random, cluster.lab.replicas());
-        let lasts = Duration::from_millis(random.u64(LASTS_MS));
+        let span = if random.bool() { BLINK_MS } else { LASTS_MS };
+        let lasts = Duration::from_millis(random.u64(span));
         let pause = Duration::from_millis(random.u64(PAUSE_MS));
         troubles.iter().try_for_each(|trouble| trouble.begin(cluster))?;
         std::thread::sleep(lasts);
