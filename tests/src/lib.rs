@@ -2,6 +2,6 @@
 
 pub mod cluster;
 pub mod lab;
+pub mod linearizability;
 pub mod scenario;
 pub mod sim;
-pub mod linearizability;

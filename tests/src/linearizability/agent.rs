@@ -106,6 +106,12 @@ impl Agent {
         let mut ledger = Ledger::default();
         let mut replica = 0;
         loop {
+            let announce = v1::AnnounceRequest { node: self.node.clone() };
+            let Ok(announced) = within(self.client(replica).announce(announce)).await else {
+                replica += 1;
+                tokio::time::sleep(AGAIN).await;
+                continue;
+            };
             let request = v1::RegisterRequest {
                 request_id: Uuid::new_v4().to_string(),
                 node: self.node.clone(),
@@ -116,6 +122,10 @@ impl Agent {
                 migration_uri: format!("test://{}/", self.node),
                 watchdog_timeout_ms: None,
                 agent_version: "stand-in".into(),
+                epoch: 0,
+                pausable: false,
+                lock_manager: None,
+                replaces: announced.last_session,
                 inventory: self.world.at(&self.node).into_iter().map(seen).collect(),
             };
             let mut client = self.client(replica);
@@ -151,6 +161,7 @@ impl Agent {
                 session: session.session,
                 number,
                 jobs: Vec::new(),
+                epoch: 0,
             };
             let mut client = self.client(replica);
             match tokio::time::timeout(session.heartbeat, client.heartbeat(message)).await {
@@ -216,7 +227,7 @@ impl Agent {
             match kind {
                 Kind::Start(_) => self.world.start(&uuid, &self.node),
                 Kind::Stop(_) => self.world.stop(&uuid, &self.node),
-                Kind::Migrate(_) | Kind::Adopt(_) | Kind::Probe(_) => {}
+                Kind::Migrate(_) | Kind::Adopt(_) | Kind::Probe(_) | Kind::Resume(_) => {}
             }
         }
         let mut said = Vec::new();
@@ -259,6 +270,8 @@ fn seen(uuid: String) -> v1::SeenDomain {
         uuid,
         presence: v1::Presence::Running.into(),
         memory_mib: 16,
+        generation: None,
+        autostart: false,
     }
 }
 
