@@ -3,7 +3,7 @@
 CARGO ?= cargo
 ROOT := $(shell [ "$$(id -u)" -eq 0 ] || echo sudo --preserve-env=PATH)
 
-.PHONY: demo lab test fence-test check bench dependencies simulators build
+.PHONY: demo lab test sim fence-test check bench dependencies simulators build
 
 demo: dependencies build
 	$(ROOT) ./target/debug/demo
@@ -12,13 +12,25 @@ demo: dependencies build
 lab: dependencies build
 	$(ROOT) ./target/debug/demo --stay
 
-# Root, because the lab makes network, mount and PID namespaces; the tests say so when they are not.
-test: dependencies simulators build
-	@if $(CARGO) nextest --version >/dev/null 2>&1; then \
-	    $(CARGO) nextest run --workspace --no-fail-fast; \
+# Root, because the lab makes network, mount and PID namespaces; the tests say so when they are not. The simulated
+# management controllers come from PyPI in part; where that cannot be had, the tests that need them are left out, and said
+# so.
+test: dependencies build
+	@left_out=; \
+	if ! ./deploy/install-fence-simulators.sh; then \
+	    echo "LEFT OUT: the tests against simulated management controllers, which could not be installed"; \
+	    left_out=fence_agents::; \
+	fi; \
+	if $(CARGO) nextest --version >/dev/null 2>&1; then \
+	    $(CARGO) nextest run --workspace --no-fail-fast -E "not test(/^$${left_out:-none}/)"; \
 	else \
-	    $(CARGO) test --workspace --no-fail-fast -- --test-threads=2; \
+	    $(CARGO) test --workspace --no-fail-fast -- --test-threads=2 --skip $${left_out:-none::}; \
 	fi
+
+# Berth in virtual time: many seeds, and each rule of the law switched off in turn.
+sim:
+	$(CARGO) run --release -p tests --bin sim -- --seeds 5000
+	$(CARGO) run --release -p tests --bin sim -- --seeds 1000 --teeth
 
 # The fence module against real fence agents and simulated management controllers; needs no root but for installing.
 fence-test: dependencies simulators
