@@ -31,7 +31,7 @@ target=${CARGO_TARGET_DIR:-$(dirname "$0")/../target}
 folder=$target/fence-simulators
 # Written last: what was broken off is begun anew.
 stamp=$folder/sushy-tools-$sushy_tools
-if [ ! -e "$stamp" ]; then
+if [ ! -e "$stamp" ] || ! "$folder/sushy/bin/sushy-emulator" --help >/dev/null 2>&1; then
     echo "Installing: sushy-tools $sushy_tools from PyPI into $folder"
     rm -rf "$folder"
     mkdir -p "$folder"

@@ -253,6 +253,9 @@ impl Default for Pace {
     }
 }
 
+/// How often a host's kernel looks at its watchdog.
+const HOST_TICK_MS: u64 = 50;
+
 impl World {
     /// A world that is about to begin; nothing runs yet.
     pub fn new(options: Options, invariants: Vec<Box<dyn Invariant>>, trace: Trace) -> Self {
@@ -536,12 +539,13 @@ impl World {
         let bites = host
             .watchdog
             .and_then(|watchdog| Some((watchdog.fed?, watchdog.timeout_ms)))
-            .is_some_and(|(fed, timeout_ms)| now.saturating_sub(fed) > timeout_ms);
+            // Within this tick, and not a tick later.
+            .is_some_and(|(fed, timeout_ms)| now + HOST_TICK_MS > fed + timeout_ms);
         if bites {
             return self.power_off(number, "self-fence");
         }
         self.tell_events(number);
-        self.after(50, Event::HostTick(number, boot));
+        self.after(HOST_TICK_MS, Event::HostTick(number, boot));
     }
 
     /// libvirt's events reach the agent, if both run.
