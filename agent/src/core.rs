@@ -22,7 +22,7 @@ use crate::clock::Reading;
 use crate::hypervisor::call::Answer;
 use crate::hypervisor::{DomainFacts, JobStats, Result as Called};
 use crate::lease::Lease;
-use crate::vm::driver::{Driver, Scene, VmCall};
+use crate::vm::driver::{Driver, SETTLE_MS, Scene, VmCall};
 use crate::vm::ledger::{Ledger, LedgerError};
 use crate::vm::order::{self, Order};
 
@@ -103,6 +103,10 @@ pub struct AgentCore {
     next_call: u64,
     /// libvirt has said once what runs here: before that nothing is known to be safe.
     inventory_known: bool,
+    /// The ledger was empty when this agent began, and what was asked of libvirt before may be in it no more.
+    ledger_is_new: bool,
+    /// Until when that matters: libvirt has answered, and shows what it was asked before a while later.
+    unknown_until: Option<u64>,
     isolated: bool,
     self_fence_ms: u64,
     isolation_hold_ms: u64,
@@ -112,8 +116,10 @@ pub struct AgentCore {
 impl AgentCore {
     /// An agent that begins, with what one before it left behind.
     pub fn new(ledger: Ledger, lease: Lease) -> Self {
-        let drivers = ledger.vms().map(|uuid| (uuid, Driver::new(uuid, &ledger))).collect();
+        let drivers = ledger.vms().map(|uuid| (uuid, Driver::new(uuid, &ledger, None))).collect();
         Self {
+            ledger_is_new: ledger.epoch() == 0,
+            unknown_until: None,
             ledger,
             lease,
             session: None,
@@ -155,7 +161,9 @@ impl AgentCore {
 
     fn with(&mut self, uuid: Uuid, now: Reading, step: impl FnOnce(&mut Driver, &mut Scene<'_>)) {
         let ledger = &self.ledger;
-        let driver = self.drivers.entry(uuid).or_insert_with(|| Driver::new(uuid, ledger));
+        let unknown_until = self.unknown_until.filter(|until| now.boot_ms < *until);
+        let driver =
+            self.drivers.entry(uuid).or_insert_with(|| Driver::new(uuid, ledger, unknown_until));
         let mut scene = Scene {
             now: now.boot_ms,
             lease: self.lease.holds(now),
@@ -208,6 +216,9 @@ impl AgentCore {
         if given.epoch > met {
             // Terms of another control plane say nothing of this one's.
             self.term = 0;
+        }
+        if std::mem::take(&mut self.ledger_is_new) {
+            self.unknown_until = Some(now.boot_ms + SETTLE_MS);
         }
         self.ledger.note_epoch(given.cluster, given.epoch)?;
         self.ledger.promise_all(&given.floors)?;

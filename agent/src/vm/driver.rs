@@ -29,7 +29,7 @@ use crate::vm::work::{Next, Outcome, Work};
 /// A question that could not be answered is asked again after this.
 const LOOK_AGAIN_MS: u64 = 1_000;
 /// libvirt has taken up what it was asked before, and shows the domain, when it has been answering for so long.
-const SETTLE_MS: u64 = 5_000;
+pub(crate) const SETTLE_MS: u64 = 5_000;
 /// While a migration runs it is asked this often how far it is.
 const SAMPLE_PERIOD_MS: u64 = 200;
 
@@ -127,11 +127,16 @@ pub(crate) struct Driver {
 }
 
 impl Driver {
-    pub(crate) fn new(uuid: Uuid, ledger: &Ledger) -> Self {
+    /// `unknown_until`: the ledger is new, so that before this moment nobody can say what libvirt was asked before.
+    pub(crate) fn new(uuid: Uuid, ledger: &Ledger, unknown_until: Option<u64>) -> Self {
         let bringing = ledger.entry(uuid).is_some_and(|entry| entry.bringing);
+        let unsettled = match bringing {
+            true => Some(Unsettled::Unseen),
+            false => unknown_until.map(Unsettled::Until),
+        };
         Self {
             uuid,
-            unsettled: bringing.then_some(Unsettled::Unseen),
+            unsettled,
             known: None,
             cause: None,
             work: None,
@@ -320,8 +325,12 @@ impl Driver {
         // for may still take effect though the lease is back.
         let waiting = |it: &Purpose| matches!(it, Purpose::LookAfter(_) | Purpose::Isolation(_));
         if self.work.is_none() && (self.calling(waiting) || self.unsettled.is_some()) {
-            if self.unsettled == Some(Unsettled::Unseen) {
-                self.look(scene);
+            match self.unsettled {
+                Some(Unsettled::Unseen) => self.look(scene),
+                Some(Unsettled::Until(until)) => {
+                    self.look_at = Some(self.look_at.map_or(until, |at| at.min(until)));
+                }
+                None => {}
             }
             return;
         }
@@ -499,8 +508,10 @@ impl Driver {
             }
             Ok(_) if self.unsettled.is_some() => {
                 if self.settle(scene.now) {
-                    let floor = scene.ledger.entry(self.uuid).map_or(0, |entry| entry.floor);
-                    self.send_absent(scene, floor);
+                    if self.known.is_some() {
+                        let floor = scene.ledger.entry(self.uuid).map_or(0, |entry| entry.floor);
+                        self.send_absent(scene, floor);
+                    }
                     self.consider(scene);
                 }
             }

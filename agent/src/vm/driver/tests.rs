@@ -28,6 +28,14 @@ struct Bench {
 }
 
 fn bench() -> Bench {
+    let mut bench = fresh();
+    // What libvirt was asked before there was a ledger has shown itself by then.
+    bench.pass(5_000, true);
+    bench
+}
+
+/// An agent whose ledger is new.
+fn fresh() -> Bench {
     let directory = tempfile::tempdir().unwrap();
     let (fake, events) = FakeHypervisor::new();
     let core =
@@ -238,6 +246,16 @@ fn the_end_of_a_guest_is_told_with_its_cause() {
     bench.fake.kill(VM, StopCause::Crashed);
     bench.settle();
     assert_eq!(bench.told(), ["absent up to 10: GUEST_CRASHED"]);
+}
+
+#[test]
+fn a_new_ledger_gives_no_promise_before_libvirt_has_shown_what_it_was_asked_before() {
+    let mut bench = fresh();
+    bench.give(vec![probe(20)]);
+    bench.pass(4_900, true);
+    assert!(bench.told().is_empty());
+    bench.pass(300, true);
+    assert_eq!(bench.told(), ["absent up to 20: STOP_CAUSE_UNSPECIFIED"]);
 }
 
 #[test]
