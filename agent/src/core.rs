@@ -334,6 +334,16 @@ impl AgentCore {
         self.drivers.values().filter_map(Driver::wake_at).chain(lease).min()
     }
 
+    /// libvirt has told this agent of all its domains.
+    pub fn knows_inventory(&self) -> bool {
+        self.inventory_known
+    }
+
+    /// The term of the newest orders that it has read.
+    pub fn term(&self) -> u64 {
+        self.term
+    }
+
     /// The watchdog may be fed: the lease holds, or every guest that it binds is stopped for sure.
     pub fn may_feed(&self, now: Reading) -> bool {
         self.lease.holds(now) || self.is_safe() || off(Rule::WatchdogStarves)

@@ -15,6 +15,7 @@ use super::file::{Desired, OnePerNode, Replicas, RuleKind, Scenario, Switch, Vm}
 use crate::sim::control::{Plane, Replica};
 use crate::sim::host::{SimFence, SimWatchdog};
 use crate::sim::invariant;
+use crate::sim::theme::Theme;
 use crate::sim::trace::Trace;
 use crate::sim::world::{Event, Options, Pace, World};
 
@@ -31,6 +32,7 @@ pub fn set(scenario: &Scenario, seed: u64) -> Result<World, String> {
         vms: scenario.vms.len(),
         trouble_ms: 0,
         calm_ms: 0,
+        theme: Theme::Everything,
     };
     let mut world = World::new(options, invariant::all(), Trace::kept());
     world.pace = Pace {

@@ -64,6 +64,17 @@ pub enum Request {
         /// What.
         reports: Vec<model::command::Report>,
     },
+    /// An agent is about to end, and to disarm its watchdog.
+    Leave {
+        /// By which a repeated one is known.
+        request: Uuid,
+        /// Of which agent on the host.
+        incarnation: u64,
+        /// Whose.
+        node: NodeId,
+        /// In which session.
+        session: SessionId,
+    },
     /// An operator's wish.
     Submit {
         /// By which a repeated one is known.
@@ -88,6 +99,8 @@ pub enum Reply {
     SessionOver(u64),
     /// Its report was committed.
     Reported(Uuid),
+    /// It may disarm its watchdog and end.
+    Left,
     /// All orders of its node.
     Orders(Box<v1::OrderList>),
 }
@@ -192,6 +205,30 @@ impl World {
         host.incarnation
     }
 
+    /// An agent is told to end: the control plane hears of it first, and then the watchdog is disarmed.
+    pub(super) fn agent_leaves(&mut self, number: usize) {
+        let request = self.uuid();
+        let incarnation = self.hosts[number].incarnation;
+        let Some(agent) = &self.hosts[number].agent else { return };
+        let Some((node, session)) = agent.session else { return };
+        let request = Request::Leave { request, incarnation, node, session };
+        let server = agent.server;
+        let message =
+            Event::ToReplica { replica: server, host: Some(number), request, forwarded: false };
+        self.send(Place::Host(number), Place::Replica(server), message);
+        // Told or not, it ends; the watchdog stays armed when it could not say so.
+        self.after(REQUEST_LIMIT_MS, Event::AgentGone(number, incarnation));
+    }
+
+    pub(super) fn agent_gone(&mut self, number: usize, incarnation: u64) {
+        if self.hosts[number].incarnation != incarnation {
+            return;
+        }
+        let incarnation = self.end_agent(number);
+        let delay = self.rng.u64(10..25_000);
+        self.after(delay, Event::StartAgent(number, incarnation));
+    }
+
     fn agent(&mut self, number: usize, incarnation: u64) -> Option<&mut SimAgent> {
         let host = &mut self.hosts[number];
         (host.incarnation == incarnation).then_some(())?;
@@ -214,8 +251,10 @@ impl World {
             host.lease_file = agent.core.lease();
             if agent.core.may_feed(now) {
                 watchdog.fed = Some(virtual_now);
+                self.observe(&Observation::Fed { host: number });
             }
         }
+        let Some(agent) = &mut self.hosts[number].agent else { return };
         let wait = agent.core.wake_at(now).map(|at| at.saturating_sub(now.boot_ms));
         let wait = wait.unwrap_or(LONGEST_WAIT_MS).clamp(1, LONGEST_WAIT_MS);
         self.after(wait, Event::AgentTick(number, incarnation));
@@ -433,6 +472,13 @@ impl World {
             }
             Reply::Orders(list) => {
                 self.with_core(number, |core, now| core.orders(*list, now));
+                self.observe(&Observation::Heard { host: number });
+            }
+            Reply::Left => {
+                if let Some(watchdog) = &mut self.hosts[number].watchdog {
+                    watchdog.fed = None;
+                }
+                self.agent_gone(number, incarnation);
             }
         }
     }

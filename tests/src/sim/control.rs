@@ -60,6 +60,8 @@ pub struct Replica {
     pub up: bool,
     /// It stands still until then.
     pub stalled_until: u64,
+    /// Since when, if it does; or how long it did the last time.
+    pub stalled_since: u64,
     /// How much of the log it has applied.
     pub applied: usize,
     /// The state then.
@@ -82,6 +84,7 @@ impl Replica {
             home,
             up: false,
             stalled_until: 0,
+            stalled_since: 0,
             applied: 0,
             state: ClusterState::default(),
             leading: None,
@@ -121,6 +124,8 @@ pub enum Waiting {
     Registration(usize, u64),
     /// An agent's report.
     Report(usize, u64, SessionId),
+    /// An agent that is about to end, by host and incarnation.
+    Leave(usize, u64),
     /// An operator.
     Operator,
     /// Nobody.
@@ -220,7 +225,7 @@ impl World {
         let term = plane_record.term;
         let (elapsed, carried) =
             (replicas[elected].elapsed_ms(now), replicas[elected].carried.clone());
-        replicas[elected].leading = Some(Leading::begin(term, elapsed, &carried));
+        replicas[elected].leading = Some(Leading::begin(term, (now, elapsed), &carried));
         let name = self.replica_name(elected);
         self.trace.note(now, "leader", &[&name]);
         self.after(1, Event::Lead { replica: elected, term });
@@ -340,6 +345,7 @@ impl World {
                 outcome: &outcome,
                 before: &before,
                 after: &after,
+                in_office: self.planes[plane].term == proposal.term,
             });
         }
         self.proposal_ended(number, &proposal.waiting);
@@ -373,6 +379,11 @@ impl World {
                     Err(_) => Reply::Refused(request),
                 };
                 self.reply(number, host, incarnation, reply);
+            }
+            Waiting::Leave(host, incarnation) => {
+                if outcome.is_ok() {
+                    self.reply(number, host, incarnation, Reply::Left);
+                }
             }
             Waiting::Report(host, incarnation, session) => {
                 let reply = match outcome {
@@ -425,6 +436,7 @@ impl World {
         if let Request::Register { epoch, .. } | Request::Heartbeat { epoch, .. } = &request
             && *epoch > self.replicas[number].state.epoch.0
             && self.replicas[number].state.epoch.0 > 0
+            && !off(Rule::OrderOfEpoch)
         {
             // A restored control plane has taken this one's place.
             self.replicas[number].superseded = true;
@@ -466,6 +478,16 @@ impl World {
                 let operation = Operation::Report { node, session, reports };
                 let waiting = Waiting::Report(host, incarnation, session);
                 self.propose(number, term, (request, by, operation), waiting);
+            }
+            (Request::Leave { request, incarnation, node, session }, Some(host)) => {
+                let by = self.replicas[number].state.node_name(node);
+                let waiting = Waiting::Leave(host, incarnation);
+                self.propose(
+                    number,
+                    term,
+                    (request, by, Operation::Away { node, session }),
+                    waiting,
+                );
             }
             (Request::Heartbeat { node, session, number: beat, .. }, Some(host)) => {
                 self.take_heartbeat(number, term, host, (node, session, beat));

@@ -10,6 +10,7 @@ use uuid::Uuid;
 use super::control::{Plane, Replica};
 use super::host::{Failing, PausedBy};
 use super::network::Place;
+use super::theme::{Theme, Trouble};
 use super::world::{Event, World};
 
 /// Something that goes wrong, or right again.
@@ -87,14 +88,16 @@ impl World {
     fn some_fault(&mut self) {
         let host = self.rng.usize(0..self.hosts.len());
         let replica = self.rng.usize(0..self.replicas.len());
-        match self.rng.u32(0..100) {
-            0..=9 => self.network_fault(),
-            10..=19 => {
-                let boots = self.rng.bool().then(|| self.rng.u64(500..40_000));
+        match self.options.theme.some_trouble(&mut self.rng) {
+            Trouble::Network => self.network_fault(),
+            Trouble::Split => self.split(),
+            Trouble::PowerOff => {
+                let (least, most) = self.options.theme.off_ms();
+                let boots = self.rng.bool().then(|| self.rng.u64(least..most));
                 self.hosts[host].boots_after_ms = boots;
                 self.power_off(host, "power");
             }
-            20..=26 => {
+            Trouble::AgentEnds => {
                 let incarnation = self.end_agent(host);
                 if self.rng.u32(0..6) == 0 {
                     self.hosts[host].lease_file = Default::default();
@@ -102,50 +105,46 @@ impl World {
                 let delay = self.rng.u64(10..20_000);
                 self.after(delay, Event::StartAgent(host, incarnation));
             }
-            27..=33 => {
+            Trouble::AgentLeaves => self.agent_leaves(host),
+            Trouble::AgentStalls => {
                 let until = self.now + self.rng.u64(100..15_000);
                 self.hosts[host].agent_stalled_until = until;
             }
-            34..=39 => {
+            Trouble::LibvirtStalls => {
                 let until = self.now + self.rng.u64(100..15_000);
                 self.hosts[host].libvirt_stalled_until = until;
             }
-            40..=43 => self.libvirt_crash(host),
-            44..=48 if self.hosts[host].pausable && self.hosts[host].on => {
-                let pause = self.rng.u64(500..20_000);
-                let host = &mut self.hosts[host];
-                if host.paused_until <= self.now {
-                    host.paused_until = self.now + pause;
-                    host.paused_ms += pause;
-                    if let Some(watchdog) = &mut host.watchdog {
-                        // Its own clock stands still as well.
-                        watchdog.fed = watchdog.fed.map(|fed| fed + pause);
-                    }
-                }
-            }
-            49..=56 => {
+            Trouble::LibvirtCrashes => self.libvirt_crash(host),
+            Trouble::HostPauses => self.host_pauses(host),
+            Trouble::ReplicaStops => {
                 self.stop_replica(replica);
                 let delay = self.rng.u64(50..15_000);
                 self.after(delay, Event::StartReplica(replica));
             }
-            57..=66 => {
-                let until = self.now + self.rng.u64(100..12_000);
-                self.replicas[replica].stalled_until = until;
+            Trouble::ReplicaStalls => {
+                let pause = self.rng.u64(100..12_000);
+                self.stall_replica(replica, pause);
             }
-            67..=70 => {
+            Trouble::ControlPlaneStalls => {
+                let pause = self.rng.u64(1_000..12_000);
+                for replica in 0..self.replicas.len() {
+                    self.stall_replica(replica, pause);
+                }
+            }
+            Trouble::FenceDark => {
                 let until = self.now + self.rng.u64(1_000..40_000);
                 if let Some(fence) = &mut self.hosts[host].fence {
                     fence.dark_until = until;
                 }
             }
-            71..=72 => {
+            Trouble::FenceBroken => {
                 if let Some(fence) = &mut self.hosts[host].fence {
                     fence.broken = true;
                     let delay = self.rng.u64(1_000..30_000);
                     self.after(delay, Event::Fault(Fault::MendFence(host)));
                 }
             }
-            73..=76 => {
+            Trouble::CallsFail => {
                 let failing = Failing {
                     starts: self.rng.u32(0..3),
                     lost_starts: self.rng.u32(0..2),
@@ -154,11 +153,52 @@ impl World {
                 };
                 self.hosts[host].hypervisor.machine().failing = failing;
             }
-            77..=80 => self.guest_dies(host),
-            81..=92 => self.outsider(host),
-            93..=95 => self.ledger_fault(host),
-            96 if self.planes.len() < 3 => self.restore(),
-            _ => {}
+            Trouble::GuestDies => self.guest_dies(host),
+            Trouble::Outsider => self.outsider(host),
+            Trouble::LedgerLost => self.ledger_fault(host),
+            Trouble::Restore if self.planes.len() < 3 => self.restore(),
+            Trouble::Restore => {}
+        }
+    }
+
+    /// All of a virtual machine stands still, its clock and its watchdog too.
+    fn host_pauses(&mut self, host: usize) {
+        let pause = self.rng.u64(500..20_000);
+        let now = self.now;
+        let host = &mut self.hosts[host];
+        if !host.pausable || !host.on || host.paused_until > now {
+            return;
+        }
+        host.paused_until = now + pause;
+        host.paused_ms += pause;
+        if let Some(watchdog) = &mut host.watchdog {
+            watchdog.fed = watchdog.fed.map(|fed| fed + pause);
+        }
+    }
+
+    fn stall_replica(&mut self, number: usize, pause_ms: u64) {
+        let now = self.now;
+        let replica = &mut self.replicas[number];
+        if replica.stalled_until <= now {
+            replica.stalled_since = now;
+        }
+        replica.stalled_until = now + pause_ms;
+    }
+
+    /// The machines fall into two groups.
+    fn split(&mut self) {
+        let places = (0..self.hosts.len())
+            .map(Place::Host)
+            .chain((0..self.replicas.len()).map(Place::Replica));
+        let (mut one, mut other) = (Vec::new(), Vec::new());
+        for place in places {
+            if self.rng.bool() { one.push(place) } else { other.push(place) }
+        }
+        let duration = self.rng.u64(500..20_000);
+        for (one, other) in one.iter().flat_map(|one| other.iter().map(move |it| (*one, *it))) {
+            self.network.cut(one, other, true);
+            self.network.cut(other, one, true);
+            self.after(duration, Event::Fault(Fault::Mend(one, other)));
         }
     }
 
@@ -183,7 +223,8 @@ impl World {
             }
             _ => {
                 self.network.loss_permille = self.rng.u64(0..300);
-                self.network.twice_permille = self.rng.u64(0..100);
+                let most = if self.options.theme == Theme::LateMessages { 500 } else { 100 };
+                self.network.twice_permille = self.rng.u64(0..most);
                 self.network.delay = (1, self.rng.u64(5..700));
                 self.after(duration, Event::Fault(Fault::Quiet));
             }
@@ -234,9 +275,19 @@ impl World {
         let isolated = self.network.is_isolated(Place::Host(host));
         let truth = self.truth();
         let name = self.hosts[host].name.clone();
-        match self.rng.u32(0..6) {
+        let copies = self.copies(uuid).len();
+        match self.rng.u32(0..8) {
             0 => {
                 self.hosts[host].hypervisor.machine().end(uuid, StopCause::Destroyed);
+            }
+            6 => self.second_copy(uuid, host),
+            7 if !self.migrates(uuid, host) => {
+                // Away to a host that is none of the cluster's.
+                let mut machine = self.hosts[host].hypervisor.machine();
+                let runs = machine.domains.get(&uuid);
+                if runs.is_some_and(|domain| domain.presence == Presence::Running) {
+                    machine.end(uuid, StopCause::MigratedAway);
+                }
             }
             1 => {
                 let mut machine = self.hosts[host].hypervisor.machine();
@@ -256,6 +307,7 @@ impl World {
                 if let Some(domain) = machine.domains.get_mut(&uuid)
                     && domain.paused_by == Some(PausedBy::Outsider)
                     && here
+                    && copies == 1
                 {
                     domain.presence = Presence::Running;
                     domain.paused_by = None;
@@ -280,6 +332,31 @@ impl World {
             }
         }
         self.tell_events(host);
+    }
+
+    /// Somebody defines a running VM elsewhere too, and leaves that copy paused.
+    fn second_copy(&mut self, uuid: Uuid, host: usize) {
+        let to = self.rng.usize(0..self.hosts.len());
+        if to == host || !self.hosts[to].on || !self.hosts[to].guarded {
+            return;
+        }
+        let copy = self.hosts[host].hypervisor.machine().domains.get(&uuid).cloned();
+        let Some(mut domain) = copy.filter(|domain| domain.presence == Presence::Running) else {
+            return;
+        };
+        domain.presence = Presence::Paused;
+        domain.paused_by = Some(PausedBy::Outsider);
+        domain.mark = None;
+        domain.outside = true;
+        {
+            let mut machine = self.hosts[to].hypervisor.machine();
+            if machine.libvirt_down || machine.domains.contains_key(&uuid) {
+                return;
+            }
+            machine.domains.insert(uuid, domain);
+            machine.events.push((uuid, None));
+        }
+        self.tell_events(to);
     }
 
     /// The disk under a ledger is replaced, or an older copy of it comes back.
@@ -330,7 +407,8 @@ impl World {
         self.after(1, Event::Elect(plane));
         // The old one is mostly gone; whoever restores takes the rest away, a moment later.
         let old = self.planes[plane - 1].members.clone();
-        let delay = self.rng.u64(0..2_000);
+        let longest = self.options.theme.old_plane_lives_ms();
+        let delay = self.rng.u64(0..longest);
         self.after(delay, Event::Fault(Fault::TakeAway(old)));
     }
 
@@ -339,9 +417,6 @@ impl World {
         self.calm = true;
         self.network.heal();
         self.network.delay = (1, 5);
-        for replica in &mut self.replicas {
-            replica.stalled_until = 0;
-        }
         let newest = self.planes.len() - 1;
         for number in 0..self.replicas.len() {
             if self.replicas[number].plane == newest {
@@ -355,8 +430,7 @@ impl World {
         for number in 0..self.hosts.len() {
             let host = &mut self.hosts[number];
             let name = host.name.clone();
-            (host.agent_stalled_until, host.libvirt_stalled_until) = (0, 0);
-            host.paused_until = host.paused_until.min(self.now);
+            // What stands still goes on by itself soon.
             host.boots_after_ms = Some(5_000);
             {
                 let mut machine = host.hypervisor.machine();

@@ -18,12 +18,16 @@ use uuid::Uuid;
 
 use super::agent::Reply;
 use super::control::Waiting;
+use super::invariant::Observation;
+use super::theme::Theme;
 use super::world::{Event, World};
 
 /// What a replica does as the leader of a term.
 pub struct Leading {
     /// The term.
     pub term: u64,
+    /// Since when, in virtual milliseconds.
+    pub since: u64,
     /// The real thing.
     pub detector: FailureDetector,
     /// Proposals of the last look that are still on their way.
@@ -40,11 +44,12 @@ pub struct Leading {
 
 impl Leading {
     /// A leader begins to listen.
-    pub fn begin(term: u64, elapsed: u64, carried: &Carried) -> Self {
+    pub fn begin(term: u64, (now, elapsed): (u64, u64), carried: &Carried) -> Self {
         let mut detector = FailureDetector::default();
         detector.begin(elapsed, carried);
         Self {
             term,
+            since: now,
             detector,
             proposals: 0,
             given_up: BTreeSet::new(),
@@ -91,6 +96,11 @@ impl World {
             for operation in &plan.operations {
                 if let Operation::NodeLost { node, session, .. } = operation {
                     leading.given_up.insert((*node, *session));
+                }
+            }
+            for operation in &plan.operations {
+                if let Operation::NodeLost { node, .. } = operation {
+                    self.observe(&Observation::GivenUp { replica: number, node: *node });
                 }
             }
             if off(Rule::IntentBeforeEffect) {
@@ -203,6 +213,7 @@ impl World {
                 host,
                 done: false,
                 asked: false,
+                status: None,
             };
             let delay = self.between(self.pace.fence);
             self.after(delay, Event::Fence(Box::new(stage)));
@@ -231,10 +242,16 @@ impl World {
             };
             return self.after(delay, Event::Fence(Box::new(stage)));
         }
-        let status = answers.then(|| match self.hosts[stage.host].on {
-            true => PowerState::On,
-            false => PowerState::Off,
-        });
+        let Some(status) = stage.status else {
+            stage.status = Some(answers.then(|| match self.hosts[stage.host].on {
+                true => PowerState::On,
+                false => PowerState::Off,
+            }));
+            // And now and then its answer does.
+            let late = self.options.theme == Theme::Fences && self.one_in(4) && !self.calm;
+            let delay = if late { self.rng.u64(1_000..20_000) } else { 0 };
+            return self.after(delay, Event::Fence(Box::new(stage)));
+        };
         let (node, session) = (stage.node, stage.session);
         let operation = match is_proof(stage.done, status) {
             true => Operation::NodeDead {
@@ -271,4 +288,6 @@ pub struct FenceStage {
     pub done: bool,
     /// "Off" was asked.
     pub asked: bool,
+    /// What the device said when it was asked afterwards.
+    pub status: Option<Option<PowerState>>,
 }

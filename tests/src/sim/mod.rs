@@ -23,6 +23,7 @@ pub mod migration;
 pub mod network;
 pub mod operators;
 pub mod sweep;
+pub mod theme;
 pub mod trace;
 pub mod world;
 

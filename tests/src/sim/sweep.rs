@@ -94,13 +94,18 @@ pub fn prepare(options: &Options, trace: Trace) -> World {
     let members: Vec<usize> = (0..options.replicas).collect();
     for _ in &members {
         let mut replica = Replica::new(0, None);
-        replica.drift_ppm = world.rng.i64(-4_000..=4_000);
+        replica.drift_ppm = match options.theme.worst_clocks() {
+            true => 4_900,
+            false => world.rng.i64(-4_000..=4_000),
+        };
         world.replicas.push(replica);
     }
     let traced = vec![Default::default(); options.hosts];
     world.planes.push(Plane::new(members.clone(), traced));
-    let settings =
-        Settings { isolation_hold_ms: world.rng.u64(5_000..60_000), ..Settings::default() };
+    let settings = Settings {
+        isolation_hold_ms: world.between(options.theme.hold_ms()),
+        ..Settings::default()
+    };
     let cluster = ClusterId(Uuid::from_u128(0xC1));
     seed_log(&mut world, Operation::Initialise { cluster, settings });
     for number in members {
@@ -150,10 +155,15 @@ pub fn prepare(options: &Options, trace: Trace) -> World {
 }
 
 fn equip(world: &mut World, number: usize) {
-    let drift = (world.rng.i64(-4_000..=4_000), world.rng.i64(-4_000..=4_000));
-    let watched = world.rng.u32(0..4) > 0;
-    let fenced = world.rng.u32(0..4) > 0;
-    let pausable = world.rng.u32(0..4) == 0;
+    let theme = world.options.theme;
+    let drift = match theme.worst_clocks() {
+        true => (-4_900, -4_900),
+        false => (world.rng.i64(-4_000..=4_000), world.rng.i64(-4_000..=4_000)),
+    };
+    let mut chance = |(good, all): (u32, u32)| world.rng.u32(0..all) < good;
+    let watched = chance(theme.watched());
+    let fenced = chance(theme.fenced());
+    let pausable = chance(theme.pausable());
     let timeout_ms = world.rng.u64(10..=30) * 100;
     let host = &mut world.hosts[number];
     host.drift_ppm = drift;

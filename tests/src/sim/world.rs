@@ -24,6 +24,7 @@ use super::leader::FenceStage;
 use super::migration::Migration;
 use super::network::{Network, Place};
 use super::operators::OperatorAct;
+use super::theme::Theme;
 use super::trace::Trace;
 
 /// What is simulated.
@@ -41,12 +42,22 @@ pub struct Options {
     pub trouble_ms: u64,
     /// How long it may take after them until all is well.
     pub calm_ms: u64,
+    /// What is likely to go wrong.
+    pub theme: Theme,
 }
 
 impl Options {
     /// The sweep's.
     pub fn of_seed(seed: u64) -> Self {
-        Self { seed, hosts: 4, replicas: 3, vms: 4, trouble_ms: 60_000, calm_ms: 240_000 }
+        Self {
+            seed,
+            hosts: 4,
+            replicas: 3,
+            vms: 4,
+            trouble_ms: 60_000,
+            calm_ms: 240_000,
+            theme: Theme::of_seed(seed),
+        }
     }
 }
 
@@ -162,6 +173,8 @@ pub enum Event {
     Boot(usize),
     /// An agent is started.
     StartAgent(usize, u64),
+    /// An agent that was told to end has ended.
+    AgentGone(usize, u64),
     /// A replica is started.
     StartReplica(usize),
     /// Something goes wrong, or right again.
@@ -315,7 +328,7 @@ impl World {
         }
         let delay = self.between(self.network.delay);
         if self.network.twice_permille > 0 && self.rng.u64(0..1_000) < self.network.twice_permille {
-            let later = delay + self.rng.u64(0..2_000);
+            let later = delay + self.rng.u64(0..self.options.theme.late_ms());
             self.after(later, event.clone());
         }
         self.after(delay, event);
@@ -386,6 +399,7 @@ impl World {
             | Event::Migrate(_)
             | Event::Boot(_)
             | Event::StartAgent(_, _)
+            | Event::AgentGone(_, _)
             | Event::StartReplica(_)
             | Event::Fault(_)
             | Event::Operate(_) => 0,
@@ -439,6 +453,7 @@ impl World {
             Event::HostTick(host, boot) => self.host_tick(host, boot),
             Event::Boot(host) => self.power_on(host),
             Event::StartAgent(host, incarnation) => self.start_agent(host, incarnation),
+            Event::AgentGone(host, incarnation) => self.agent_gone(host, incarnation),
             Event::StartReplica(replica) => self.start_replica(replica),
             Event::Fault(fault) => self.strike(fault),
             Event::Operate(act) => self.operate(act),

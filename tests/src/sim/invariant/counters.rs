@@ -20,7 +20,8 @@ impl Invariant for CountersAreRight {
     }
 
     fn see(&mut self, _world: &World, observation: &Observation<'_>) -> Result<(), String> {
-        let Observation::Committed { command, outcome: Ok(_), before, after } = observation else {
+        let Observation::Committed { command, outcome: Ok(_), before, after, .. } = observation
+        else {
             return Ok(());
         };
         if self.epoch != before.epoch.0 {

@@ -22,9 +22,14 @@ impl Invariant for DecisionsAreLawful {
     }
 
     fn see(&mut self, world: &World, observation: &Observation<'_>) -> Result<(), String> {
-        let Observation::Committed { command, outcome: Ok(_), before, after } = observation else {
+        let Observation::Committed { command, outcome: Ok(_), before, after, in_office } =
+            observation
+        else {
             return Ok(());
         };
+        if !in_office && command.by == "leader" {
+            return Err(format!("a deposed leader's {:?} was committed", command.operation));
+        }
         if self.epoch != after.epoch.0 {
             self.epoch = after.epoch.0;
             self.lost.clear();
@@ -50,12 +55,15 @@ impl Invariant for DecisionsAreLawful {
                 "{decision:?} of {vm} was taken, though it was made on another state"
             ));
         }
-        if record.state == VmState::Conflict
-            && record.keep.is_none()
+        if record.keep.is_none()
+            && record.migration_target().is_none()
             && record.seen_with_guest().count() > 1
-            && !matches!(decision, Decision::Settle)
+            && matches!(
+                decision,
+                Decision::Evict { .. } | Decision::Stop { .. } | Decision::Start { .. }
+            )
         {
-            return Err(format!("{vm} is in conflict, and was decided on: {decision:?}"));
+            return Err(format!("{vm} is seen twice, and was decided on: {decision:?}"));
         }
         match decision {
             Decision::Start { node, .. } => {

@@ -3,12 +3,17 @@
 mod convergence;
 mod counters;
 mod decisions;
+mod lease;
+mod leaving_set;
 mod ledger;
+mod losses;
 mod may_run;
 mod orders;
 mod proofs;
+mod registrations;
 mod requests;
 mod resume;
+mod self_fence;
 mod single_owner;
 
 use agent::hypervisor::call::Call;
@@ -36,6 +41,25 @@ pub enum Observation<'o> {
         before: &'o ClusterState,
         /// The state after.
         after: &'o ClusterState,
+        /// Whoever proposed it still led then.
+        in_office: bool,
+    },
+    /// A leader proposes the end of a node's session.
+    GivenUp {
+        /// Which leader.
+        replica: usize,
+        /// Which node.
+        node: NodeId,
+    },
+    /// An agent feeds its watchdog.
+    Fed {
+        /// On which host.
+        host: usize,
+    },
+    /// An agent has read a list of orders.
+    Heard {
+        /// On which host.
+        host: usize,
     },
     /// An agent makes a call.
     Call {
@@ -108,5 +132,10 @@ pub fn all() -> Vec<Box<dyn Invariant>> {
         Box::new(resume::OnlyOwnIsResumed),
         Box::new(counters::CountersAreRight::default()),
         Box::new(requests::RequestsOnce::default()),
+        Box::new(self_fence::SelfFenceInTime::default()),
+        Box::new(lease::NothingBeginsWithoutLease),
+        Box::new(leaving_set::SetIsLeftLawfully),
+        Box::new(registrations::RegistrationsInTurn::default()),
+        Box::new(losses::LossesAreJust),
     ]
 }

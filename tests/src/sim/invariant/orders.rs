@@ -1,6 +1,6 @@
 //! An agent does nothing that is not committed, nothing of an older session or epoch, and nothing twice.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 use agent::hypervisor::call::Call;
 use agent::hypervisor::mark;
@@ -14,6 +14,8 @@ use crate::sim::World;
 pub(super) struct OrdersAreFresh {
     /// Starts that had their effect, by host, VM and generation.
     started: BTreeSet<(usize, Uuid, u64)>,
+    /// The newest term that an agent has obeyed, by host, agent and session.
+    terms: BTreeMap<(usize, u64, u64), u64>,
 }
 
 impl Invariant for OrdersAreFresh {
@@ -46,6 +48,21 @@ impl Invariant for OrdersAreFresh {
                         record.spec.name
                     ));
                 }
+                Ok(())
+            }
+            Observation::Heard { host } => {
+                let at = &world.hosts[*host];
+                let Some(agent) = &at.agent else { return Ok(()) };
+                let Some((_, session)) = agent.session else { return Ok(()) };
+                let newest = self.terms.entry((*host, at.incarnation, session.0)).or_default();
+                let term = agent.core.term();
+                if term < *newest {
+                    return Err(format!(
+                        "{} obeys term {term}, after term {newest}",
+                        world.hosts[*host].name
+                    ));
+                }
+                *newest = term;
                 Ok(())
             }
             Observation::Called { host, uuid, call: Call::Create { xml }, done: true } => {

@@ -7,6 +7,7 @@ use model::vm::OnIsolation;
 
 use super::{Invariant, Observation};
 use crate::sim::World;
+use crate::sim::host::SimHost;
 
 pub(super) struct ProofsHold;
 
@@ -20,9 +21,15 @@ impl Invariant for ProofsHold {
             Observation::Answered { node, session, given_up: true } => Err(format!(
                 "session {session} of node {node} was answered after its loss was proposed"
             )),
-            Observation::Committed { command, outcome: Ok(_), before, after } => {
-                if let Operation::NodeDead { node, proof, .. } = &command.operation {
+            Observation::Committed { command, outcome: Ok(_), before, after, .. } => {
+                if let Operation::NodeDead { node, session, proof } = &command.operation {
                     let Some(record) = after.nodes.get(node) else { return Ok(()) };
+                    if before.nodes.get(node).is_some_and(|node| node.last_session != *session) {
+                        return Err(format!(
+                            "{} was called dead by what was proven of session {session}",
+                            record.name
+                        ));
+                    }
                     if before.braked() && matches!(proof, model::node::ProofOfDeath::Lease { .. }) {
                         return Err("a death by lease was committed under the brake".into());
                     }
@@ -31,6 +38,9 @@ impl Invariant for ProofsHold {
                     }
                     let host = world.hosts.iter().find(|host| host.name == record.name.as_str());
                     let Some(host) = host else { return Ok(()) };
+                    if matches!(proof, model::node::ProofOfDeath::Lease { .. }) {
+                        lease_has_been_over(host, world.now, before.settings.self_fence_ms)?;
+                    }
                     for uuid in host.running(world.now) {
                         let machine = host.hypervisor.machine();
                         let outside =
@@ -67,5 +77,25 @@ impl Invariant for ProofsHold {
             }
             _ => Ok(()),
         }
+    }
+}
+
+/// By the host's own clocks the lease has been over for as long as stopping its guests may take.
+fn lease_has_been_over(host: &SimHost, now: u64, self_fence_ms: u64) -> Result<(), String> {
+    let Some(agent) = host.agent.as_ref().filter(|_| host.on && !host.pausable) else {
+        return Ok(());
+    };
+    let watchdog_ms = host.watchdog.map_or(0, |watchdog| watchdog.timeout_ms);
+    let needed = self_fence_ms.max(watchdog_ms);
+    let (lease, reading) = (agent.core.lease(), host.reading(now));
+    match lease.over_for_ms(reading) {
+        _ if lease.holds(reading) => {
+            Err(format!("{} was proven dead by a lease that still holds", host.name))
+        }
+        Some(over) if over < needed => Err(format!(
+            "{} was proven dead by a lease that is over for {over} ms, and {needed} are needed",
+            host.name
+        )),
+        _ => Ok(()),
     }
 }

@@ -20,7 +20,7 @@ impl Invariant for RequestsOnce {
     }
 
     fn see(&mut self, _world: &World, observation: &Observation<'_>) -> Result<(), String> {
-        let Observation::Committed { command, outcome, before, after } = observation else {
+        let Observation::Committed { command, outcome, before, after, .. } = observation else {
             return Ok(());
         };
         if let (Operation::Report { node, session, .. }, Ok(_)) = (&command.operation, outcome)

@@ -1,0 +1,98 @@
+//! When its lease is over, an agent that can act stops every guest that the lease binds, in time; and it does not feed its
+//! watchdog as long as one runs.
+
+use std::collections::BTreeMap;
+
+use model::vm::{OnIsolation, Presence};
+use uuid::Uuid;
+
+use super::{Invariant, Observation};
+use crate::sim::World;
+
+/// Calls take a moment, and the agent looks every so often.
+const GRACE_MS: u64 = 500;
+
+#[derive(Default)]
+pub(super) struct SelfFenceInTime {
+    /// By host and VM: which agent could have acted since when.
+    exposed: BTreeMap<(usize, Uuid), (u64, u64)>,
+}
+
+/// The guests of a host that may run only while its lease holds: not stopped, or about to come to life.
+fn bound(world: &World, host: usize) -> Vec<Uuid> {
+    let truth = world.truth();
+    let machine = world.hosts[host].hypervisor.machine();
+    let stopped = |presence| matches!(presence, Presence::Paused | Presence::Suspended);
+    let runs_on = |uuid: &Uuid| {
+        let record = truth.vm_with_uuid(uuid);
+        record.is_some_and(|it| it.spec.policy.on_isolation == OnIsolation::Continue)
+    };
+    machine
+        .domains
+        .iter()
+        .filter(|(_, domain)| domain.mark.is_some() && !domain.outside)
+        .filter(|(uuid, domain)| !stopped(domain.presence) && !runs_on(uuid))
+        .map(|(uuid, _)| *uuid)
+        .collect()
+}
+
+fn lease_is_over(world: &World, host: usize) -> bool {
+    let host = &world.hosts[host];
+    let now = host.reading(world.now);
+    host.agent.as_ref().is_some_and(|agent| !agent.core.lease().holds(now))
+}
+
+impl SelfFenceInTime {
+    fn look(&mut self, world: &World, number: usize) -> Result<(), String> {
+        let host = &world.hosts[number];
+        let able = host.on
+            && !host.paused(world.now)
+            && host.agent_stalled_until <= world.now
+            && host.agent.as_ref().is_some_and(|agent| agent.core.knows_inventory());
+        if !able || !lease_is_over(world, number) {
+            self.exposed.retain(|(host, _), _| *host != number);
+            return Ok(());
+        }
+        let bound = bound(world, number);
+        self.exposed.retain(|(host, uuid), _| *host != number || bound.contains(uuid));
+        for uuid in bound {
+            let since = self.exposed.entry((number, uuid)).or_insert((host.incarnation, world.now));
+            if since.0 != host.incarnation {
+                *since = (host.incarnation, world.now);
+            }
+            let limit = world.truth().settings.self_fence_ms + GRACE_MS;
+            if world.now > since.1 + limit {
+                return Err(format!(
+                    "{uuid} runs on {} {} ms after the lease was over",
+                    host.name,
+                    world.now - since.1
+                ));
+            }
+        }
+        Ok(())
+    }
+}
+
+impl Invariant for SelfFenceInTime {
+    fn name(&self) -> &'static str {
+        "self-fence-in-time"
+    }
+
+    fn see(&mut self, world: &World, observation: &Observation<'_>) -> Result<(), String> {
+        match observation {
+            Observation::Step => {
+                (0..world.hosts.len()).try_for_each(|number| self.look(world, number))
+            }
+            Observation::Fed { host } if lease_is_over(world, *host) => {
+                match bound(world, *host).first() {
+                    Some(uuid) => Err(format!(
+                        "the watchdog of {} is fed while {uuid} runs there without a lease",
+                        world.hosts[*host].name
+                    )),
+                    None => Ok(()),
+                }
+            }
+            _ => Ok(()),
+        }
+    }
+}
