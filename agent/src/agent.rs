@@ -17,14 +17,14 @@ use model::node::SeenDomain;
 use proto::convert::agent as convert;
 use proto::v1::{self, RegisterRequest};
 use tokio::signal::unix::{SignalKind, signal};
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::{mpsc, oneshot, watch};
 use tracing::{error, info, warn};
 use uuid::Uuid;
 
 use crate::clock::Reading;
 use crate::config::Config;
 use crate::core::{AgentCore, Given, SessionRefused};
-use crate::feeder::{self, FeedState};
+use crate::feeder::{self, Armed, FeedState};
 use crate::host;
 use crate::hypervisor::call::Answer;
 use crate::hypervisor::libvirt::Libvirt;
@@ -100,12 +100,9 @@ pub async fn run(config: Config) -> anyhow::Result<()> {
     let hypervisor = HypervisorHandle::new(Arc::new(libvirt));
     let lease_file = LeaseFile::open(&config.run_dir)?;
     let core = AgentCore::new(ledger, lease_file.read());
-    // Armed before the first VM can run, and before the control plane is told that it is.
-    let feed = Arc::new(Mutex::new(FeedState::new(core.lease())));
-    let feeder = match &config.watchdog {
-        Some(watchdog) => Some(feeder::start(watchdog, feed.clone(), lease_file)?),
-        None => None,
-    };
+    let (feed, feed_state) = watch::channel(FeedState::new(core.lease()));
+    let feeder = config.watchdog.clone().map(|it| feeder::start(it, feed_state, lease_file));
+    let (feeder, armed) = feeder.unzip();
     let (inputs, queue) = mpsc::unbounded_channel();
     let (reports, outbox) = mpsc::unbounded_channel();
     let jobs = Jobs::default();
@@ -120,7 +117,6 @@ pub async fn run(config: Config) -> anyhow::Result<()> {
     let session = Arc::new(Mutex::new(None));
     let agent = Agent {
         boot_id: host::boot_id()?,
-        watchdog_timeout_ms: feeder.as_ref().map(feeder::Feeder::timeout_ms),
         config,
         servers: servers.clone(),
         hypervisor,
@@ -129,7 +125,7 @@ pub async fn run(config: Config) -> anyhow::Result<()> {
         session: session.clone(),
     };
     let ended = tokio::select! {
-        () = agent.sessions(Outbox::new(outbox)) => Ok(()),
+        ended = agent.sessions(Outbox::new(outbox), armed) => ended,
         stopped = told_to_stop() => stopped,
         () = shell.run(queue, events) => Err(anyhow::anyhow!("the agent's core has ended")),
     };
@@ -151,7 +147,6 @@ async fn farewell(feeder: feeder::Feeder, servers: &Servers, session: Option<v1:
         return feeder.disarm().await;
     }
     error!(
-        timeout_ms = feeder.timeout_ms(),
         "the control plane could not be told that this agent ends, so the watchdog stays armed: start the agent again at once"
     );
     feeder.stop().await;
@@ -164,7 +159,7 @@ struct Shell {
     inputs: mpsc::UnboundedSender<Input>,
     reports: mpsc::UnboundedSender<v1::Report>,
     jobs: Jobs,
-    feed: Arc<Mutex<FeedState>>,
+    feed: watch::Sender<FeedState>,
 }
 
 impl Shell {
@@ -216,7 +211,7 @@ impl Shell {
             Input::Listed(domains) => core.listed(&domains, now),
             Input::Answered { uuid, id, answer } => core.answered(uuid, id, answer, now),
             Input::Inventory(domains, asker) => {
-                let _ = asker.send((core.inventory(&domains), core.ledger().epoch()));
+                let _ = asker.send((core.inventory(&domains, now), core.ledger().epoch()));
             }
         }
     }
@@ -246,15 +241,14 @@ impl Shell {
             });
         }
         *lock(&self.jobs) = self.core.jobs().collect();
-        *lock(&self.feed) =
-            FeedState { lease: self.core.lease(), safe: self.core.is_safe(), at: Reading::now() };
+        let (lease, safe) = (self.core.lease(), self.core.is_safe());
+        self.feed.send_replace(FeedState { lease, safe, at: Reading::now() });
     }
 }
 
 struct Agent {
     config: Config,
     boot_id: String,
-    watchdog_timeout_ms: Option<u64>,
     servers: Servers,
     hypervisor: HypervisorHandle,
     inputs: mpsc::UnboundedSender<Input>,
@@ -263,12 +257,23 @@ struct Agent {
 }
 
 impl Agent {
-    async fn sessions(&self, mut outbox: Outbox) {
+    /// One session after the other. The watchdog is armed before the control plane is told of it, and before the first VM
+    /// can run.
+    async fn sessions(&self, mut outbox: Outbox, armed: Option<Armed>) -> anyhow::Result<()> {
         let host = self.host().await;
+        // Only when it is known what runs here can it be safe to arm it.
+        if self.inventory().await.is_none() {
+            return Ok(());
+        }
+        let watchdog_timeout_ms = match armed {
+            Some(armed) => Some(armed.await.context("the feeder of the watchdog has ended")??),
+            None => None,
+        };
         loop {
             outbox.keep_outcomes();
-            let Some((inventory, epoch)) = self.inventory().await else { return };
-            let request = self.registration(&host, &inventory, epoch);
+            let Some((inventory, epoch)) = self.inventory().await else { return Ok(()) };
+            let mut request = self.registration(&host, &inventory, epoch);
+            request.watchdog_timeout_ms = watchdog_timeout_ms;
             let Some(reply) = register(&self.servers, request).await else { continue };
             if !self.take(&reply, inventory).await {
                 tokio::time::sleep(LIST_AGAIN).await;
@@ -350,7 +355,7 @@ impl Agent {
             memory_mib: host.capacity.memory_mib.saturating_sub(self.config.reserved_memory_mib),
             cpus: host.capacity.cpus,
             migration_uri: self.config.migration_uri.clone(),
-            watchdog_timeout_ms: self.watchdog_timeout_ms,
+            watchdog_timeout_ms: None,
             pausable: host::is_virtual(),
             lock_manager: host::lock_manager(),
             agent_version: env!("CARGO_PKG_VERSION").into(),

@@ -187,9 +187,19 @@ impl AgentCore {
     }
 
     /// What is to be said of all domains at a registration: what libvirt listed, and what of it self-fence stopped.
-    pub fn inventory(&self, domains: &[DomainFacts]) -> BTreeMap<Uuid, SeenDomain> {
+    ///
+    /// From here on the agent knows what runs here, and can make sure of it without a session.
+    pub fn inventory(
+        &mut self,
+        domains: &[DomainFacts],
+        now: Reading,
+    ) -> BTreeMap<Uuid, SeenDomain> {
         let mut all: BTreeMap<Uuid, SeenDomain> =
             domains.iter().map(|it| (it.uuid, self.ledger.as_ours(it.clone()))).collect();
+        for (uuid, seen) in all.iter().filter(|(_, seen)| seen.presence.is_some()) {
+            self.with(*uuid, now, |driver, _| driver.listed(seen));
+        }
+        self.inventory_known = true;
         for (uuid, driver) in self.drivers.iter().filter(|(_, driver)| driver.may_come()) {
             let here = all.get(uuid).is_some_and(|seen| seen.presence.is_some());
             if !here {
@@ -230,7 +240,6 @@ impl AgentCore {
             let seen = inventory.get(&uuid).filter(|seen| seen.presence.is_some()).cloned();
             self.with(uuid, now, |driver, scene| driver.registered(scene, seen));
         }
-        self.inventory_known = true;
         Ok(())
     }
 

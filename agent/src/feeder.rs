@@ -2,15 +2,13 @@
 //!
 //! Beside the core's task: a disk that hangs under the ledger must not cost a host whose lease holds.
 
-use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use anyhow::Context;
-use tokio::sync::oneshot;
+use tokio::sync::{oneshot, watch};
 use tokio::task::JoinHandle;
 use tracing::{info, warn};
 
-use crate::agent::lock;
 use crate::clock::Reading;
 use crate::config::WatchdogConfig;
 use crate::lease::Lease;
@@ -45,22 +43,16 @@ impl FeedState {
     }
 }
 
-/// The task that feeds.
+/// The task that arms and feeds.
 pub struct Feeder {
-    bites_within_ms: u64,
     end: oneshot::Sender<()>,
-    task: JoinHandle<Box<dyn Watchdog>>,
+    task: JoinHandle<Option<Box<dyn Watchdog>>>,
 }
 
 impl Feeder {
-    /// How long the host may live on after it was fed last, however this process ends: what a proof by lease waits for.
-    pub fn timeout_ms(&self) -> u64 {
-        self.bites_within_ms
-    }
-
     async fn end(self) -> Option<Box<dyn Watchdog>> {
         let _ = self.end.send(());
-        self.task.await.ok()
+        self.task.await.ok().flatten()
     }
 
     /// Ends, and leaves the watchdog armed.
@@ -78,26 +70,46 @@ impl Feeder {
     }
 }
 
-/// Arms the watchdog and feeds it from now on.
+/// Told once the watchdog is armed: for how many milliseconds the host may live on after it was fed last, however this
+/// process ends. That is what a proof by lease waits for.
+pub type Armed = oneshot::Receiver<anyhow::Result<u64>>;
+
+/// Arms the watchdog as soon as it may be fed, and feeds it from then on.
+///
+/// To arm is to feed: a watchdog that an agent before this one has left to bite must not be held off by an agent that
+/// starts again and again.
 pub fn start(
-    config: &WatchdogConfig,
-    state: Arc<Mutex<FeedState>>,
+    config: WatchdogConfig,
+    mut state: watch::Receiver<FeedState>,
     file: LeaseFile,
-) -> anyhow::Result<Feeder> {
-    let mut watchdog = watchdog::arm(&config.path, config.timeout_ms)
-        .with_context(|| format!("the watchdog {} cannot be armed", config.path.display()))?;
-    let (timeout_ms, bites_within_ms) = (watchdog.timeout_ms(), watchdog.bites_within_ms());
-    info!(path = %config.path.display(), timeout_ms, "the watchdog is armed");
-    let mut feeds = tokio::time::interval(Duration::from_millis(timeout_ms / 3));
+) -> (Feeder, Armed) {
     let (end, mut ended) = oneshot::channel();
+    let (told, armed) = oneshot::channel();
     let task = tokio::spawn(async move {
+        tokio::select! {
+            allowed = state.wait_for(|state| state.may_feed(Reading::now())) => allowed.ok().map(drop)?,
+            _ = &mut ended => return None,
+        }
+        let watchdog = watchdog::arm(&config.path, config.timeout_ms)
+            .with_context(|| format!("the watchdog {} cannot be armed", config.path.display()));
+        let mut watchdog = match watchdog {
+            Ok(watchdog) => watchdog,
+            Err(error) => {
+                let _ = told.send(Err(error));
+                return None;
+            }
+        };
+        let timeout_ms = watchdog.timeout_ms();
+        info!(path = %config.path.display(), timeout_ms, "the watchdog is armed");
+        let _ = told.send(Ok(watchdog.bites_within_ms()));
+        let mut feeds = tokio::time::interval(Duration::from_millis(timeout_ms / 3));
         let mut hungry = false;
         loop {
             tokio::select! {
                 _ = feeds.tick() => {}
-                _ = &mut ended => return watchdog,
+                _ = &mut ended => return Some(watchdog),
             }
-            let state = *lock(&state);
+            let state = *state.borrow();
             file.write(state.lease);
             let may_feed = state.may_feed(Reading::now());
             if may_feed {
@@ -112,5 +124,5 @@ pub fn start(
             hungry = !may_feed;
         }
     });
-    Ok(Feeder { bites_within_ms, end, task })
+    (Feeder { end, task }, armed)
 }

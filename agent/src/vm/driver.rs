@@ -76,6 +76,8 @@ pub(super) enum Seen {
 enum Purpose {
     /// Something may have changed.
     Look,
+    /// A look from before work began: it says nothing any more.
+    Outdated,
     /// Work ended: how it is now, told before the end of a start and after any other.
     LookAfter(Option<(Order, Option<String>)>),
     /// The cluster asks.
@@ -117,6 +119,8 @@ pub(crate) struct Driver {
     /// When it was first found gone without a word on why.
     missed_since: Option<u64>,
     unanswered: bool,
+    /// What is seen next is told, whether it is news or not.
+    tell_anew: bool,
     /// An agent before this one began to bring it to life, and libvirt may still be about to.
     unsettled: Option<Unsettled>,
     isolation: Option<Isolation>,
@@ -136,6 +140,7 @@ impl Driver {
         };
         Self {
             uuid,
+            tell_anew: false,
             unsettled,
             known: None,
             cause: None,
@@ -181,12 +186,18 @@ impl Driver {
         self.consider(scene);
     }
 
+    /// It was in libvirt's list, before there was a session.
+    pub(crate) fn listed(&mut self, seen: &SeenDomain) {
+        self.known.get_or_insert_with(|| seen.clone());
+    }
+
     /// A session began with this inventory: `None` where the domain was not in it.
     pub(crate) fn registered(&mut self, scene: &mut Scene<'_>, seen: Option<SeenDomain>) {
         self.known = seen;
-        let unsettled = self.unsettled.is_some();
-        if (self.known.is_some() || unsettled) && self.work.is_none() {
-            // The inventory was taken before the cluster was known, whose mark it may bear.
+        // The inventory was taken before the cluster was known, whose mark it may bear; and what was told while it was on
+        // its way is newer than it. So it is looked and told anew, whatever that comes to.
+        self.tell_anew = true;
+        if self.work.is_none() {
             self.look(scene);
         }
         // Orders of the session before are not this one's.
@@ -288,6 +299,7 @@ impl Driver {
                     self.look(scene);
                 }
             }
+            Purpose::Outdated => {}
             Purpose::LookAfter(done) => self.looked(scene, answer, Some(done)),
             Purpose::Probe(order) => self.probed(scene, &order, answer),
             Purpose::Work => {
@@ -386,6 +398,11 @@ impl Driver {
             what = order.kind.as_str(),
             "begun"
         );
+        // What a look that is under way finds may be from before this.
+        self.calls
+            .values_mut()
+            .filter(|it| **it == Purpose::Look)
+            .for_each(|it| *it = Purpose::Outdated);
         let mut work = Work::new(order, again);
         let next = work.begin(scene.now);
         self.work = Some(work);
@@ -502,20 +519,24 @@ impl Driver {
                 self.missed_since = None;
                 self.cause = None;
                 self.settle_suspended(scene, &seen);
-                if self.known.as_ref() != Some(&seen) {
+                if self.known.as_ref() != Some(&seen) || self.tell_anew {
                     self.send_seen(scene, seen);
                 }
             }
             Ok(_) if self.unsettled.is_some() => {
                 if self.settle(scene.now) {
-                    if self.known.is_some() {
+                    if self.known.is_some() || self.tell_anew {
                         let floor = scene.ledger.entry(self.uuid).map_or(0, |entry| entry.floor);
                         self.send_absent(scene, floor);
                     }
                     self.consider(scene);
                 }
             }
-            Ok(_) if after_work || self.known.is_some() => {
+            Ok(_)
+                if after_work
+                    || self.known.is_some()
+                    || (self.tell_anew && self.work.is_none()) =>
+            {
                 // Why it went decides whether it may be started again, and that is told by an event which may come after
                 // this look. It is waited for; a domain whose end nobody saw is told without.
                 let missed = *self.missed_since.get_or_insert(scene.now);
@@ -655,6 +676,7 @@ impl Driver {
         let report = v1::report::Report::Seen(convert::seen(self.uuid, &seen));
         scene.reports.push(v1::Report { report: Some(report) });
         self.known = Some(seen);
+        self.tell_anew = false;
     }
 
     /// With the cause, which is kept until the domain is seen again: a probe's answer must not know less than the word
@@ -662,6 +684,7 @@ impl Driver {
     fn send_absent(&mut self, scene: &mut Scene<'_>, floor: u64) {
         self.known = None;
         self.missed_since = None;
+        self.tell_anew = false;
         let report = convert::absent(self.uuid, floor, self.cause);
         scene.reports.push(v1::Report { report: Some(v1::report::Report::Absent(report)) });
     }

@@ -139,6 +139,8 @@ pub struct SimAgent {
     unanswered: Option<(Uuid, Vec<v1::Report>)>,
     registering: Option<Registering>,
     fed_at: u64,
+    /// Its watchdog is armed, or there is none.
+    armed: bool,
 }
 
 fn short(call: &Call) -> String {
@@ -175,9 +177,7 @@ impl World {
         let storage = SimLedger { entries: host.ledger.clone(), suspended: host.suspended.clone() };
         let ledger = Ledger::over(Box::new(storage), entries, suspended);
         let core = AgentCore::new(ledger, host.lease_file);
-        if let Some(watchdog) = &mut host.watchdog {
-            watchdog.fed = Some(now);
-        }
+        let watched = host.watchdog.is_some();
         host.guarded = true;
         host.agent = Some(SimAgent {
             core,
@@ -191,6 +191,7 @@ impl World {
             unanswered: None,
             registering: None,
             fed_at: now,
+            armed: !watched,
         });
         self.after(1, Event::AgentTick(number, incarnation));
         self.after(20, Event::Listed(number, incarnation));
@@ -245,11 +246,13 @@ impl World {
         let host = &mut self.hosts[number];
         let Some(agent) = &mut host.agent else { return };
         if let Some(watchdog) = &mut host.watchdog
-            && virtual_now >= agent.fed_at + watchdog.timeout_ms / 3
+            && (virtual_now >= agent.fed_at + watchdog.timeout_ms / 3 || !agent.armed)
         {
             agent.fed_at = virtual_now;
             host.lease_file = agent.core.lease();
+            // Arming it is feeding it, and one that the agent before this one armed may be about to bite.
             if agent.core.may_feed(now) {
+                agent.armed = true;
                 watchdog.fed = Some(virtual_now);
                 self.observe(&Observation::Fed { host: number });
             }
@@ -278,6 +281,7 @@ impl World {
         let again = Event::Listed(number, incarnation);
         let stalled = self.hosts[number].libvirt_stalled_until > self.now;
         let domains = self.hosts[number].hypervisor.inventory();
+        let now = self.hosts[number].reading(self.now);
         let Some(agent) = self.agent(number, incarnation) else { return };
         if agent.session.is_some() || agent.registering.is_some() {
             return;
@@ -285,7 +289,10 @@ impl World {
         let Some(domains) = domains.ok().filter(|_| !stalled) else {
             return self.after(500, again);
         };
-        let inventory = agent.core.inventory(&domains);
+        let inventory = agent.core.inventory(&domains, now);
+        if !agent.armed {
+            return self.after(50, again);
+        }
         // What was seen before is told by the inventory; what became of orders is kept.
         let unanswered = agent.unanswered.take().map(|(_, reports)| reports).unwrap_or_default();
         let queue = std::mem::take(&mut agent.queue);

@@ -93,7 +93,8 @@ impl Bench {
             isolation_hold_ms: 60_000,
             floors: Vec::new(),
         };
-        let inventory = self.core.inventory(&self.fake.domains().unwrap_or_default());
+        let domains = self.fake.domains().unwrap_or_default();
+        let inventory = self.core.inventory(&domains, self.at());
         self.core.registered(given, &inventory, self.at()).unwrap();
         self.settle();
     }
