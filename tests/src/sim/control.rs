@@ -338,6 +338,9 @@ impl World {
             }
         }
         let after = self.planes[plane].state.clone();
+        self.trace.detail(self.now, "commit", || {
+            format!("{:?}: {outcome:?}", proposal.command.operation)
+        });
         if plane + 1 == self.planes.len() {
             self.trace_commit(&proposal.command, &outcome, &before, &after);
             self.observe(&Observation::Committed {

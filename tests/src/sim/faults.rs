@@ -88,7 +88,11 @@ impl World {
     fn some_fault(&mut self) {
         let host = self.rng.usize(0..self.hosts.len());
         let replica = self.rng.usize(0..self.replicas.len());
-        match self.options.theme.some_trouble(&mut self.rng) {
+        let trouble = self.options.theme.some_trouble(&mut self.rng);
+        self.trace.detail(self.now, "trouble", || {
+            format!("{trouble:?} host {} replica {}", host + 1, replica + 1)
+        });
+        match trouble {
             Trouble::Network => self.network_fault(),
             Trouble::Split => self.split(),
             Trouble::PowerOff => {
@@ -99,9 +103,6 @@ impl World {
             }
             Trouble::AgentEnds => {
                 let incarnation = self.end_agent(host);
-                if self.rng.u32(0..6) == 0 {
-                    self.hosts[host].lease_file = Default::default();
-                }
                 let delay = self.rng.u64(10..20_000);
                 self.after(delay, Event::StartAgent(host, incarnation));
             }
@@ -364,6 +365,7 @@ impl World {
         let incarnation = self.end_agent(host);
         *self.hosts[host].ledger.lock().unwrap_or_else(PoisonError::into_inner) =
             Default::default();
+        self.hosts[host].ledgers_lost += 1;
         let delay = self.rng.u64(10..3_000);
         self.after(delay, Event::StartAgent(host, incarnation));
     }
@@ -427,6 +429,8 @@ impl World {
             }
         }
         let truth = self.truth();
+        let all = truth.vms.values().map(|record| record.spec.uuid);
+        let alone: Vec<Uuid> = all.filter(|uuid| self.copies(*uuid).len() == 1).collect();
         for number in 0..self.hosts.len() {
             let host = &mut self.hosts[number];
             let name = host.name.clone();
@@ -436,15 +440,19 @@ impl World {
                 let mut machine = host.hypervisor.machine();
                 machine.failing = Failing::default();
                 machine.libvirt_down = false;
+                let mut let_run = Vec::new();
                 machine.domains.iter_mut().for_each(|(uuid, domain)| {
                     domain.unseen = false;
                     let owner = truth.vm_with_uuid(uuid).and_then(|record| record.owner);
                     let here = owner.is_some_and(|owner| truth.node_name(owner) == name);
-                    if domain.paused_by == Some(PausedBy::Outsider) && here {
+                    if domain.paused_by == Some(PausedBy::Outsider) && here && alone.contains(uuid)
+                    {
                         domain.presence = Presence::Running;
                         domain.paused_by = None;
+                        let_run.push(*uuid);
                     }
                 });
+                machine.events.extend(let_run.into_iter().map(|uuid| (uuid, None)));
             }
             if let Some(fence) = &mut host.fence {
                 (fence.dark_until, fence.broken) = (0, false);

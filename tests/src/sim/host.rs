@@ -302,6 +302,8 @@ pub struct SimHost {
     pub guarded: bool,
     /// The ledger on its disk.
     pub ledger: Arc<Mutex<Entries>>,
+    /// How often it was lost.
+    pub ledgers_lost: u64,
     /// `/run`: the lease.
     pub lease_file: Lease,
     /// `/run`: what self-fence has stopped.

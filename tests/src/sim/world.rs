@@ -670,6 +670,7 @@ impl World {
             incarnation: 0,
             guarded: false,
             ledger: Arc::default(),
+            ledgers_lost: 0,
             lease_file: Default::default(),
             suspended: Arc::default(),
             watchdog: None,

@@ -12,8 +12,9 @@ use crate::sim::World;
 
 #[derive(Default)]
 pub(super) struct OrdersAreFresh {
-    /// Starts that had their effect, by host, VM and generation.
-    started: BTreeSet<(usize, Uuid, u64)>,
+    /// Starts that had their effect, by host, ledger, VM and generation: nobody remembers what a lost ledger said, and the
+    /// order that is still outstanding may be carried out once more.
+    started: BTreeSet<(usize, u64, Uuid, u64)>,
     /// The newest term that an agent has obeyed, by host, agent and session.
     terms: BTreeMap<(usize, u64, u64), u64>,
 }
@@ -33,7 +34,8 @@ impl Invariant for OrdersAreFresh {
                         "{place} starts {uuid} at generation {generation}, which nobody committed"
                     ));
                 }
-                if self.started.contains(&(*host, *uuid, generation)) {
+                let ledger = world.hosts[*host].ledgers_lost;
+                if self.started.contains(&(*host, ledger, *uuid, generation)) {
                     return Err(format!(
                         "{place} starts {uuid} at generation {generation} for the second time"
                     ));
@@ -67,7 +69,8 @@ impl Invariant for OrdersAreFresh {
             }
             Observation::Called { host, uuid, call: Call::Create { xml }, done: true } => {
                 let generation = mark::in_domain(xml).map_or(0, |mark| mark.generation);
-                self.started.insert((*host, *uuid, generation));
+                let ledger = world.hosts[*host].ledgers_lost;
+                self.started.insert((*host, ledger, *uuid, generation));
                 Ok(())
             }
             _ => Ok(()),

@@ -11,6 +11,8 @@ use crate::sim::World;
 
 /// Calls take a moment, and the agent looks every so often.
 const GRACE_MS: u64 = 500;
+/// A guest that somebody lets run again is known of within this.
+const UNSEEN_MS: u64 = 100;
 
 #[derive(Default)]
 pub(super) struct SelfFenceInTime {
@@ -84,7 +86,11 @@ impl Invariant for SelfFenceInTime {
                 (0..world.hosts.len()).try_for_each(|number| self.look(world, number))
             }
             Observation::Fed { host } if lease_is_over(world, *host) => {
-                match bound(world, *host).first() {
+                let seen = |uuid: &&Uuid| {
+                    let since = self.exposed.get(&(*host, **uuid));
+                    since.is_some_and(|(_, since)| world.now > since + UNSEEN_MS)
+                };
+                match bound(world, *host).iter().find(seen) {
                     Some(uuid) => Err(format!(
                         "the watchdog of {} is fed while {uuid} runs there without a lease",
                         world.hosts[*host].name
