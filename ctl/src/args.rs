@@ -8,6 +8,8 @@ use clap_complete::Shell;
 
 use crate::exit;
 
+pub mod handling;
+
 /// Runs a Berth cluster: VMs on libvirt hosts, each in one place at most.
 #[derive(Debug, Parser)]
 #[command(name = "berthctl", version, about, after_help = exit::TABLE)]
@@ -247,6 +249,9 @@ pub struct Policy {
     /// What happens when it is seen running twice.
     #[arg(long, value_enum)]
     pub on_conflict: Option<Conflict>,
+    /// How it is treated on its host.
+    #[command(flatten)]
+    pub handling: handling::Handling,
 }
 
 /// What a node does with a VM when its lease runs out.

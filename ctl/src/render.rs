@@ -81,6 +81,7 @@ struct Policy {
     failover_domain: Option<String>,
     migration: String,
     stop_timeout_ms: u64,
+    handling: serde_json::Value,
 }
 
 #[derive(Debug, Serialize)]
@@ -113,6 +114,43 @@ struct Progress {
     remaining_bytes: u64,
 }
 
+/// How a VM is treated on its host, in the words of the wire.
+fn handling(handling: &v1::VmHandling) -> serde_json::Value {
+    let options = handling.migration.clone().unwrap_or_default();
+    serde_json::json!({
+        "xml_file": handling.xml_file,
+        "xml_path": handling.xml_path,
+        "save_dir": handling.save_dir,
+        "save_shared": handling.save_shared,
+        "start_timeout_ms": handling.start_timeout_ms,
+        "no_kill": handling.no_kill,
+        "status_command": handling.status_command,
+        "status_program": handling.status_shell,
+        "guest_agent": handling.guest_agent,
+        "check_interval_ms": handling.check_interval_ms,
+        "check_timeout_ms": handling.check_timeout_ms,
+        "on_guest_shutdown": handling.on_guest_shutdown,
+        "on_guest_crash": handling.on_guest_crash,
+        "on_watchdog": handling.on_watchdog,
+        "on_destroy": handling.on_destroy,
+        "on_io_error": handling.on_io_error,
+        "migration": {
+            "allow_unsafe": options.allow_unsafe,
+            "tunnelled": options.tunnelled,
+            "tls": options.tls,
+            "auto_converge": options.auto_converge,
+            "post_copy": options.post_copy,
+            "compressed": options.compressed,
+            "abort_on_error": options.abort_on_error,
+            "parallel": options.parallel,
+            "bandwidth_mib_s": options.bandwidth_mib_s,
+            "max_downtime_ms": options.max_downtime_ms,
+            "timeout_ms": options.timeout_ms,
+            "routes": options.routes.into_iter().collect::<BTreeMap<_, _>>(),
+        },
+    })
+}
+
 impl From<&v1::Vm> for Vm {
     fn from(vm: &v1::Vm) -> Self {
         let policy = vm.policy.clone().unwrap_or_default();
@@ -138,6 +176,7 @@ impl From<&v1::Vm> for Vm {
                 failover_domain: policy.failover_domain,
                 migration: policy.migration,
                 stop_timeout_ms: policy.stop_timeout_ms,
+                handling: handling(&policy.handling.unwrap_or_default()),
             },
             disks: vm
                 .disks

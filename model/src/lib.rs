@@ -15,6 +15,7 @@ pub mod command;
 pub mod domain_xml;
 pub mod event;
 pub mod failover_domain;
+pub mod handling;
 pub mod id;
 pub mod liveness;
 pub mod node;

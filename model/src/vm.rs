@@ -19,6 +19,7 @@ use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
 use crate::domain_xml::Disk;
+use crate::handling::Handling;
 use crate::id::{FailoverDomainName, Generation, NodeId, OrderId, RequestId, VmName};
 use crate::recovery::{RecoveryPolicy, RestartLimit};
 use crate::time::Timestamp;
@@ -59,6 +60,8 @@ pub struct VmPolicy {
     pub on_isolation: OnIsolation,
     /// What happens when it is seen running twice.
     pub on_conflict: OnConflict,
+    /// How it is treated on its host.
+    pub handling: Handling,
 }
 
 /// What a node that lost its lease does with a VM (design section 3, self-fence).
@@ -124,6 +127,7 @@ impl Default for VmPolicy {
             stop_timeout_ms: 120_000,
             on_isolation: OnIsolation::default(),
             on_conflict: OnConflict::default(),
+            handling: Handling::default(),
         }
     }
 }

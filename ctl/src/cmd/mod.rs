@@ -5,6 +5,7 @@ mod events;
 mod explain;
 mod failover_domain;
 mod fence;
+mod handling;
 mod node;
 mod operation;
 mod replica;

@@ -9,7 +9,7 @@ use proto::v1::{self, AddVm, VmPolicy};
 use serde::Serialize;
 
 use crate::args::{Conflict, Isolation, Migration, Policy, Recovery, Vm as Command};
-use crate::cmd::{Context, status};
+use crate::cmd::{Context, handling, status};
 use crate::exit::{Failure, Kind};
 use crate::render::{self, Vm, note, owner, time};
 
@@ -65,7 +65,7 @@ fn read(file: &Path) -> Result<(String, ParsedDomain), Failure> {
 
 async fn add(cx: &Context, file: &Path, policy: &Policy) -> Result<(), Failure> {
     let (xml, domain) = read(file)?;
-    let policy = apply(policy, defaults());
+    let policy = apply(policy, defaults())?;
     cx.cluster.submit(Operation::AddVm(AddVm { xml, policy: Some(policy) })).await?;
     say(cx, domain.name.as_str(), "added; it is disabled until it is enabled");
     Ok(())
@@ -89,7 +89,7 @@ async fn edit(
         }
         None => vm.xml.clone(),
     };
-    let policy = apply(policy, vm.policy.unwrap_or_else(defaults));
+    let policy = apply(policy, vm.policy.unwrap_or_else(defaults))?;
     cx.cluster.submit(Operation::EditVm(AddVm { xml, policy: Some(policy) })).await?;
     say(cx, name, "edited; a changed domain XML holds from its next start");
     Ok(())
@@ -105,12 +105,14 @@ fn defaults() -> VmPolicy {
         stop_timeout_ms: 120_000,
         on_isolation: "suspend".into(),
         on_conflict: "wait".into(),
+        handling: None,
     }
 }
 
-fn apply(flags: &Policy, policy: VmPolicy) -> VmPolicy {
+fn apply(flags: &Policy, policy: VmPolicy) -> Result<VmPolicy, Failure> {
     let milliseconds = |span: std::time::Duration| span.as_millis() as u64;
-    VmPolicy {
+    let before = policy.handling.unwrap_or_default();
+    Ok(VmPolicy {
         recovery: match flags.recovery {
             Some(Recovery::Restart) => "restart".into(),
             Some(Recovery::Relocate) => "relocate".into(),
@@ -142,7 +144,8 @@ fn apply(flags: &Policy, policy: VmPolicy) -> VmPolicy {
             Some(Conflict::KeepOwner) => "keep-owner".into(),
             None => policy.on_conflict,
         },
-    }
+        handling: Some(handling::apply(&flags.handling, before)?),
+    })
 }
 
 async fn show(cx: &Context, name: &str, xml: bool) -> Result<(), Failure> {
@@ -195,7 +198,9 @@ fn text(vm: &v1::Vm) -> String {
         ("stop time-out", format!("{} s", policy.stop_timeout_ms / 1_000)),
         ("note", note(vm.reason.as_ref())),
     ];
+    let handling = policy.handling.as_ref().map(handling::rows).unwrap_or_default();
     rows.into_iter()
+        .chain(handling)
         .map(|(key, value)| format!("{key:<16} {value}").trim_end().to_owned())
         .collect::<Vec<_>>()
         .join("\n")
@@ -274,10 +279,14 @@ mod tests {
     fn flags_change_only_what_they_name() {
         let before = VmPolicy { failover_domain: Some("d".into()), max_restarts: 3, ..defaults() };
         let flags = Policy { recovery: Some(Recovery::RestartDisable), ..Policy::default() };
-        let after = apply(&flags, before.clone());
-        assert_eq!(after, VmPolicy { recovery: "restart-disable".into(), ..before.clone() });
+        let after = apply(&flags, before.clone()).unwrap();
+        let handling = after.handling.clone();
+        assert_eq!(
+            after,
+            VmPolicy { recovery: "restart-disable".into(), handling, ..before.clone() }
+        );
         let none = Policy { failover_domain: Some(String::new()), ..Policy::default() };
-        assert_eq!(apply(&none, before).failover_domain, None);
+        assert_eq!(apply(&none, before).unwrap().failover_domain, None);
     }
 
     #[test]

@@ -203,11 +203,12 @@ fn policy(policy: v1::VmPolicy) -> Result<VmPolicy, ConvertError> {
             "wait, keep-owner",
             OnConflict::parse,
         )?,
+        handling: policy.handling.map(super::handling::read).transpose()?.unwrap_or_default(),
     })
 }
 
 /// One of a few words; what is not said is the default.
-fn word<T: Default>(
+pub(super) fn word<T: Default>(
     field: &'static str,
     text: &str,
     words: &str,

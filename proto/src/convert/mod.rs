@@ -2,6 +2,7 @@
 
 pub mod agent;
 pub mod control;
+pub mod handling;
 pub mod rejection;
 pub mod view;
 

@@ -54,6 +54,7 @@ pub fn vm(
             stop_timeout_ms: policy.stop_timeout_ms,
             on_isolation: policy.on_isolation.as_str().into(),
             on_conflict: policy.on_conflict.as_str().into(),
+            handling: Some(super::handling::write(&policy.handling)),
         }),
         disks: record
             .spec

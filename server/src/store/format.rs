@@ -1,4 +1,4 @@
-//! The version of the data directory: a newer one is refused, an older one would be upgraded here.
+//! The version of the data directory: another one than this version writes is refused; upgrades would be made here.
 
 use std::fs;
 use std::io::Write;
@@ -9,7 +9,8 @@ use crate::store::{StoreError, file};
 /// The format this version writes.
 ///
 /// 1 (2026-11-23): sled 0.34 with trees `log` and `meta`, postcard inside envelope 1; snapshots with header 1.
-pub const CURRENT: u32 = 1;
+/// 2 (2026-11-25): VMs have a handling, and what goes with it. Nothing was released in format 1, so it is not upgraded.
+pub const CURRENT: u32 = 2;
 
 /// Checks the format of an existing directory, or makes a new one.
 pub fn check_or_write(directory: &Path) -> Result<(), StoreError> {
@@ -25,6 +26,13 @@ pub fn check_or_write(directory: &Path) -> Result<(), StoreError> {
             })?;
             if found > CURRENT {
                 return Err(StoreError::NewerFormat {
+                    path: directory.to_owned(),
+                    found,
+                    known: CURRENT,
+                });
+            }
+            if found < CURRENT {
+                return Err(StoreError::OlderFormat {
                     path: directory.to_owned(),
                     found,
                     known: CURRENT,

@@ -58,6 +58,19 @@ pub enum StoreError {
         /// The newest known.
         known: u32,
     },
+    /// A data directory of an earlier layout that is not upgraded.
+    #[error(
+        "the data in {} has format {found}, and this version of berth-server reads format {known} only: take a backup with the version that wrote it and restore that",
+        path.display()
+    )]
+    OlderFormat {
+        /// The data directory.
+        path: PathBuf,
+        /// The version found.
+        found: u32,
+        /// The one known.
+        known: u32,
+    },
     /// Bytes that are not what was written.
     #[error(
         "{what} in {} is damaged: {reason}; this replica cannot be trusted any more: remove it from the cluster, move its data directory away and add it again under a new id",
