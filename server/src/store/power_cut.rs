@@ -105,7 +105,8 @@ fn what_was_acknowledged_survives_a_power_cut_at_any_moment() {
         let (before, after) = (&moments[at], &moments[at + 1]);
         let crashed = tempfile::tempdir().unwrap();
         std::fs::create_dir_all(crashed.path().join("db/blobs")).unwrap();
-        std::fs::write(crashed.path().join("FORMAT"), "1\n").unwrap();
+        let format = format!("{}\n", crate::store::format::CURRENT);
+        std::fs::write(crashed.path().join("FORMAT"), format).unwrap();
         std::fs::write(crashed.path().join("db/conf"), &configuration).unwrap();
         std::fs::write(crashed.path().join("db/db"), cut(&before.image, &after.image, &mut chance))
             .unwrap();

@@ -41,7 +41,10 @@ fn a_newer_format_is_refused_with_both_versions() {
     let directory = tempfile::tempdir().unwrap();
     std::fs::write(directory.path().join("FORMAT"), "99\n").unwrap();
     let error = SledStore::open(directory.path()).err().unwrap().to_string();
-    assert!(error.contains("format 99") && error.contains("up to 1"), "{error}");
+    assert!(
+        error.contains("format 99") && error.contains(&format!("up to {}", format::CURRENT)),
+        "{error}"
+    );
 }
 
 #[test]
