@@ -7,8 +7,8 @@
 //! became of an order; what was seen is told anew by the next registration.
 
 use std::collections::BTreeMap;
+use std::future::Future;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use proto::channel::{ChannelError, TlsFiles, endpoint};
@@ -18,7 +18,7 @@ use proto::v1::{
     self, AnnounceRequest, HeartbeatRequest, JobProgress, LeaveRequest, RegisterReply,
     RegisterRequest, ReportRequest, WatchOrdersRequest,
 };
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, watch};
 use tonic::transport::Channel;
 use tonic::{Code, Request, Status};
 use tracing::{debug, info, warn};
@@ -28,7 +28,7 @@ use crate::agent::{Input, Jobs, lock};
 use crate::clock::Reading;
 
 /// Between two rounds over all replicas that all failed.
-const ROUND_PAUSE: Duration = Duration::from_millis(200);
+const ROUND_PAUSE: Duration = Duration::from_millis(100);
 /// A report or a registration waits for a commit, and for an election before it.
 const COMMIT_LIMIT: Duration = Duration::from_secs(3);
 /// While a migration runs its progress is told this often.
@@ -42,7 +42,7 @@ type Client = AgentSessionClient<Channel>;
 #[derive(Clone)]
 pub struct Servers {
     clients: Arc<Vec<(String, Client)>>,
-    current: Arc<AtomicUsize>,
+    current: Arc<watch::Sender<usize>>,
 }
 
 impl Servers {
@@ -52,11 +52,11 @@ impl Servers {
             Ok((address.clone(), Client::new(endpoint(address, tls)?.connect_lazy())))
         };
         let clients = addresses.iter().map(client).collect::<Result<Vec<_>, ChannelError>>()?;
-        Ok(Self { clients: Arc::new(clients), current: Arc::default() })
+        Ok(Self { clients: Arc::new(clients), current: Arc::new(watch::Sender::new(0)) })
     }
 
     fn pick(&self) -> (usize, &str, Client) {
-        let current = self.current.load(Ordering::Relaxed) % self.clients.len();
+        let current = *self.current.borrow();
         let (address, client) = &self.clients[current];
         (current, address, client.clone())
     }
@@ -64,10 +64,30 @@ impl Servers {
     /// Leaves a replica that failed, unless somebody did before. Pauses after each round.
     async fn leave(&self, failed: usize) {
         let next = (failed + 1) % self.clients.len();
-        let left =
-            self.current.compare_exchange(failed, next, Ordering::Relaxed, Ordering::Relaxed);
-        if left.is_err() || next == 0 {
+        let left = self.current.send_if_modified(|current| {
+            let left = *current == failed;
+            if left {
+                *current = next;
+            }
+            left
+        });
+        if left && next == 0 {
             tokio::time::sleep(ROUND_PAUSE).await;
+        }
+    }
+
+    /// What comes of a call through a replica, or UNAVAILABLE once that one was left: a host that lost its power closes no
+    /// connection, and the first to notice is the heartbeat.
+    async fn unless_left<T>(
+        &self,
+        index: usize,
+        call: impl Future<Output = Result<T, Status>>,
+    ) -> Result<T, Status> {
+        let mut current = self.current.subscribe();
+        tokio::select! {
+            answer = call => answer,
+            // The sender lives as long as this.
+            _ = current.wait_for(|current| *current != index) => Err(Status::unavailable("the replica was left")),
         }
     }
 }
@@ -204,11 +224,13 @@ impl Session {
     }
 
     async fn heartbeats(&self) -> String {
-        let period = Duration::from_millis(self.given.heartbeat_ms.max(10));
-        let limit = Duration::from_millis(self.given.answer_timeout_ms.max(10));
+        let (mut heartbeat_ms, mut answer_timeout_ms) =
+            (self.given.heartbeat_ms, self.given.answer_timeout_ms);
         let mut number = 0;
         loop {
             number += 1;
+            let period = Duration::from_millis(heartbeat_ms.max(10));
+            let limit = Duration::from_millis(answer_timeout_ms.max(10));
             let (index, address, mut client) = self.servers.pick();
             let jobs = self.progress();
             let migrating = !jobs.is_empty();
@@ -224,9 +246,15 @@ impl Session {
             // The time-out that travels with the request is the server's to keep; this one is ours.
             let answer = tokio::time::timeout(limit, client.heartbeat(request)).await;
             match answer.unwrap_or_else(|_| Err(Status::deadline_exceeded("no answer in time"))) {
-                Ok(_) => {
+                Ok(reply) => {
                     // The receiver lives as long as the process.
                     let _ = self.inputs.send(Input::HeartbeatAnswered(sent));
+                    let reply = reply.into_inner();
+                    if reply.heartbeat_ms > 0 && reply.answer_timeout_ms > 0 {
+                        // Settings that were changed hold at once: silence is measured by them already.
+                        heartbeat_ms = reply.heartbeat_ms;
+                        answer_timeout_ms = reply.answer_timeout_ms;
+                    }
                     let pause = if migrating { PROGRESS_PERIOD.min(period) } else { period };
                     let spent = Duration::from_millis(Reading::now().since(sent));
                     tokio::time::sleep(pause.saturating_sub(spent)).await;
@@ -260,21 +288,25 @@ impl Session {
             let (index, address, mut client) = self.servers.pick();
             let request =
                 WatchOrdersRequest { node_id: self.given.node_id, session: self.given.session };
-            let status =
-                match tokio::time::timeout(COMMIT_LIMIT, client.watch_orders(request)).await {
-                    Err(_) => Status::deadline_exceeded("no answer in time"),
-                    Ok(Err(status)) => status,
-                    Ok(Ok(stream)) => {
-                        let mut stream = stream.into_inner();
-                        loop {
-                            match stream.message().await {
-                                Ok(Some(list)) => drop(self.inputs.send(Input::Orders(list))),
-                                Ok(None) => break Status::unavailable("the stream ended"),
-                                Err(status) => break status,
-                            }
+            let status = match tokio::time::timeout(
+                COMMIT_LIMIT,
+                self.servers.unless_left(index, client.watch_orders(request)),
+            )
+            .await
+            {
+                Err(_) => Status::deadline_exceeded("no answer in time"),
+                Ok(Err(status)) => status,
+                Ok(Ok(stream)) => {
+                    let mut stream = stream.into_inner();
+                    loop {
+                        match self.servers.unless_left(index, stream.message()).await {
+                            Ok(Some(list)) => drop(self.inputs.send(Input::Orders(list))),
+                            Ok(None) => break Status::unavailable("the stream ended"),
+                            Err(status) => break status,
                         }
                     }
-                };
+                }
+            };
             if is_over(&status) {
                 return status.message().to_owned();
             }
@@ -299,7 +331,7 @@ impl Session {
                     reports: reports.clone(),
                 });
                 request.set_timeout(COMMIT_LIMIT);
-                match client.report(request).await {
+                match self.servers.unless_left(index, client.report(request)).await {
                     Ok(_) => break,
                     Err(status) if is_over(&status) => return status.message().to_owned(),
                     Err(status) if status.code() == Code::InvalidArgument => {

@@ -17,7 +17,6 @@ use crate::id::NodeId;
 use crate::id::{Epoch, NodeName, VmName};
 use crate::node::NodeRecord;
 use crate::rejection::Rejection;
-use crate::settings::RaftTimes;
 use crate::vm::{Failure, OperationPhase, VmRecord, VmState};
 
 impl ClusterState {
@@ -27,7 +26,7 @@ impl ClusterState {
             if self.cluster.is_some() {
                 return Err(Rejection::AlreadyInitialised);
             }
-            settings.check(RaftTimes::default()).map_err(node::contradiction)?;
+            settings.check().map_err(node::contradiction)?;
             self.cluster = Some(*cluster);
             self.epoch = Epoch(1);
             self.settings = settings.clone();

@@ -14,7 +14,7 @@ use crate::node::{
 };
 use crate::rejection::Rejection;
 use crate::sabotage::{Rule, off};
-use crate::settings::{Contradiction, RaftTimes, Settings};
+use crate::settings::{Contradiction, Settings};
 use crate::time::Timestamp;
 use crate::vm::{MayRun, OnIsolation, OrderIntent, OrderRecord, StopCause};
 
@@ -454,7 +454,7 @@ impl ClusterState {
         cx: &mut Context,
         settings: &Settings,
     ) -> Result<(), Rejection> {
-        settings.check(RaftTimes::default()).map_err(contradiction)?;
+        settings.check().map_err(contradiction)?;
         self.settings = settings.clone();
         let text = format!("{} changed the settings; leases change with the next session", cx.by);
         self.emit(cx, EventKind::SettingsChanged, None, None, text);

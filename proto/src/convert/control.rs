@@ -115,6 +115,7 @@ pub fn settings(asked: &v1::Settings) -> Settings {
         isolation_hold_ms: asked.isolation_hold_ms,
         mass_loss_percent: asked.mass_loss_percent,
         fence_probe_ms: asked.fence_probe_ms,
+        election_max_ms: asked.election_max_ms,
     }
 }
 

@@ -214,6 +214,7 @@ pub fn settings(settings: &Settings) -> v1::Settings {
         isolation_hold_ms: settings.isolation_hold_ms,
         mass_loss_percent: settings.mass_loss_percent,
         fence_probe_ms: settings.fence_probe_ms,
+        election_max_ms: settings.election_max_ms,
     }
 }
 

@@ -81,8 +81,9 @@ impl AgentService {
 #[tonic::async_trait]
 impl AgentSession for AgentService {
     async fn announce(&self, request: Request<v1::AnnounceRequest>) -> Answer<v1::AnnounceReply> {
-        if let Route::Leader(channel) = self.router.route(&request)? {
-            return AgentSessionClient::new(channel).announce(forwarded(request)).await;
+        if let Route::Leader(leader) = self.router.route(&request)? {
+            let mut client = AgentSessionClient::new(leader.channel.clone());
+            return leader.answer(client.announce(forwarded(request))).await;
         }
         let name = convert::control::node(&request.into_inner().node)
             .map_err(|error| status::invalid(&error))?;
@@ -94,8 +95,9 @@ impl AgentSession for AgentService {
 
     async fn register(&self, request: Request<v1::RegisterRequest>) -> Answer<v1::RegisterReply> {
         self.check_epoch(request.get_ref().epoch)?;
-        if let Route::Leader(channel) = self.router.route(&request)? {
-            return AgentSessionClient::new(channel).register(forwarded(request)).await;
+        if let Route::Leader(leader) = self.router.route(&request)? {
+            let mut client = AgentSessionClient::new(leader.channel.clone());
+            return leader.answer(client.register(forwarded(request))).await;
         }
         let message = request.into_inner();
         let request_id = message.request_id.clone();
@@ -132,10 +134,11 @@ impl AgentSession for AgentService {
         request: Request<v1::HeartbeatRequest>,
     ) -> Answer<v1::HeartbeatReply> {
         self.check_epoch(request.get_ref().epoch)?;
-        if let Route::Leader(channel) = self.router.route(&request)? {
+        if let Route::Leader(leader) = self.router.route(&request)? {
             let message = request.get_ref();
             self.leader.carry(NodeId(message.node_id), SessionId(message.session));
-            return AgentSessionClient::new(channel).heartbeat(forwarded(request)).await;
+            let mut client = AgentSessionClient::new(leader.channel.clone());
+            return leader.answer(client.heartbeat(forwarded(request))).await;
         }
         let message = request.into_inner();
         let (node, session) = (NodeId(message.node_id), SessionId(message.session));
@@ -170,12 +173,19 @@ impl AgentSession for AgentService {
             return Err(self.old_session(node, session));
         }
         self.leader.detector().answered(node, session, self.leader.elapsed_ms()).map_err(over)?;
-        Ok(Response::new(v1::HeartbeatReply { number: message.number, term }))
+        let state = self.raft.state();
+        Ok(Response::new(v1::HeartbeatReply {
+            number: message.number,
+            term,
+            heartbeat_ms: state.settings.heartbeat_ms,
+            answer_timeout_ms: state.settings.answer_timeout_ms,
+        }))
     }
 
     async fn leave(&self, request: Request<v1::LeaveRequest>) -> Answer<v1::LeaveReply> {
-        if let Route::Leader(channel) = self.router.route(&request)? {
-            return AgentSessionClient::new(channel).leave(forwarded(request)).await;
+        if let Route::Leader(leader) = self.router.route(&request)? {
+            let mut client = AgentSessionClient::new(leader.channel.clone());
+            return leader.answer(client.leave(forwarded(request))).await;
         }
         let message = request.into_inner();
         let (node, session) = (NodeId(message.node_id), SessionId(message.session));
@@ -185,8 +195,9 @@ impl AgentSession for AgentService {
     }
 
     async fn report(&self, request: Request<v1::ReportRequest>) -> Answer<v1::ReportReply> {
-        if let Route::Leader(channel) = self.router.route(&request)? {
-            return AgentSessionClient::new(channel).report(forwarded(request)).await;
+        if let Route::Leader(leader) = self.router.route(&request)? {
+            let mut client = AgentSessionClient::new(leader.channel.clone());
+            return leader.answer(client.report(forwarded(request))).await;
         }
         let message = request.into_inner();
         let (node, session) = (NodeId(message.node_id), SessionId(message.session));
@@ -205,9 +216,10 @@ impl AgentSession for AgentService {
         &self,
         request: Request<v1::WatchOrdersRequest>,
     ) -> Answer<Self::WatchOrdersStream> {
-        if let Route::Leader(channel) = self.router.route(&request)? {
-            let stream = AgentSessionClient::new(channel).watch_orders(forwarded(request)).await?;
-            return Ok(Response::new(Box::pin(stream.into_inner())));
+        if let Route::Leader(leader) = self.router.route(&request)? {
+            let mut client = AgentSessionClient::new(leader.channel.clone());
+            let stream = leader.answer(client.watch_orders(forwarded(request))).await?;
+            return Ok(Response::new(Box::pin(leader.stream(stream.into_inner()))));
         }
         let message = request.into_inner();
         let (node, session) = (NodeId(message.node_id), SessionId(message.session));

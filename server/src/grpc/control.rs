@@ -47,8 +47,9 @@ pub struct ControlService {
 /// Passes a request on to the leader unless this replica leads.
 macro_rules! or_forward {
     ($self:ident, $request:ident, $method:ident) => {
-        if let Route::Leader(channel) = $self.router.route(&$request)? {
-            return ControlClient::new(channel).$method(forwarded($request)).await;
+        if let Route::Leader(leader) = $self.router.route(&$request)? {
+            let mut client = ControlClient::new(leader.channel.clone());
+            return leader.answer(client.$method(forwarded($request))).await;
         }
     };
 }
@@ -78,6 +79,23 @@ impl ControlService {
             }
             Some(_) | None => Ok(()),
         }
+    }
+
+    /// The settings speak for every replica's elections; this one's are known here (design section 5).
+    fn check_elections(&self, operation: &Operation) -> Result<(), Status> {
+        let Operation::ChangeSettings(settings) = operation else { return Ok(()) };
+        let own = self.raft.timing().election_max_ms;
+        if own <= settings.election_max_ms {
+            return Ok(());
+        }
+        Err(rejection::status(&Rejection::Contradiction {
+            rule: "election_max_ms is at least the longest election of any replica; shorten it in the replicas' configuration first".into(),
+            arithmetic: format!(
+                "replica {} waits for up to {own} ms > {} ms",
+                self.raft.id(),
+                settings.election_max_ms
+            ),
+        }))
     }
 
     fn vm_view(&self, state: &ClusterState, record: &VmRecord, with_xml: bool) -> v1::Vm {
@@ -118,6 +136,7 @@ impl Control for ControlService {
             name => name.chars().filter(|character| !character.is_control()).take(100).collect(),
         };
         self.check_silent(&operation)?;
+        self.check_elections(&operation)?;
         let command = Command { request: RequestId(request), at: clock::now(), by, operation };
         let applied =
             self.raft.propose(command).await.map_err(|error| status::not_proposed(&error))?;
@@ -172,9 +191,10 @@ impl Control for ControlService {
     type WatchVmStream = Streamed<v1::Vm>;
 
     async fn watch_vm(&self, request: Request<v1::GetVmRequest>) -> Answer<Self::WatchVmStream> {
-        if let Route::Leader(channel) = self.router.route(&request)? {
-            let stream = ControlClient::new(channel).watch_vm(forwarded(request)).await?;
-            return Ok(Response::new(Box::pin(stream.into_inner())));
+        if let Route::Leader(leader) = self.router.route(&request)? {
+            let mut client = ControlClient::new(leader.channel.clone());
+            let stream = leader.answer(client.watch_vm(forwarded(request))).await?;
+            return Ok(Response::new(Box::pin(leader.stream(stream.into_inner()))));
         }
         let message = request.into_inner();
         find(&*self.newest().await?, &message.vm)?;
@@ -286,9 +306,10 @@ impl Control for ControlService {
     type BackupStream = Streamed<v1::BackupChunk>;
 
     async fn backup(&self, request: Request<v1::BackupRequest>) -> Answer<Self::BackupStream> {
-        if let Route::Leader(channel) = self.router.route(&request)? {
-            let stream = ControlClient::new(channel).backup(forwarded(request)).await?;
-            return Ok(Response::new(Box::pin(stream.into_inner())));
+        if let Route::Leader(leader) = self.router.route(&request)? {
+            let mut client = ControlClient::new(leader.channel.clone());
+            let stream = leader.answer(client.backup(forwarded(request))).await?;
+            return Ok(Response::new(Box::pin(leader.stream(stream.into_inner()))));
         }
         self.stream_backup().await
     }

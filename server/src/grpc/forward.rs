@@ -1,12 +1,14 @@
 //! Follower to leader: any replica takes any request.
 
 use std::collections::BTreeMap;
+use std::future::Future;
 use std::sync::{Arc, Mutex, PoisonError};
 
+use futures::Stream;
 use proto::channel::{TlsFiles, endpoint};
 use tonic::metadata::MetadataValue;
 use tonic::transport::Channel;
-use tonic::{Request, Status};
+use tonic::{Request, Status, Streaming};
 use tracing::warn;
 
 use crate::raft::RaftHandle;
@@ -20,7 +22,49 @@ pub enum Route {
     /// Here: this replica leads.
     Here,
     /// There.
-    Leader(Channel),
+    Leader(Leader),
+}
+
+/// Another replica, for as long as it leads. One whose host lost its power closes no connection: what was passed on to it
+/// would wait for time-outs long after the others have elected.
+pub struct Leader {
+    raft: RaftHandle,
+    id: u64,
+    /// The connection to it.
+    pub channel: Channel,
+}
+
+impl Leader {
+    /// Its answer, or UNAVAILABLE as soon as it is known to lead no more: whether it did what was asked is unknown then.
+    pub async fn answer<T>(
+        &self,
+        call: impl Future<Output = Result<T, Status>>,
+    ) -> Result<T, Status> {
+        tokio::select! {
+            answer = call => answer,
+            () = self.raft.no_longer_led_by(self.id) => Err(leader_lost()),
+        }
+    }
+
+    /// Its stream, for as long as it leads.
+    pub fn stream<T: Send + 'static>(
+        self,
+        stream: Streaming<T>,
+    ) -> impl Stream<Item = Result<T, Status>> + Send {
+        futures::stream::unfold(Some((self, stream)), |open| async {
+            let (leader, mut stream) = open?;
+            let item = tokio::select! {
+                item = stream.message() => item.transpose()?,
+                () = leader.raft.no_longer_led_by(leader.id) => Err(leader_lost()),
+            };
+            let open = item.is_ok().then_some((leader, stream));
+            Some((item, open))
+        })
+    }
+}
+
+fn leader_lost() -> Status {
+    Status::unavailable("the leader was lost on the way; the same request may be sent again")
 }
 
 /// Finds the leader and keeps one connection to each replica it has been.
@@ -54,7 +98,8 @@ impl Router {
         }
         let mut channels = self.channels.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(channel) = channels.get(&address) {
-            return Ok(Route::Leader(channel.clone()));
+            let (raft, channel) = (self.raft.clone(), channel.clone());
+            return Ok(Route::Leader(Leader { raft, id, channel }));
         }
         let endpoint = endpoint(&address, self.tls.as_ref()).map_err(|error| {
             warn!(
@@ -66,7 +111,7 @@ impl Router {
         })?;
         let channel = endpoint.connect_lazy();
         channels.insert(address, channel.clone());
-        Ok(Route::Leader(channel))
+        Ok(Route::Leader(Leader { raft: self.raft.clone(), id, channel }))
     }
 }
 

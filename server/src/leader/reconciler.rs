@@ -59,6 +59,7 @@ impl Reconciler {
     async fn lead(&mut self, leadership: &mut watch::Receiver<Option<u64>>) {
         let carried = self.handle.carried();
         self.handle.detector().begin(self.handle.elapsed_ms(), &carried);
+        self.compare_elections();
         let mut applied = self.raft.applied();
         let mut ticks = tokio::time::interval(PERIOD);
         ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
@@ -81,6 +82,19 @@ impl Reconciler {
                 () = self.handle.shared.wake.notified() => {}
                 _ = ticks.tick() => {}
             }
+        }
+    }
+
+    /// Longer elections than the settings speak of may cost guests a pause; they break no law.
+    fn compare_elections(&self) {
+        let own_ms = self.raft.timing().election_max_ms;
+        let known_ms = self.raft.state().settings.election_max_ms;
+        if own_ms > known_ms {
+            warn!(
+                own_ms,
+                known_ms,
+                "this replica's elections take longer than the setting election_max_ms says: guests may pause at a change of leader; raise the setting, or shorten raft.election_max_ms in this replica's configuration"
+            );
         }
     }
 

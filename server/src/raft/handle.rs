@@ -204,6 +204,7 @@ pub struct RaftHandle {
     pub(super) tls: Option<TlsFiles>,
     published: Published,
     leadership: watch::Receiver<Option<u64>>,
+    timing: Timing,
 }
 
 impl RaftHandle {
@@ -221,12 +222,17 @@ impl RaftHandle {
             .await
             .map_err(|error| OpenError::Fatal(error.to_string()))?;
         let leadership = watch_leadership(raft.clone());
-        Ok(Self { raft, identity, tls: options.tls, published, leadership })
+        Ok(Self { raft, identity, tls: options.tls, published, leadership, timing: options.timing })
     }
 
     /// This replica's id.
     pub fn id(&self) -> u64 {
         self.identity.id()
+    }
+
+    /// Raft's own times.
+    pub fn timing(&self) -> Timing {
+        self.timing
     }
 
     /// The service for the other replicas.
@@ -331,6 +337,16 @@ impl RaftHandle {
         let id = metrics.current_leader?;
         let node = metrics.membership_config.membership().get_node(&id)?;
         Some((id, node.address.clone()))
+    }
+
+    /// Returns once another replica than `id` leads, or none, as far as is known here.
+    pub async fn no_longer_led_by(&self, id: u64) {
+        let mut metrics = self.raft.server_metrics();
+        while metrics.borrow_watched().current_leader == Some(id) {
+            if metrics.changed().await.is_err() {
+                return;
+            }
+        }
     }
 
     /// What this replica knows of all.
