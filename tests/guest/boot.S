@@ -6,6 +6,7 @@
 #
 #   sector 1:  "BERTHCNT", counter (32 bit), strangers (32 bit)
 #   sector 0, byte 508: 1 = deaf, the guest ignores the power button
+#   sector 0, byte 509: 1 = eager, it counts as fast as it can
 #
 # It powers off when the ACPI power button is pressed (PIIX4: PM1a status at the PM base, bit 8; PM1a control at base+4).
     .code16
@@ -36,13 +37,15 @@ begin:
     movl BUFFER+12, %edi
 
 again:
+    cmpb $1, eager
+    je button
     # Four ticks of the BIOS clock (18.2 a second), asleep between them.
     movw $4, %cx
 nap:
     hlt
     loop nap
 
-    # Power button?
+button:
     cmpb $1, deaf
     je count
     movw $PMBASE, %dx
@@ -126,5 +129,7 @@ drive:
 
     .org 508
 deaf:
-    .byte 0, 0
+    .byte 0
+eager:
+    .byte 0
     .word 0xaa55

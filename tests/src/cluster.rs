@@ -24,6 +24,29 @@ pub enum Fencing {
     Agent,
     /// By lease, with the lab's watchdog.
     Watchdog,
+    /// By both; the first proof counts.
+    Both,
+}
+
+/// How quick the cluster is (docs/tuning.md).
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Tuning {
+    /// As it comes.
+    Default,
+    /// For a quiet network.
+    Quiet,
+}
+
+impl Tuning {
+    /// A replica's configuration file.
+    fn replica_configuration(self) -> &'static str {
+        match self {
+            Self::Default => "",
+            Self::Quiet => {
+                "[raft]\nheartbeat_ms = 25\nelection_min_ms = 75\nelection_max_ms = 150\n"
+            }
+        }
+    }
 }
 
 /// A cluster that runs.
@@ -32,13 +55,20 @@ pub struct Cluster {
     pub lab: Lab,
     replicas: Vec<Option<Process>>,
     fencing: Fencing,
+    tuning: Tuning,
 }
 
 impl Cluster {
     /// Boots a lab, starts replicas and agents, and waits until all nodes are online.
     pub fn start(options: &Options, fencing: Fencing) -> Result<Self> {
+        Self::start_tuned(options, fencing, Tuning::Default)
+    }
+
+    /// The same, as quick as is said.
+    pub fn start_tuned(options: &Options, fencing: Fencing, tuning: Tuning) -> Result<Self> {
         let lab = Lab::start(options)?;
-        let mut cluster = Self { lab, replicas: Vec::new(), fencing };
+        std::fs::write(lab.directory().join("server.toml"), tuning.replica_configuration())?;
+        let mut cluster = Self { lab, replicas: Vec::new(), fencing, tuning };
         for number in 1..=options.replicas {
             cluster.replicas.push(None);
             cluster.start_replica(number)?;
@@ -50,6 +80,10 @@ impl Cluster {
         init.extend(members.iter().map(String::as_str));
         // The replicas may not listen yet; berthctl goes on trying.
         cluster.ctl(&init)?;
+        if cluster.tuning == Tuning::Quiet {
+            // Before the agents, whose leases are what the settings say when they register.
+            cluster.ctl(&["settings", "set", "--quiet-network"])?;
+        }
         for number in 1..=options.hosts {
             cluster.start_agent(number)?;
         }
@@ -63,7 +97,7 @@ impl Cluster {
             // The lab's hosts are on a virtual machine, perhaps, whose clock nobody pauses.
             cluster.ctl(&["node", "policy", &format!("node{number}"), "--vouch-clock"])?;
         }
-        if fencing == Fencing::Agent {
+        if fencing != Fencing::Watchdog {
             for number in 1..=options.hosts {
                 let plug = format!("plug=node{number}");
                 let lab = format!("lab={}", cluster.lab.control_socket().display());
@@ -104,10 +138,11 @@ impl Cluster {
         let data = self.lab.directory().join(format!("replica{number}"));
         let agents = binary("fence_lab")?;
         let agents = agents.parent().context("a program without a folder")?.display().to_string();
+        let configuration = self.lab.directory().join("server.toml").display().to_string();
         let command: Vec<String> = [
             binary("berth-server")?.display().to_string().as_str(),
             "--config",
-            "/nonexistent/server.toml",
+            &configuration,
             "--id",
             &number.to_string(),
             "--listen",
@@ -165,7 +200,7 @@ impl Cluster {
         .into_iter()
         .map(Into::into)
         .collect();
-        if self.fencing == Fencing::Watchdog {
+        if self.fencing != Fencing::Agent {
             command.extend(["--watchdog".into(), "/run/berth-watchdog".into()]);
         }
         host.set_service("agent", command, &self.log(&format!("agent{number}")))
@@ -238,14 +273,14 @@ impl Cluster {
     /// Makes a guest and puts it under management.
     pub fn add_guest(&self, name: &str) -> Result<Guest> {
         let guest = Guest::make(&self.lab.directory().join("shared"), name, false)?;
-        self.ctl(&[
-            "vm",
-            "add",
-            &guest.write_xml()?.display().to_string(),
-            "--stop-timeout",
-            "20s",
-        ])?;
+        self.add(&guest)?;
         Ok(guest)
+    }
+
+    /// Puts a guest under management.
+    pub fn add(&self, guest: &Guest) -> Result<()> {
+        let xml = guest.write_xml()?.display().to_string();
+        self.ctl(&["vm", "add", &xml, "--stop-timeout", "20s"]).map(drop)
     }
 
     /// On which hosts a QEMU with this UUID runs, by the kernel's word.

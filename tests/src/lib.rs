@@ -3,5 +3,6 @@
 pub mod cluster;
 pub mod lab;
 pub mod linearizability;
+pub mod measure;
 pub mod scenario;
 pub mod sim;

@@ -1,155 +1,154 @@
-//! `make bench`: figures of this machine, measured in the lab. Each is printed run by run, with its median; a comparison
-//! is made in turn, in one run.
+//! `make bench`: figures of this machine, measured in the lab. Each is printed run by run, with its median and the goal
+//! that the design has for it; a comparison is made in turn, in one run. First with default settings, then with those for
+//! a quiet network (docs/tuning.md), each in a lab of its own.
+//!
+//! `bench default` or `bench quiet` measures one of the two.
 
-use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
-use std::time::{Duration, Instant};
+use std::process::Command;
+use std::time::Duration;
 
-use anyhow::{Context, Result, ensure};
-use nix::sys::signal::{Signal, kill};
-use nix::unistd::Pid;
-use proto::v1::control_client::ControlClient;
-use proto::v1::submit_request::Operation;
-use proto::v1::{FailoverDomain, SubmitRequest};
-use tests::cluster::{Cluster, Fencing, PATIENCE};
+use anyhow::{Context, Result, bail, ensure};
+use serde_json::Value;
+use tests::cluster::{Cluster, Fencing, Tuning, find};
 use tests::lab::guest::Guest;
 use tests::lab::{self, Options};
-use uuid::Uuid;
+use tests::measure::client::Client;
+use tests::measure::loss::{With, kill_qemu, lose_host, lose_leader};
+use tests::measure::{RUNS, Table, migration};
 
-const RUNS: usize = 5;
-/// Fine enough for tenths of seconds.
-const POLL: Duration = Duration::from_millis(2);
-const LOAD: Duration = Duration::from_secs(5);
+const LOAD: Duration = Duration::from_secs(3);
+/// Guests on the host that is lost with many.
+const MANY: usize = 10;
+
+/// The design's goals, in seconds.
+struct Goals {
+    lost_host: f64,
+    lost_host_dark: f64,
+    leader_and_host: f64,
+    leader_and_host_dark: f64,
+    leader: f64,
+}
 
 fn main() -> Result<()> {
+    let which = std::env::args().nth(1);
+    let tuning = match which.as_deref() {
+        None => {
+            for which in ["default", "quiet"] {
+                let status = Command::new(std::env::current_exe()?).arg(which).status()?;
+                ensure!(status.success(), "the benchmark with {which} settings failed: {status}");
+            }
+            return Ok(());
+        }
+        Some("default") => Tuning::Default,
+        Some("quiet") => Tuning::Quiet,
+        Some(other) => bail!("{other:?} is neither default nor quiet"),
+    };
     lab::enter()?;
-    let mut cluster = Cluster::start(&Options { hosts: 3, replicas: 3 }, Fencing::Agent)?;
+    let mut cluster =
+        Cluster::start_tuned(&Options { hosts: 3, replicas: 3 }, Fencing::Both, tuning)?;
     let guest = cluster.add_guest("g")?;
     cluster.ctl(&["enable", "g"])?;
     cluster.wait_counting(&guest)?;
-    memory(&cluster)?;
-    commits(&cluster)?;
-    migrations(&cluster, &guest)?;
-    killed_qemus(&cluster, &guest)?;
-    lost_hosts(&cluster, &guest)?;
-    lost_leaders(&mut cluster)
-}
-
-fn print(what: &str, mut seconds: Vec<f64>) {
-    let runs: Vec<_> = seconds.iter().map(|it| format!("{it:.2}")).collect();
-    seconds.sort_by(f64::total_cmp);
-    println!("{what}: {} s, median {:.2} s", runs.join(", "), seconds[seconds.len() / 2]);
-}
-
-fn owner(cluster: &Cluster) -> Result<String> {
-    Ok(cluster.vm("g")?["owner"].as_str().context("no owner")?.to_owned())
-}
-
-fn other(cluster: &Cluster, than: &str) -> Result<String> {
-    cluster
-        .lab
-        .hosts()
-        .map(|host| host.name.clone())
-        .find(|name| name != than)
-        .context("one host only")
-}
-
-/// Waits for a QEMU of the guest other than the old one, by the kernel's word.
-fn new_qemu(cluster: &Cluster, guest: &Guest, old: i32) -> Result<()> {
-    let begun = Instant::now();
-    while begun.elapsed() < PATIENCE {
-        for host in cluster.lab.hosts().filter(|host| host.is_on()) {
-            if host.qemus()?.get(&guest.uuid).is_some_and(|process| *process != old) {
-                return Ok(());
-            }
+    let client = Client::new(&cluster)?;
+    let mut table = Table::default();
+    let (heading, goals) = match tuning {
+        Tuning::Default => {
+            memory(&cluster)?;
+            commits(&cluster, &client)?;
+            migrations(&cluster, &mut table)?;
+            killed_qemus(&cluster, &guest, &mut table)?;
+            let goals = Goals {
+                lost_host: 4.0,
+                lost_host_dark: 6.0,
+                leader_and_host: 5.0,
+                leader_and_host_dark: 7.0,
+                leader: 1.3,
+            };
+            ("Default settings", goals)
         }
-        std::thread::sleep(POLL);
+        Tuning::Quiet => {
+            let goals = Goals {
+                lost_host: 1.5,
+                lost_host_dark: 6.0,
+                leader_and_host: 5.0,
+                leader_and_host_dark: 7.0,
+                leader: 0.5,
+            };
+            ("Settings for a quiet network", goals)
+        }
+    };
+    let guests = [guest];
+    for (with, words, goal) in [
+        (With::Nothing, "host lost, fence device", goals.lost_host),
+        (With::Dark, "host lost, fence device dark", goals.lost_host_dark),
+        (With::Leader, "leader and host lost, fence device", goals.leader_and_host),
+        (With::LeaderDark, "leader and host lost, fence device dark", goals.leader_and_host_dark),
+    ] {
+        let mut losses = Vec::new();
+        for _ in 0..RUNS {
+            losses.push(lose_host(&mut cluster, &client, &guests, with)?);
+        }
+        let proofs = losses.iter().map(|loss| loss.proof).collect();
+        table.add(&format!("{words}: until the proof of death"), None, proofs);
+        let back = losses.iter().map(|loss| loss.last).collect();
+        table.add(&format!("{words}: until QEMU runs elsewhere"), Some(goal), back);
     }
-    anyhow::bail!("the guest did not come back")
+    let leaders = (0..RUNS).map(|_| lose_leader(&mut cluster, &client)).collect::<Result<_>>()?;
+    table.add("leader lost: last write before to first after", Some(goals.leader), leaders);
+    let many = lose_many(&mut cluster, &client, &goals, &mut table)?;
+    for guest in guests.iter().chain(&many) {
+        let count = guest.count()?.context("it never counted")?;
+        ensure!(count.strangers == 0, "{}: {} strange writes", guest.name, count.strangers);
+    }
+    println!("strange writes on the guests' disks: 0");
+    table.print(heading);
+    Ok(())
 }
 
 fn memory(cluster: &Cluster) -> Result<()> {
     for number in 1..=cluster.lab.replicas() {
-        println!(
-            "memory of replica {number}: {} MiB resident",
-            cluster.replica(number)?.memory_kib()? / 1024
-        );
+        let memory = cluster.replica(number)?.memory_kib()? / 1024;
+        println!("memory of replica {number}: {memory} MiB resident");
     }
     let agent = cluster.lab.host(1)?.with_service("agent", |agent| agent.memory_kib())?;
     println!("memory of an agent: {} MiB resident", agent / 1024);
     Ok(())
 }
 
-fn commits(cluster: &Cluster) -> Result<()> {
-    let address = format!("http://{}", cluster.replica_endpoint(cluster.leader()?));
-    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
-    for clients in [1u64, 64] {
-        let done = Arc::new(AtomicU64::new(0));
-        runtime.block_on(async {
-            let channel = tonic::transport::Endpoint::from_shared(address.clone())?
-                .tcp_nodelay(true)
-                .connect()
-                .await?;
-            let load = (0..clients).map(|client| {
-                let (mut control, done) = (ControlClient::new(channel.clone()), done.clone());
-                tokio::spawn(async move {
-                    let end = Instant::now() + LOAD;
-                    while Instant::now() < end {
-                        control.submit(domain(client)).await?;
-                        done.fetch_add(1, Ordering::Relaxed);
-                    }
-                    Ok::<_, tonic::Status>(())
-                })
-            });
-            for task in load.collect::<Vec<_>>() {
-                task.await??;
-            }
-            Ok::<_, anyhow::Error>(())
-        })?;
-        let rate = done.load(Ordering::Relaxed) as f64 / LOAD.as_secs_f64();
+fn commits(cluster: &Cluster, client: &Client) -> Result<()> {
+    for clients in [1, 64] {
+        let rate = client.commits(cluster.leader()?, clients, LOAD)?;
         println!("durable commands on three replicas, {clients} clients: {rate:.0} a second");
     }
     Ok(())
 }
 
-fn domain(client: u64) -> SubmitRequest {
-    let domain = FailoverDomain {
-        name: format!("bench{client}"),
-        nodes: [("node1".to_owned(), 1)].into(),
-        ..FailoverDomain::default()
-    };
-    SubmitRequest {
-        request_id: Uuid::new_v4().to_string(),
-        operator: "bench".into(),
-        expected_revision: None,
-        operation: Some(Operation::PutFailoverDomain(domain)),
-    }
-}
-
-fn migrations(cluster: &Cluster, guest: &Guest) -> Result<()> {
-    let (mut berth, mut virsh) = (Vec::new(), Vec::new());
+fn migrations(cluster: &Cluster, table: &mut Table) -> Result<()> {
+    let guest = Guest::make_eager(&cluster.lab.directory().join("shared"), "eager")?;
+    cluster.add(&guest)?;
+    cluster.ctl(&["enable", "eager"])?;
+    cluster.wait_counting(&guest)?;
+    let (mut live, mut pause, mut virsh) = (Vec::new(), Vec::new(), Vec::new());
     for _ in 0..RUNS {
-        let (from, to) = (owner(cluster)?, other(cluster, &owner(cluster)?)?);
-        let begun = Instant::now();
-        cluster.ctl(&["migrate", "g", "--to", &to])?;
-        berth.push(begun.elapsed().as_secs_f64());
-        cluster.wait_counting(guest)?;
-        let uri = cluster.lab.host_named(&from)?.migration_uri();
-        let begun = Instant::now();
-        cluster
-            .lab
-            .host_named(&to)?
-            .virsh(&["migrate", "--live", "--p2p", "--unsafe", "g", &uri])?;
-        virsh.push(begun.elapsed().as_secs_f64());
-        cluster.wait_vm("g", "started", Some(&from))?;
-        cluster.wait_counting(guest)?;
+        live.push(migration::by_berth(cluster, &guest, "--live")?);
+        virsh.push(migration::by_virsh(cluster, &guest)?);
+        pause.push(migration::by_berth(cluster, &guest, "--pause")?);
     }
-    print("berthctl migrate", berth);
-    print("virsh migrate --live --p2p", virsh);
+    cluster.ctl(&["stop", "eager", "--now"])?;
+    cluster.ctl(&["vm", "forget", "eager"])?;
+    for (what, all) in [
+        ("berthctl migrate --live", live),
+        ("berthctl migrate --pause", pause),
+        ("virsh migrate --live", virsh),
+    ] {
+        table.add(what, None, all.iter().map(|it| it.took).collect());
+        let pauses = all.iter().map(|it| it.pause).collect();
+        table.add(&format!("{what}: the guest stands still"), None, pauses);
+    }
     Ok(())
 }
 
-fn killed_qemus(cluster: &Cluster, guest: &Guest) -> Result<()> {
+fn killed_qemus(cluster: &Cluster, guest: &Guest, table: &mut Table) -> Result<()> {
     let mut seconds = Vec::new();
     // Three a minute cost no wait; the fourth would measure the brake on crash loops.
     for round in 0..RUNS {
@@ -159,59 +158,47 @@ fn killed_qemus(cluster: &Cluster, guest: &Guest) -> Result<()> {
             cluster.ctl(&["enable", "g"])?;
             cluster.wait_counting(guest)?;
         }
-        let old = cluster.lab.host_named(&owner(cluster)?)?.qemus()?[&guest.uuid];
-        let begun = Instant::now();
-        kill(Pid::from_raw(old), Signal::SIGKILL)?;
-        new_qemu(cluster, guest, old)?;
-        seconds.push(begun.elapsed().as_secs_f64());
-        cluster.wait_vm("g", "started", None)?;
-        cluster.wait_counting(guest)?;
+        seconds.push(kill_qemu(cluster, guest)?);
     }
-    print("QEMU killed to QEMU running", seconds);
+    table.add("QEMU killed: until QEMU runs", Some(0.5), seconds);
     Ok(())
 }
 
-fn lost_hosts(cluster: &Cluster, guest: &Guest) -> Result<()> {
-    let mut seconds = Vec::new();
-    for _ in 0..RUNS {
-        let lost = owner(cluster)?;
-        let old = cluster.lab.host_named(&lost)?.qemus()?[&guest.uuid];
-        let begun = Instant::now();
-        cluster.lab.host_named(&lost)?.power_cut()?;
-        new_qemu(cluster, guest, old)?;
-        seconds.push(begun.elapsed().as_secs_f64());
-        cluster.wait_vm("g", "started", None)?;
-        cluster.wait_counting(guest)?;
-        cluster.lab.host_named(&lost)?.power_on()?;
-        cluster.wait("the host to be back", |status| {
-            tests::cluster::node_is(status, &lost, "online")
-        })?;
+/// A host with ten guests is lost. Returns the guests.
+fn lose_many(
+    cluster: &mut Cluster,
+    client: &Client,
+    goals: &Goals,
+    table: &mut Table,
+) -> Result<Vec<Guest>> {
+    let guests: Vec<Guest> =
+        (1..=MANY).map(|number| cluster.add_guest(&format!("m{number}"))).collect::<Result<_>>()?;
+    let all = |cluster: &Cluster, state: &str| {
+        cluster.wait(&format!("all guests to be {state}"), |status: &Value| {
+            guests
+                .iter()
+                .all(|guest| find(status, &guest.name).is_some_and(|vm| vm["state"] == state))
+        })
+    };
+    let mut losses = Vec::new();
+    for round in 0..RUNS {
+        if round > 0 {
+            // Where they are after the last loss, two hosts have them.
+            for guest in &guests {
+                cluster.ctl(&["stop", &guest.name, "--now", "--no-wait"])?;
+            }
+            all(cluster, "stopped")?;
+        }
+        for guest in &guests {
+            cluster.ctl(&["enable", &guest.name, "--on", "node1", "--no-wait"])?;
+        }
+        all(cluster, "started")?;
+        losses.push(lose_host(cluster, client, &guests, With::Nothing)?);
     }
-    print("host power cut to QEMU running elsewhere", seconds);
-    let count = guest.count()?.context("it never counted")?;
-    ensure!(count.strangers == 0, "{} strange writes were found on its disk", count.strangers);
-    println!("strange writes on the guest's disk: {}", count.strangers);
-    Ok(())
-}
-
-fn lost_leaders(cluster: &mut Cluster) -> Result<()> {
-    let mut seconds = Vec::new();
-    for _ in 0..RUNS {
-        let leader = cluster.leader()?;
-        let begun = Instant::now();
-        cluster.kill_replica(leader)?;
-        cluster.ctl(&["failover-domain", "set", "after", "--node", "node1"])?;
-        seconds.push(begun.elapsed().as_secs_f64());
-        cluster.start_replica(leader)?;
-        cluster.wait("all replicas to follow", |status| {
-            status["replicas"].as_array().is_some_and(|all| {
-                all.len() == 3
-                    && all
-                        .iter()
-                        .all(|replica| replica["role"] == "leader" || replica["role"] == "follower")
-            })
-        })?;
-    }
-    print("leader killed to next command committed", seconds);
-    Ok(())
+    let of = |pick: fn(&tests::measure::loss::Loss) -> f64| losses.iter().map(pick).collect();
+    let first = "ten VMs on the lost host: until the first QEMU runs elsewhere";
+    table.add(first, Some(goals.lost_host), of(|loss| loss.first));
+    table.add("… the tenth", None, of(|loss| loss.last));
+    table.add("… from the first to the tenth", Some(1.0), of(|loss| loss.last - loss.first));
+    Ok(guests)
 }

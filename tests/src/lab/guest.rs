@@ -12,7 +12,9 @@ use crate::lab::run;
 const SOURCE: &str = include_str!("../../guest/boot.S");
 const SECTOR: u64 = 512;
 /// Where the boot sector says whether it is deaf.
-const DEAF_OFFSET: u64 = 508;
+const DEAF_OFFSET: usize = 508;
+/// Where it says whether it counts as fast as it can.
+const EAGER_OFFSET: usize = 509;
 const DISK_BYTES: u64 = 64 * SECTOR;
 
 /// One guest.
@@ -40,9 +42,20 @@ pub struct Count {
 impl Guest {
     /// Makes the guest's disk on the shared storage.
     pub fn make(shared: &Path, name: &str, deaf: bool) -> Result<Self> {
+        Self::make_with(shared, name, &[(DEAF_OFFSET, u8::from(deaf))])
+    }
+
+    /// The same for a guest that counts as fast as it can, so that its pauses can be measured.
+    pub fn make_eager(shared: &Path, name: &str) -> Result<Self> {
+        Self::make_with(shared, name, &[(EAGER_OFFSET, 1)])
+    }
+
+    fn make_with(shared: &Path, name: &str, bytes: &[(usize, u8)]) -> Result<Self> {
         let disk = shared.join(format!("{name}.img"));
         let mut image = boot_sector(shared)?;
-        image[DEAF_OFFSET as usize] = u8::from(deaf);
+        for (offset, byte) in bytes {
+            image[*offset] = *byte;
+        }
         let mut file = File::create(&disk)?;
         file.write_all(&image)?;
         file.set_len(DISK_BYTES)?;

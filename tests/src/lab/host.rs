@@ -13,6 +13,7 @@ use nix::unistd::Pid;
 use uuid::Uuid;
 
 use crate::lab::process::{Process, only_child};
+use crate::lab::trouble;
 use crate::lab::{plug, run};
 
 const INIT: &str = include_str!("host-init.sh");
@@ -193,7 +194,7 @@ impl Host {
             .map(drop)
     }
 
-    fn init(&self) -> Result<i32> {
+    pub(super) fn init(&self) -> Result<i32> {
         self.state()
             .power
             .as_ref()
@@ -257,6 +258,29 @@ impl Host {
         self.start_service(&mut self.state(), name)
     }
 
+    /// What the host's service manager does: services that ended are started again, libvirtd too.
+    pub(super) fn revive(&self) -> Result<()> {
+        let mut state = self.state();
+        let Some(init) = state.power.as_ref().map(|power| power.init) else { return Ok(()) };
+        let ended = |service: &Service| {
+            service.process.as_ref().is_some_and(|process| !process.is_running())
+        };
+        let names: Vec<String> = state
+            .services
+            .iter()
+            .filter(|(_, service)| ended(service))
+            .map(|(name, _)| name.clone())
+            .collect();
+        for name in names {
+            self.start_service(&mut state, &name)?;
+        }
+        if !trouble::runs_in(init, "libvirtd")? {
+            self.exec_in(init, &["rm", "-f", "/run/libvirtd.pid"])?;
+            self.exec_in(init, &["libvirtd", "--listen", "--daemon"])?;
+        }
+        Ok(())
+    }
+
     fn start_service(&self, state: &mut State, name: &str) -> Result<()> {
         let init = state.power.as_ref().context("the host is off")?.init;
         let service = state
@@ -282,28 +306,9 @@ impl Host {
 
     /// The QEMUs on the host, by domain UUID, with their process numbers in the lab.
     pub fn qemus(&self) -> Result<BTreeMap<Uuid, i32>> {
-        let namespace = fs::read_link(format!("/proc/{}/ns/pid", self.init()?))?;
-        let mut found = BTreeMap::new();
-        for entry in fs::read_dir("/proc")? {
-            let Some(process) =
-                entry?.file_name().to_str().and_then(|name| name.parse::<i32>().ok())
-            else {
-                continue;
-            };
-            // A process that ends while it is looked at is none.
-            let Ok(line) = fs::read(format!("/proc/{process}/cmdline")) else { continue };
-            let words: Vec<_> =
-                line.split(|byte| *byte == 0).map(String::from_utf8_lossy).collect();
-            let uuid =
-                words.iter().position(|word| word == "-uuid").and_then(|at| words.get(at + 1));
-            let Some(uuid) = uuid.and_then(|text| Uuid::parse_str(text).ok()) else { continue };
-            if fs::read_link(format!("/proc/{process}/ns/pid"))
-                .is_ok_and(|theirs| theirs == namespace)
-            {
-                found.insert(uuid, process);
-            }
-        }
-        Ok(found)
+        self.init()?;
+        let found = trouble::qemus(std::iter::once(self))?;
+        Ok(found.into_iter().map(|(uuid, _, process)| (uuid, process)).collect())
     }
 
     /// Kills libvirtd; guests run on.

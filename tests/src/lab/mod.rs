@@ -14,6 +14,7 @@ pub mod control;
 pub mod guest;
 pub mod host;
 pub mod process;
+pub mod trouble;
 pub mod watchdog;
 
 use std::collections::BTreeMap;
@@ -27,6 +28,7 @@ use tempfile::TempDir;
 
 pub use host::Host;
 pub use process::Process;
+use uuid::Uuid;
 
 /// Set inside a lab's namespaces.
 const INSIDE: &str = "BERTH_LAB";
@@ -169,6 +171,26 @@ impl Lab {
     /// All hosts.
     pub fn hosts(&self) -> impl Iterator<Item = &Arc<Host>> {
         self.hosts.values()
+    }
+
+    /// From now on each host's service manager starts agents and libvirtd again that ended, as systemd does.
+    pub fn start_service_managers(&self) {
+        for host in self.hosts.values().map(Arc::downgrade) {
+            std::thread::spawn(move || {
+                while let Some(host) = host.upgrade() {
+                    if let Err(error) = host.revive() {
+                        eprintln!("lab: the service manager of {}: {error:#}", host.name);
+                    }
+                    drop(host);
+                    std::thread::sleep(trouble::RESTART_AFTER);
+                }
+            });
+        }
+    }
+
+    /// All QEMUs: by domain UUID the host and the process number in the lab.
+    pub fn qemus(&self) -> Result<Vec<(Uuid, String, i32)>> {
+        trouble::qemus(self.hosts.values().map(|host| &**host))
     }
 
     /// How many places for replicas there are.

@@ -1,0 +1,147 @@
+//! A client of its own: it measures the control plane, not the tool's start.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+
+use anyhow::{Context, Result};
+use proto::v1::control_client::ControlClient;
+use proto::v1::submit_request::Operation;
+use proto::v1::{Event, FailoverDomain, SubmitRequest, WatchEventsRequest};
+use tokio::runtime::Runtime;
+use tokio::task::JoinHandle;
+use tonic::transport::{Channel, Endpoint};
+use uuid::Uuid;
+
+use crate::cluster::Cluster;
+
+/// One attempt of a client that is in a hurry: more than a commit takes on a disk that is busy.
+const ATTEMPT: Duration = Duration::from_millis(250);
+/// Between two attempts that failed at once.
+const AGAIN: Duration = Duration::from_millis(5);
+
+type Control = ControlClient<Channel>;
+
+/// Speaks to every replica.
+pub struct Client {
+    runtime: Runtime,
+    replicas: Vec<Control>,
+}
+
+/// A moment as the machine's clock has it, in milliseconds; the lab's leader reads the same clock.
+pub fn wall_ms() -> u64 {
+    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_millis() as u64)
+}
+
+/// A command that changes next to nothing.
+pub fn small_command(number: u64) -> SubmitRequest {
+    let domain = FailoverDomain {
+        name: format!("bench{number}"),
+        nodes: [("node1".to_owned(), 1)].into(),
+        ..FailoverDomain::default()
+    };
+    SubmitRequest {
+        request_id: Uuid::new_v4().to_string(),
+        operator: "bench".into(),
+        expected_revision: None,
+        operation: Some(Operation::PutFailoverDomain(domain)),
+    }
+}
+
+impl Client {
+    /// Connects when it is first used.
+    pub fn new(cluster: &Cluster) -> Result<Self> {
+        let runtime =
+            tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build()?;
+        let _inside = runtime.enter();
+        let replicas = (1..=cluster.lab.replicas())
+            .map(|number| {
+                let address = format!("http://{}", cluster.replica_endpoint(number));
+                let endpoint =
+                    Endpoint::from_shared(address)?.tcp_nodelay(true).connect_timeout(ATTEMPT);
+                Ok(ControlClient::new(endpoint.connect_lazy()))
+            })
+            .collect::<Result<_>>()?;
+        drop(_inside);
+        Ok(Self { runtime, replicas })
+    }
+
+    /// All events since a moment of the machine's clock, oldest first.
+    pub fn events_since(&self, from_ms: u64) -> Result<Vec<Event>> {
+        self.runtime.block_on(async {
+            let mut last = None;
+            for mut replica in self.replicas.iter().cycle().take(100).cloned() {
+                match replica.watch_events(WatchEventsRequest::default()).await {
+                    Ok(stream) => {
+                        let mut stream = stream.into_inner();
+                        let mut events = Vec::new();
+                        while let Some(event) = stream.message().await? {
+                            events.extend((event.at_ms >= from_ms).then_some(event));
+                        }
+                        return Ok(events);
+                    }
+                    Err(status) => last = Some(status),
+                }
+                tokio::time::sleep(Duration::from_millis(100)).await;
+            }
+            Err(last.context("there is no replica")?.into())
+        })
+    }
+
+    /// Clients of the leader that each send one command after the other: how many are acknowledged in a second.
+    pub fn commits(&self, leader: usize, clients: u64, span: Duration) -> Result<f64> {
+        let leader = self.replicas.get(leader - 1).context("no such replica")?;
+        let done = self.runtime.block_on(async {
+            let load = (0..clients).map(|number| {
+                let mut leader = leader.clone();
+                tokio::spawn(async move {
+                    let (end, mut done) = (Instant::now() + span, 0u64);
+                    while Instant::now() < end {
+                        leader.submit(small_command(number)).await?;
+                        done += 1;
+                    }
+                    Ok::<_, tonic::Status>(done)
+                })
+            });
+            let mut sum = 0;
+            for task in load.collect::<Vec<_>>() {
+                sum += task.await??;
+            }
+            Ok::<_, anyhow::Error>(sum)
+        })?;
+        Ok(done as f64 / span.as_secs_f64())
+    }
+
+    /// Begins to write, one command after the other, through whichever replica takes it.
+    pub fn writer(&self) -> Writer {
+        let (replicas, stop) = (self.replicas.clone(), Arc::new(AtomicBool::new(false)));
+        let stopped = stop.clone();
+        let task = self.runtime.spawn(async move {
+            let (mut acknowledged, mut at) = (Vec::new(), 0);
+            while !stopped.load(Ordering::Relaxed) {
+                let mut replica = replicas[at % replicas.len()].clone();
+                match tokio::time::timeout(ATTEMPT, replica.submit(small_command(0))).await {
+                    Ok(Ok(_)) => acknowledged.push(Instant::now()),
+                    Ok(Err(_)) | Err(_) => {
+                        at += 1;
+                        tokio::time::sleep(AGAIN).await;
+                    }
+                }
+            }
+            acknowledged
+        });
+        Writer { stop, task }
+    }
+
+    /// Ends a writer: when each of its commands was acknowledged.
+    pub fn stop(&self, writer: Writer) -> Result<Vec<Instant>> {
+        writer.stop.store(true, Ordering::Relaxed);
+        Ok(self.runtime.block_on(writer.task)?)
+    }
+}
+
+/// Writes until it is stopped.
+pub struct Writer {
+    stop: Arc<AtomicBool>,
+    task: JoinHandle<Vec<Instant>>,
+}
