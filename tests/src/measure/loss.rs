@@ -79,18 +79,27 @@ pub fn lose_host(
     for guest in guests {
         cluster.wait_vm(&guest.name, "started", None)?;
     }
-    let events = client.events_since(begun_ms)?;
-    let dead = events
-        .iter()
-        .find(|event| event.kind == "node-dead" && event.node.as_deref() == Some(&name))
-        .context("no node-dead among the events")?;
-    let proof = (dead.at_ms - begun_ms) as f64 / 1_000.0;
+    let proof = (proven_at(client, &name, begun_ms)? - begun_ms) as f64 / 1_000.0;
     host.power_on()?;
     cluster.wait("the host to be back", |status| node_is(status, &name, "online"))?;
     for guest in guests {
         cluster.wait_counting(guest)?;
     }
     Ok(Loss { proof, first, last })
+}
+
+/// When a node's proof of death was proposed, by the machine's clock. A replica that is just back may not know of it yet.
+fn proven_at(client: &Client, node: &str, since_ms: u64) -> Result<u64> {
+    let begun = Instant::now();
+    while begun.elapsed() < PATIENCE {
+        let events = client.events_since(since_ms)?;
+        let mut dead = events.iter().filter(|event| event.kind == "node-dead");
+        if let Some(event) = dead.find(|event| event.node.as_deref() == Some(node)) {
+            return Ok(event.at_ms);
+        }
+        std::thread::sleep(Duration::from_millis(100));
+    }
+    bail!("no node-dead of {node} among the events")
 }
 
 /// The first and the last of these QEMUs on other hosts than the lost one.
