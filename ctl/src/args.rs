@@ -109,6 +109,35 @@ pub enum Command {
         #[arg(long)]
         pause: bool,
     },
+    /// Do nothing to a VM until it is unfrozen, while somebody works on it: no start, no stop, no recovery, no move.
+    Freeze {
+        /// The VM.
+        vm: String,
+        /// Why, for whoever meets it frozen.
+        #[arg(long)]
+        reason: String,
+        /// It is unfrozen by itself after this, such as 2h.
+        #[arg(long = "for", value_parser = duration)]
+        span: Option<Duration>,
+    },
+    /// Give a VM back to the cluster; every node says first whether it runs there.
+    Unfreeze {
+        /// The VM.
+        vm: String,
+    },
+    /// Start nothing in the whole cluster until it is unlocked; stops go on.
+    Lock {
+        /// Why, for whoever meets it locked.
+        #[arg(long)]
+        reason: String,
+    },
+    /// Start VMs again.
+    Unlock,
+    /// Forget what counts against a VM: its restarts, failed checks, nodes tried in vain and waits.
+    Convalesce {
+        /// The VM.
+        vm: String,
+    },
     /// Call off what is under way.
     Cancel {
         /// The VM.
@@ -249,9 +278,36 @@ pub struct Policy {
     /// What happens when it is seen running twice.
     #[arg(long, value_enum)]
     pub on_conflict: Option<Conflict>,
+    /// Started again by itself after the whole cluster was down, or was restored from a backup.
+    #[arg(long)]
+    pub autostart: Option<bool>,
+    /// Alone on its node among the cluster's VMs: 0 = no, else its priority; 1 takes the node of 2 where no other is free.
+    #[arg(long)]
+    pub exclusive: Option<u32>,
+    /// What has to be started before it is, as vm:NAME, or vm:NAME:soft for the start only; empty for nothing.
+    #[arg(long, value_delimiter = ',', value_parser = dependency)]
+    pub depend: Option<Vec<Depend>>,
+    /// VMs with 1 are started before those with 2; 0 = after all that have a number.
+    #[arg(long)]
+    pub start_priority: Option<u32>,
+    /// Failed status checks that are let pass; 0 = none.
+    #[arg(long)]
+    pub max_failures: Option<u32>,
+    /// Failed status checks older than this are forgotten; 0 = never.
+    #[arg(long, value_parser = duration)]
+    pub failure_expire_time: Option<Duration>,
     /// How it is treated on its host.
     #[command(flatten)]
     pub handling: handling::Handling,
+}
+
+/// One dependency of the command line; an empty name stands for none.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Depend {
+    /// As vm:NAME.
+    pub on: String,
+    /// hard or soft.
+    pub mode: String,
 }
 
 /// What a node does with a VM when its lease runs out.
@@ -427,12 +483,34 @@ pub enum FailoverDomain {
         /// VMs stay where they are when a better member returns.
         #[arg(long)]
         nofailback: bool,
+        #[command(flatten)]
+        failback: Failback,
     },
     /// Remove one.
     Remove {
         /// Its name.
         name: String,
     },
+}
+
+/// How VMs come back to a better node of their failover domain.
+#[derive(Debug, Args)]
+pub struct Failback {
+    /// How long the better node has to be online before.
+    #[arg(long, value_parser = duration, default_value = "0")]
+    pub failback_delay: Duration,
+    /// VMs of this domain on their way at a time; 0 = no limit.
+    #[arg(long, default_value_t = 0)]
+    pub failback_at_once: u32,
+    /// VMs of this domain that come back within an hour; 0 = no limit.
+    #[arg(long, default_value_t = 0)]
+    pub failback_per_hour: u32,
+    /// Only at this time of the day, as HH:MM-HH:MM in UTC.
+    #[arg(long, value_parser = window)]
+    pub failback_window: Option<(u32, u32)>,
+    /// What cannot be migrated is stopped and started there; otherwise it stays.
+    #[arg(long)]
+    pub failback_relocate: bool,
 }
 
 /// Replicas.
@@ -482,6 +560,29 @@ fn duration(text: &str) -> Result<Duration, String> {
     Duration::try_from(span).map_err(|_| "it is negative".to_owned())
 }
 
+fn dependency(text: &str) -> Result<Depend, String> {
+    let (on, mode) = match text.rsplit_once(':') {
+        Some((on, mode @ ("hard" | "soft"))) if on.contains(':') => (on, mode),
+        _ => (text, "hard"),
+    };
+    match on.split_once(':') {
+        Some((kind, _)) if kind != "vm" => Err(format!("{kind} is no kind; write it as vm:NAME")),
+        _ => Ok(Depend { on: on.to_owned(), mode: mode.to_owned() }),
+    }
+}
+
+/// Times of the day as HH:MM-HH:MM, in minutes since midnight.
+fn window(text: &str) -> Result<(u32, u32), String> {
+    let minute = |text: &str| -> Option<u32> {
+        let (hour, minute) = text.split_once(':')?;
+        let (hour, minute): (u32, u32) = (hour.parse().ok()?, minute.parse().ok()?);
+        (hour < 24 && minute < 60).then_some(hour * 60 + minute)
+    };
+    text.split_once('-')
+        .and_then(|(from, to)| Some((minute(from)?, minute(to)?)))
+        .ok_or_else(|| "write it as HH:MM-HH:MM, in UTC".to_owned())
+}
+
 fn pair(text: &str) -> Result<(String, String), String> {
     let (key, value) = text.split_once('=').ok_or("write it as KEY=VALUE")?;
     Ok((key.to_owned(), value.to_owned()))
@@ -512,6 +613,25 @@ mod tests {
     #[test]
     fn the_command_line_fits_together() {
         Arguments::command().debug_assert();
+    }
+
+    #[test]
+    fn a_dependency_is_hard_unless_it_says_soft() {
+        let read = |text| dependency(text).map(|it| (it.on, it.mode));
+        let is = |on: &str, mode: &str| Ok((on.to_owned(), mode.to_owned()));
+        assert_eq!(read("vm:db"), is("vm:db", "hard"));
+        assert_eq!(read("vm:db:soft"), is("vm:db", "soft"));
+        // A VM of that name.
+        assert_eq!(read("vm:soft"), is("vm:soft", "hard"));
+        assert!(read("disk:db").is_err());
+    }
+
+    #[test]
+    fn a_window_is_two_times_of_the_day() {
+        assert_eq!(window("22:00-04:30"), Ok((1_320, 270)));
+        for wrong in ["22-4", "24:00-01:00", "10:60-11:00", "10:00"] {
+            assert!(window(wrong).is_err(), "{wrong}");
+        }
     }
 
     #[test]

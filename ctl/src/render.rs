@@ -70,7 +70,18 @@ pub struct Vm {
     reason: Option<Reason>,
     progress: Option<Progress>,
     failure: Option<String>,
+    frozen: Option<Freeze>,
+    status_failures: u32,
+    placed: bool,
     revision: u64,
+}
+
+#[derive(Debug, Serialize)]
+struct Freeze {
+    by: String,
+    why: String,
+    since: String,
+    until: Option<String>,
 }
 
 #[derive(Debug, Serialize)]
@@ -82,6 +93,18 @@ struct Policy {
     migration: String,
     stop_timeout_ms: u64,
     handling: serde_json::Value,
+    autostart: bool,
+    exclusive: u32,
+    depend: Vec<Dependency>,
+    start_priority: u32,
+    max_failures: u32,
+    failure_expire_ms: u64,
+}
+
+#[derive(Debug, Serialize)]
+struct Dependency {
+    on: String,
+    mode: String,
 }
 
 #[derive(Debug, Serialize)]
@@ -177,6 +200,16 @@ impl From<&v1::Vm> for Vm {
                 migration: policy.migration,
                 stop_timeout_ms: policy.stop_timeout_ms,
                 handling: handling(&policy.handling.unwrap_or_default()),
+                autostart: policy.autostart.unwrap_or(true),
+                exclusive: policy.exclusive,
+                depend: policy
+                    .depend
+                    .into_iter()
+                    .map(|it| Dependency { on: it.on, mode: it.mode })
+                    .collect(),
+                start_priority: policy.start_priority,
+                max_failures: policy.max_failures,
+                failure_expire_ms: policy.failure_expire_ms,
             },
             disks: vm
                 .disks
@@ -201,6 +234,14 @@ impl From<&v1::Vm> for Vm {
                 remaining_bytes: progress.remaining_bytes,
             }),
             failure: vm.failure.clone(),
+            frozen: vm.frozen.as_ref().map(|freeze| Freeze {
+                by: freeze.by.clone(),
+                why: freeze.why.clone(),
+                since: time(freeze.since_ms),
+                until: freeze.until_ms.map(time),
+            }),
+            status_failures: vm.status_failures,
+            placed: vm.placed,
             revision: vm.revision,
         }
     }
@@ -312,6 +353,16 @@ pub struct FailoverDomain {
     ordered: bool,
     restricted: bool,
     nofailback: bool,
+    failback: Failback,
+}
+
+#[derive(Debug, Serialize)]
+struct Failback {
+    delay_ms: u64,
+    at_once: u32,
+    per_hour: u32,
+    window_minutes: Option<[u32; 2]>,
+    relocate: bool,
 }
 
 impl From<&v1::FailoverDomain> for FailoverDomain {
@@ -322,6 +373,16 @@ impl From<&v1::FailoverDomain> for FailoverDomain {
             ordered: domain.ordered,
             restricted: domain.restricted,
             nofailback: domain.nofailback,
+            failback: {
+                let failback = domain.failback.unwrap_or_default();
+                Failback {
+                    delay_ms: failback.delay_ms,
+                    at_once: failback.at_once,
+                    per_hour: failback.per_hour,
+                    window_minutes: failback.window.map(|window| [window.from, window.to]),
+                    relocate: failback.relocate,
+                }
+            },
         }
     }
 }
@@ -367,6 +428,14 @@ pub struct Status {
     nodes: Vec<Node>,
     vms: Vec<Vm>,
     failover_domains: Vec<FailoverDomain>,
+    lock: Option<Lock>,
+}
+
+#[derive(Debug, Serialize)]
+struct Lock {
+    by: String,
+    why: String,
+    since: String,
 }
 
 impl From<&v1::Status> for Status {
@@ -381,6 +450,11 @@ impl From<&v1::Status> for Status {
             nodes: status.nodes.iter().map(Node::from).collect(),
             vms: status.vms.iter().map(Vm::from).collect(),
             failover_domains: status.failover_domains.iter().map(FailoverDomain::from).collect(),
+            lock: status.lock.as_ref().map(|lock| Lock {
+                by: lock.by.clone(),
+                why: lock.why.clone(),
+                since: time(lock.since_ms),
+            }),
         }
     }
 }

@@ -9,6 +9,7 @@ use uuid::Uuid;
 use crate::command::{Command, Operation};
 use crate::event::{Event, EventKind};
 use crate::failover_domain::FailoverDomain;
+use crate::hold::Lock;
 use crate::id::{
     ClusterId, Epoch, FailoverDomainName, NodeId, NodeName, RequestId, SessionId, VmName,
 };
@@ -93,6 +94,10 @@ pub struct ClusterState {
     pub failover_domains: OrdMap<FailoverDomainName, Arc<FailoverDomain>>,
     /// Too many nodes seemed lost at once.
     pub mass_loss: Option<MassLoss>,
+    /// Nothing is started, by an operator's will.
+    pub lock: Option<Lock>,
+    /// When VMs came back to a better node within the last hour, by failover domain.
+    pub failbacks: OrdMap<FailoverDomainName, Vector<Timestamp>>,
     /// A backup is being read back: nothing else is taken until it is all there.
     pub restoring: bool,
     /// After a restore nothing is started before this: nodes that the backup does not know may still run what the old

@@ -9,6 +9,7 @@ use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
 use crate::failover_domain::FailoverDomain;
+use crate::hold::Lock;
 use crate::id::{
     ClusterId, Epoch, FailoverDomainName, NodeId, NodeName, OrderId, RequestId, SessionId, VmName,
 };
@@ -237,6 +238,28 @@ pub enum Operation {
         /// What to do.
         operation: Box<Operation>,
     },
+    /// Operator: do nothing to this VM until it is unfrozen.
+    Freeze {
+        /// Which.
+        vm: VmName,
+        /// Why, for whoever meets it frozen.
+        why: String,
+        /// For how many milliseconds; `None` = until it is unfrozen.
+        for_ms: Option<u64>,
+    },
+    /// Operator: it is the cluster's again; every node says first whether it runs there.
+    Unfreeze(VmName),
+    /// Operator: start nothing in the whole cluster.
+    Lock {
+        /// Why, for whoever meets it locked.
+        why: String,
+    },
+    /// Operator: go on.
+    Unlock,
+    /// Operator: forget what counts against this VM, and look again.
+    Convalesce(VmName),
+    /// The lock of the backup.
+    RestoreLock(Lock),
 }
 
 /// What an agent says when it begins a session.
@@ -294,6 +317,13 @@ pub enum Report {
         order: OrderId,
         /// `None` for success.
         error: Option<String>,
+    },
+    /// A status check of a VM that runs there failed.
+    StatusFailed {
+        /// Of which VM.
+        uuid: Uuid,
+        /// What it said.
+        error: String,
     },
 }
 
@@ -363,6 +393,32 @@ pub enum Decision {
         /// Why, as a sentence.
         why: String,
     },
+    /// Its freeze has run out.
+    Unfreeze,
+    /// All that it depends on is started, for the first time since it is.
+    DependsMet,
+    /// Move it, by the cluster's own will.
+    Move {
+        /// From.
+        from: NodeId,
+        /// To.
+        to: NodeId,
+        /// How; `None` stops it there, and it starts on the best node.
+        mode: Option<MigrationMode>,
+        /// What for.
+        cause: MoveCause,
+        /// Why, as a sentence.
+        why: String,
+    },
+}
+
+/// Why the cluster moves a VM that runs well.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub enum MoveCause {
+    /// A better node of its failover domain is back.
+    Failback,
+    /// It gives way to a VM that has to be alone.
+    Exclusive,
 }
 
 impl Operation {
@@ -379,6 +435,9 @@ impl Operation {
             | Self::Migrate { vm, .. }
             | Self::Cancel(vm)
             | Self::Resolve { vm, .. }
+            | Self::Freeze { vm, .. }
+            | Self::Unfreeze(vm)
+            | Self::Convalesce(vm)
             | Self::Decide { vm, .. } => Some(vm),
             Self::RestoreVm(record) => Some(&record.spec.name),
             Self::IfUnchanged { operation, .. } => operation.vm(),
@@ -406,7 +465,10 @@ impl Operation {
             | Self::RestoreBegin { .. }
             | Self::RestoreFailoverDomain(_)
             | Self::RestoreNode(_)
-            | Self::RestoreEnd => None,
+            | Self::RestoreEnd
+            | Self::Lock { .. }
+            | Self::Unlock
+            | Self::RestoreLock(_) => None,
         }
     }
 
@@ -457,6 +519,12 @@ impl Operation {
             Self::IfUnchanged { changed, operation } => {
                 format!("{} if unchanged since {changed}", operation.subject())
             }
+            Self::Freeze { vm, .. } => format!("freeze {vm}"),
+            Self::Unfreeze(vm) => format!("unfreeze {vm}"),
+            Self::Lock { .. } => "lock".into(),
+            Self::Unlock => "unlock".into(),
+            Self::Convalesce(vm) => format!("convalesce {vm}"),
+            Self::RestoreLock(_) => "restore-lock".into(),
         }
     }
 }

@@ -142,6 +142,20 @@ kinds! {
     NodeFenceAnswers = "node-fence-answers", Info;
     /// The control plane was restored from a backup.
     ClusterRestored = "cluster-restored", Warning;
+    /// An operator works on a VM: nothing is done to it.
+    VmFrozen = "vm-frozen", Info;
+    /// It is the cluster's again.
+    VmUnfrozen = "vm-unfrozen", Info;
+    /// Nothing is started any more, by an operator's will.
+    ClusterLocked = "cluster-locked", Warning;
+    /// VMs are started again.
+    ClusterUnlocked = "cluster-unlocked", Info;
+    /// What counted against a VM was forgotten.
+    VmConvalesced = "vm-convalesced", Info;
+    /// The cluster moves a VM by its own will.
+    VmMoved = "vm-moved", Info;
+    /// A status check of a VM failed.
+    VmStatusFailed = "vm-status-failed", Warning;
 }
 
 /// One thing that happened.

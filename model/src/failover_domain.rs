@@ -21,6 +21,32 @@ pub struct FailoverDomain {
     pub restricted: bool,
     /// A VM stays where it is when a better member returns.
     pub nofailback: bool,
+    /// How VMs come back to a better node.
+    pub failback: Failback,
+}
+
+/// How VMs come back to a better node of their failover domain: at once and without limits unless it says otherwise.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+pub struct Failback {
+    /// How long the better node has to be online before, in milliseconds.
+    pub delay_ms: u64,
+    /// VMs of this domain on their way at a time; 0 = no limit.
+    pub at_once: u32,
+    /// VMs of this domain that come back within an hour; 0 = no limit.
+    pub per_hour: u32,
+    /// Only at this time of the day.
+    pub window: Option<Window>,
+    /// A VM that cannot be migrated is stopped and started there; otherwise it stays.
+    pub relocate: bool,
+}
+
+/// A time of the day, in UTC. Over midnight where it ends before it begins.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Window {
+    /// Minutes since midnight, 0 to 1439.
+    pub from: u16,
+    /// Minutes since midnight, 0 to 1439, no longer in it.
+    pub to: u16,
 }
 
 /// How a node stands in a domain; smaller is better.
@@ -57,6 +83,7 @@ mod tests {
             ordered: true,
             restricted: false,
             nofailback: false,
+            failback: Failback::default(),
         };
         assert!(domain.rank(&name("a")) < domain.rank(&name("b")));
         assert_eq!(domain.rank(&name("c")), Some(Rank::Outside));

@@ -12,10 +12,12 @@
 
 pub mod cluster;
 pub mod command;
+pub mod dependency;
 pub mod domain_xml;
 pub mod event;
 pub mod failover_domain;
 pub mod handling;
+pub mod hold;
 pub mod id;
 pub mod liveness;
 pub mod node;

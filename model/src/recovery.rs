@@ -48,6 +48,28 @@ pub struct RestartLimit {
     pub expire_ms: u64,
 }
 
+/// Failed status checks that are let pass, RGManager's `__max_failures` and `__failure_expire_time`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, Default)]
+pub struct FailureTolerance {
+    /// How many within the window; 0 = none, the first one is a failure.
+    pub max_failures: u32,
+    /// Failed checks older than this many milliseconds are forgotten; 0 = never.
+    pub expire_ms: u64,
+}
+
+impl FailureTolerance {
+    /// Notes a failed check at `at` among the earlier ones, and says whether it is let pass.
+    pub fn passes(self, earlier: &mut Vec<Timestamp>, at: Timestamp) -> bool {
+        earlier.retain(|moment| self.expire_ms == 0 || at.since(*moment) < self.expire_ms);
+        if earlier.len() < self.max_failures as usize {
+            earlier.push(at);
+            return true;
+        }
+        earlier.clear();
+        false
+    }
+}
+
 /// What to do about one failure.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Remedy {
@@ -138,6 +160,25 @@ mod tests {
                 expected,
                 "{policy:?} after {restarts:?}"
             );
+        }
+    }
+
+    #[test]
+    fn failed_checks_pass_while_they_are_few_within_the_window() {
+        let second = |second: u64| Timestamp(second * 1_000);
+        for (max_failures, expire_ms, checks, expected) in [
+            (0, 0, vec![1], vec![false]),
+            (2, 0, vec![1, 1_000, 2_000], vec![true, true, false]),
+            (2, 60_000, vec![1, 30, 50], vec![true, true, false]),
+            (2, 60_000, vec![1, 30, 61], vec![true, true, true]),
+            // What made a failure is counted anew from there.
+            (1, 60_000, vec![1, 2, 3, 4], vec![true, false, true, false]),
+        ] {
+            let tolerance = FailureTolerance { max_failures, expire_ms };
+            let mut earlier = Vec::new();
+            let passed: Vec<_> =
+                checks.iter().map(|at| tolerance.passes(&mut earlier, second(*at))).collect();
+            assert_eq!(passed, expected, "{max_failures} in {expire_ms} ms, at {checks:?}");
         }
     }
 

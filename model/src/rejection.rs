@@ -202,6 +202,47 @@ pub enum Rejection {
         "many nodes seem lost at once, so nothing is fenced; `berthctl node release` goes on if they are lost indeed"
     )]
     Braked,
+    /// An operator works on it.
+    #[error("VM {vm} is frozen{until}: {why} ({by}); `berthctl unfreeze {vm}` if that is over")]
+    Frozen {
+        /// Which.
+        vm: String,
+        /// Who froze it.
+        by: String,
+        /// Why.
+        why: String,
+        /// " until ..." or nothing.
+        until: String,
+    },
+    /// It is not frozen.
+    #[error("VM {vm} is not frozen")]
+    NotFrozen {
+        /// Which.
+        vm: String,
+    },
+    /// Nothing is started.
+    #[error(
+        "the cluster is locked, so nothing is started: {why} ({by}); `berthctl unlock` if that is over"
+    )]
+    Locked {
+        /// Who locked it.
+        by: String,
+        /// Why.
+        why: String,
+    },
+    /// It is not locked.
+    #[error("the cluster is not locked")]
+    NotLocked,
+    /// A VM would wait for itself.
+    #[error(
+        "VM {vm} cannot depend on that, for it would wait for itself: {way}; leave one of these dependencies out"
+    )]
+    DependencyCycle {
+        /// Which.
+        vm: String,
+        /// The way round.
+        way: String,
+    },
     /// The same request came with another content.
     #[error("request {0} was used for another command; use a new id for each request")]
     RequestReused(RequestId),

@@ -18,10 +18,12 @@ use std::sync::Arc;
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
+use crate::dependency::Dependency;
 use crate::domain_xml::Disk;
 use crate::handling::Handling;
+use crate::hold::Freeze;
 use crate::id::{FailoverDomainName, Generation, NodeId, OrderId, RequestId, VmName};
-use crate::recovery::{RecoveryPolicy, RestartLimit};
+use crate::recovery::{FailureTolerance, RecoveryPolicy, RestartLimit};
 use crate::time::Timestamp;
 
 /// What the operator asked for: the domain and how to treat it.
@@ -62,6 +64,16 @@ pub struct VmPolicy {
     pub on_conflict: OnConflict,
     /// How it is treated on its host.
     pub handling: Handling,
+    /// After the whole cluster was down, or was restored from a backup, it is started again by itself.
+    pub autostart: bool,
+    /// Alone on its node among the cluster's VMs: 0 = no, else its priority: 1 takes the node of 2 where no other is free.
+    pub exclusive: u32,
+    /// What has to be started before it is.
+    pub depend: Vec<Dependency>,
+    /// The order in which VMs are started: 1 before 2, and 0 after all that have a number.
+    pub start_priority: u32,
+    /// Failed status checks that are let pass.
+    pub failure_tolerance: FailureTolerance,
 }
 
 /// What a node that lost its lease does with a VM (design section 3, self-fence).
@@ -128,6 +140,11 @@ impl Default for VmPolicy {
             on_isolation: OnIsolation::default(),
             on_conflict: OnConflict::default(),
             handling: Handling::default(),
+            autostart: true,
+            exclusive: 0,
+            depend: Vec::new(),
+            start_priority: 0,
+            failure_tolerance: FailureTolerance::default(),
         }
     }
 }
@@ -473,6 +490,21 @@ pub struct VmRecord {
     pub evict_not_before: Timestamp,
     /// What the nodes that may run it were last told to do when isolated.
     pub bound_isolation: OnIsolation,
+    /// An operator works on it: nothing is done to it.
+    pub frozen: Option<Freeze>,
+    /// An operator, or somebody outside the cluster, put it where it is: no failback before a better node returns after
+    /// that.
+    pub placed_at: Option<Timestamp>,
+    /// The whole cluster was down since it last ran, and it is not to be started by itself after that.
+    pub cold: bool,
+    /// All that it depends on was started since it was: what is lost from then on stops it, if it is bound hard.
+    pub depends_met: bool,
+    /// Failed status checks that were let pass, oldest first.
+    pub status_failures: Vec<Timestamp>,
+    /// A status check found that it runs and does not work: it is to be stopped and recovered.
+    pub unhealthy: Option<String>,
+    /// No failback by itself before this: the last one failed.
+    pub failback_not_before: Timestamp,
     /// When `state` last changed.
     pub state_since: Timestamp,
     /// The revision of the last change of this record: a decision made on an older one is refused.

@@ -224,6 +224,12 @@ impl Story {
                         Decision::Resume { node } => {
                             format!("resume on {}", self.state.node_name(*node))
                         }
+                        Decision::Unfreeze => "unfreeze".into(),
+                        Decision::DependsMet => "depends met".into(),
+                        Decision::Move { to, mode, .. } => {
+                            let how = if mode.is_some() { "move" } else { "move cold" };
+                            format!("{how} to {}", self.state.node_name(*to))
+                        }
                         Decision::Evict { node, .. } => {
                             format!("evict from {}", self.state.node_name(*node))
                         }

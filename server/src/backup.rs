@@ -80,6 +80,7 @@ pub fn restore(state: &ClusterState) -> Result<Vec<Operation>, BackupError> {
         .chain(domains)
         .chain(nodes)
         .chain(vms)
+        .chain(state.lock.clone().map(Operation::RestoreLock))
         .chain([Operation::RestoreEnd])
         .collect())
 }

@@ -6,6 +6,7 @@ mod explain;
 mod failover_domain;
 mod fence;
 mod handling;
+mod hold;
 mod node;
 mod operation;
 mod replica;
@@ -54,6 +55,11 @@ pub async fn run(arguments: Arguments) -> Result<(), Failure> {
             crate::render::line(String::from_utf8_lossy(&text).trim_end());
             Ok(())
         }
+        Command::Freeze { vm, reason, span } => hold::freeze(cx, vm, reason, span).await,
+        Command::Unfreeze { vm } => hold::unfreeze(cx, vm).await,
+        Command::Lock { reason } => hold::lock(cx, reason).await,
+        Command::Unlock => hold::unlock(cx).await,
+        Command::Convalesce { vm } => hold::convalesce(cx, vm).await,
         operation => operation::run(cx, operation).await,
     }
 }

@@ -39,6 +39,14 @@ fn text(status: &v1::Status) -> String {
     );
     let stale = if status.stale { " (this replica's own state, which may be old)" } else { "" };
     let mut notes = String::new();
+    if let Some(lock) = &status.lock {
+        notes.push_str(&format!(
+            "\n\nLOCKED by {} since {}: {}; nothing is started until `berthctl unlock`",
+            lock.by,
+            time(lock.since_ms),
+            lock.why
+        ));
+    }
     if let Some(alarm) = &status.mass_loss {
         notes.push_str(&format!(
             "\n\nALARM: {alarm}; `berthctl node release` if they are lost indeed"

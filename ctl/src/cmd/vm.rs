@@ -105,7 +105,8 @@ fn defaults() -> VmPolicy {
         stop_timeout_ms: 120_000,
         on_isolation: "suspend".into(),
         on_conflict: "wait".into(),
-        handling: None,
+        autostart: Some(true),
+        ..VmPolicy::default()
     }
 }
 
@@ -145,6 +146,19 @@ fn apply(flags: &Policy, policy: VmPolicy) -> Result<VmPolicy, Failure> {
             None => policy.on_conflict,
         },
         handling: Some(handling::apply(&flags.handling, before)?),
+        autostart: flags.autostart.or(policy.autostart),
+        exclusive: flags.exclusive.unwrap_or(policy.exclusive),
+        depend: match &flags.depend {
+            Some(depend) => depend
+                .iter()
+                .filter(|it| !it.on.is_empty())
+                .map(|it| v1::Dependency { on: it.on.clone(), mode: it.mode.clone() })
+                .collect(),
+            None => policy.depend,
+        },
+        start_priority: flags.start_priority.unwrap_or(policy.start_priority),
+        max_failures: flags.max_failures.unwrap_or(policy.max_failures),
+        failure_expire_ms: flags.failure_expire_time.map_or(policy.failure_expire_ms, milliseconds),
     })
 }
 
@@ -193,6 +207,20 @@ fn text(vm: &v1::Vm) -> String {
             ),
         ),
         ("restarts", vm.restart_count.to_string()),
+        (
+            "failed checks",
+            format!(
+                "{} let pass, of {} in {} s",
+                vm.status_failures,
+                policy.max_failures,
+                policy.failure_expire_ms / 1_000
+            ),
+        ),
+        ("autostart", policy.autostart.unwrap_or(true).to_string()),
+        ("exclusive", policy.exclusive.to_string()),
+        ("depends on", depend(&policy.depend)),
+        ("start priority", policy.start_priority.to_string()),
+        ("frozen", frozen(vm)),
         ("failover domain", policy.failover_domain.unwrap_or_default()),
         ("migration", policy.migration),
         ("stop time-out", format!("{} s", policy.stop_timeout_ms / 1_000)),
@@ -204,6 +232,17 @@ fn text(vm: &v1::Vm) -> String {
         .map(|(key, value)| format!("{key:<16} {value}").trim_end().to_owned())
         .collect::<Vec<_>>()
         .join("\n")
+}
+
+fn depend(depend: &[v1::Dependency]) -> String {
+    let parts: Vec<_> = depend.iter().map(|it| format!("{} ({})", it.on, it.mode)).collect();
+    parts.join(", ")
+}
+
+fn frozen(vm: &v1::Vm) -> String {
+    let Some(freeze) = &vm.frozen else { return "no".into() };
+    let until = freeze.until_ms.map(|until| format!(" until {}", time(until))).unwrap_or_default();
+    format!("by {} since {}{until}: {}", freeze.by, time(freeze.since_ms), freeze.why)
 }
 
 #[derive(Serialize)]

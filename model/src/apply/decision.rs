@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use crate::cluster::{ClusterState, Context};
-use crate::command::Decision;
+use crate::command::{Decision, MoveCause};
 use crate::event::EventKind;
 use crate::id::{Generation, NodeId, OrderId, VmName};
 use crate::rejection::Rejection;
@@ -25,6 +25,9 @@ impl ClusterState {
         if self.vm(vm)?.changed != changed && !off(Rule::DecisionOnPresentState) {
             return Err(Rejection::Superseded { what: format!("VM {vm}") });
         }
+        if acts(decision) {
+            self.must_not_be_frozen(cx, vm)?;
+        }
         match decision {
             Decision::Start { node, why, restart } => {
                 self.order_start(cx, vm, *node, why, *restart)
@@ -41,10 +44,44 @@ impl ClusterState {
             Decision::FailOperation { why } => {
                 self.end_operation(cx, vm, OperationPhase::Failed(why.clone()))
             }
+            Decision::Unfreeze => self.freeze_ran_out(cx, vm),
+            Decision::DependsMet => {
+                self.vm_mut(cx, vm)?.depends_met = true;
+                Ok(())
+            }
+            Decision::Move { from, to, mode: Some(mode), cause, why } => {
+                self.order_migration(cx, vm, *from, *to, *mode)?;
+                self.moved(cx, vm, *from, *cause, why)
+            }
+            Decision::Move { from, mode: None, cause, why, .. } => {
+                let graceful_ms = self.vm(vm)?.spec.policy.stop_timeout_ms;
+                self.order_stop(cx, vm, *from, Some(graceful_ms))?;
+                self.moved(cx, vm, *from, *cause, why)
+            }
         }
     }
 
-    fn must_have_session(&self, node: NodeId) -> Result<(), Rejection> {
+    /// Says why, and counts what is limited.
+    fn moved(
+        &mut self,
+        cx: &mut Context,
+        vm: &VmName,
+        from: NodeId,
+        cause: MoveCause,
+        why: &str,
+    ) -> Result<(), Rejection> {
+        let domain = self.vm(vm)?.spec.policy.failover_domain.clone();
+        if let (MoveCause::Failback, Some(domain)) = (cause, domain) {
+            let mut moments = self.failbacks.remove(&domain).unwrap_or_default();
+            moments.push_back(cx.at);
+            moments.retain(|moment| cx.at.since(*moment) < HOUR_MS);
+            self.failbacks.insert(domain, moments);
+        }
+        self.emit(cx, EventKind::VmMoved, Some(vm), Some(from), format!("{vm} moves: {why}"));
+        Ok(())
+    }
+
+    pub(super) fn must_have_session(&self, node: NodeId) -> Result<(), Rejection> {
         match self.nodes.get(&node).and_then(|node| node.session()) {
             Some(_) => Ok(()),
             None => Err(Rejection::Superseded { what: format!("node {}", self.node_name(node)) }),
@@ -61,6 +98,7 @@ impl ClusterState {
         restart: bool,
     ) -> Result<(), Rejection> {
         self.must_have_session(node)?;
+        self.must_not_be_locked()?;
         let record = self.vm(vm)?;
         if cx.at < self.quiet_until && !off(Rule::RestoredIsUnknown) {
             return Err(record.wrong_state("the control plane was restored a moment ago"));
@@ -361,6 +399,29 @@ impl ClusterState {
     }
 }
 
+/// Whether this does something to the guest or to what is wanted of it; the rest only follows what is seen.
+fn acts(decision: &Decision) -> bool {
+    match decision {
+        Decision::Start { .. }
+        | Decision::Stop { .. }
+        | Decision::Migrate { .. }
+        | Decision::Move { .. }
+        | Decision::Disable { .. }
+        | Decision::Delay { .. }
+        | Decision::FailOperation { .. }
+        | Decision::Evict { .. } => true,
+        Decision::Adopt { .. }
+        | Decision::Settle
+        | Decision::Conflict
+        // What Berth itself suspended: being cut off costs a pause, also of a frozen VM.
+        | Decision::Resume { .. }
+        | Decision::Unfreeze
+        | Decision::DependsMet => false,
+    }
+}
+
+/// The window of a failover domain's failbacks per hour.
+const HOUR_MS: u64 = 3_600_000;
 /// Wait before a copy that could not be destroyed is destroyed again.
 pub(super) const EVICT_AGAIN_MS: u64 = 10_000;
 /// More than any restart limit that makes sense.

@@ -42,6 +42,14 @@ impl ClusterState {
                 record.last_owner = Some(node);
                 Ok(())
             }
+            // It was stopped because it did not work: that is a failure like any other, with its policy.
+            VmState::Stopping if record.may_run.is_empty() && record.unhealthy.is_some() => {
+                let why = self.vm_mut(cx, vm)?.unhealthy.take().unwrap_or_default();
+                match self.vm(vm)?.desired {
+                    Desired::Enabled => self.failed_at(cx, vm, node, why, false),
+                    Desired::Stopped | Desired::Disabled => self.settled(cx, vm),
+                }
+            }
             VmState::Stopping | VmState::Failed if record.may_run.is_empty() => {
                 self.settled(cx, vm)
             }
@@ -129,8 +137,22 @@ impl ClusterState {
             (false, VmState::Migrating) => "it did not survive its migration".to_owned(),
             (false, _) => cause.as_str().to_owned(),
         };
-        let starting = record.state == VmState::Starting;
+        self.failed_at(cx, vm, node, why, node_died)
+    }
+
+    /// From here its recovery policy decides.
+    fn failed_at(
+        &mut self,
+        cx: &mut Context,
+        vm: &VmName,
+        node: NodeId,
+        why: String,
+        node_died: bool,
+    ) -> Result<(), Rejection> {
+        let place = self.node_name(node);
         let record = self.vm_mut(cx, vm)?;
+        let starting = record.state == VmState::Starting;
+        record.unhealthy = None;
         record.fail(cx, why.clone(), node, node_died);
         record.last_owner = Some(node);
         record.owner = None;
@@ -159,6 +181,7 @@ impl ClusterState {
         let record = self.vm_mut(cx, vm)?;
         record.last_owner = record.owner.take().or(record.last_owner);
         record.failure = None;
+        record.unhealthy = None;
         let operation = record.open_operation().map(|operation| operation.verb.clone());
         let desired = record.desired;
         record.set_state(

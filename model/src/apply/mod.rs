@@ -1,6 +1,7 @@
 //! How each command changes the state: one file per family.
 
 mod decision;
+mod hold;
 mod life;
 mod node;
 mod operator;
@@ -51,6 +52,7 @@ impl ClusterState {
                 Operation::RestoreFailoverDomain(domain) => self.restore_failover_domain(domain),
                 Operation::RestoreNode(node) => self.restore_node(cx, node),
                 Operation::RestoreVm(record) => self.restore_vm(cx, record),
+                Operation::RestoreLock(lock) => self.lock = Some(lock.clone()),
                 Operation::RestoreEnd => self.restore_end(cx),
                 _ => return Err(Rejection::Restoring),
             }
@@ -62,6 +64,7 @@ impl ClusterState {
             | Operation::RestoreFailoverDomain(_)
             | Operation::RestoreNode(_)
             | Operation::RestoreVm(_)
+            | Operation::RestoreLock(_)
             | Operation::RestoreEnd => return Err(Rejection::AlreadyInitialised),
             Operation::AddVm(spec) => self.add_vm(cx, spec)?,
             Operation::EditVm(spec) => self.edit_vm(cx, spec)?,
@@ -115,6 +118,11 @@ impl ClusterState {
                 self.must_be_unchanged(operation, *changed)?;
                 return self.operate(context, operation);
             }
+            Operation::Freeze { vm, why, for_ms } => self.freeze(cx, vm, why, *for_ms)?,
+            Operation::Unfreeze(vm) => self.unfreeze(cx, vm)?,
+            Operation::Lock { why } => self.lock_starts(cx, why)?,
+            Operation::Unlock => self.unlock_starts(cx)?,
+            Operation::Convalesce(vm) => self.convalesce(cx, vm)?,
         }
         accepted(cx)
     }

@@ -17,6 +17,7 @@ impl ClusterState {
         vm: &VmName,
         on: Option<&NodeName>,
     ) -> Result<(), Rejection> {
+        self.must_not_be_frozen(cx, vm)?;
         let record = self.vm(vm)?;
         if record.state == VmState::Failed {
             return Err(record.wrong_state(
@@ -68,6 +69,7 @@ impl ClusterState {
     }
 
     pub(super) fn disable(&mut self, cx: &mut Context, vm: &VmName) -> Result<(), Rejection> {
+        self.must_not_be_frozen(cx, vm)?;
         let record = self.ask(cx, vm, Verb::Disable)?;
         record.desired = Desired::Disabled;
         Ok(())
@@ -79,6 +81,7 @@ impl ClusterState {
         vm: &VmName,
         now: bool,
     ) -> Result<(), Rejection> {
+        self.must_not_be_frozen(cx, vm)?;
         let record = self.vm(vm)?;
         if record.state == VmState::Failed {
             return Err(record.wrong_state(
@@ -94,6 +97,7 @@ impl ClusterState {
     }
 
     pub(super) fn restart(&mut self, cx: &mut Context, vm: &VmName) -> Result<(), Rejection> {
+        self.must_not_be_frozen(cx, vm)?;
         self.must_run(vm, "only a started VM can be restarted; `enable` starts it")?;
         self.ask(cx, vm, Verb::Restart)?;
         Ok(())
@@ -105,6 +109,7 @@ impl ClusterState {
         vm: &VmName,
         to: Option<&NodeName>,
     ) -> Result<(), Rejection> {
+        self.must_not_be_frozen(cx, vm)?;
         let record =
             self.must_run(vm, "only a started VM can be relocated; `enable --on NODE` starts it")?;
         let to = match to {
@@ -122,6 +127,7 @@ impl ClusterState {
         to: &NodeName,
         mode: Option<MigrationMode>,
     ) -> Result<(), Rejection> {
+        self.must_not_be_frozen(cx, vm)?;
         let record = self.must_run(vm, "only a started VM can be migrated")?;
         let to = self.other_target(&record, to)?;
         let mode = mode.unwrap_or(record.spec.policy.migration);
@@ -180,6 +186,7 @@ impl ClusterState {
         vm: &VmName,
         keep: &NodeName,
     ) -> Result<(), Rejection> {
+        self.must_not_be_frozen(cx, vm)?;
         let record = self.vm(vm)?;
         if record.state != VmState::Conflict {
             return Err(record.wrong_state("there is no conflict to resolve"));

@@ -37,6 +37,9 @@ impl ClusterState {
                 Report::OrderDone { uuid, order, error } => {
                     self.order_done(cx, node, *uuid, *order, error.as_deref())?;
                 }
+                Report::StatusFailed { uuid, error } => {
+                    self.status_failed(cx, node, *uuid, error)?;
+                }
             }
         }
         Ok(())
@@ -97,6 +100,40 @@ impl ClusterState {
         }
     }
 
+    /// It runs and does not work. As many as its policy tolerates are let pass, then it is a failure.
+    fn status_failed(
+        &mut self,
+        cx: &mut Context,
+        node: NodeId,
+        uuid: Uuid,
+        error: &str,
+    ) -> Result<(), Rejection> {
+        let Some(vm) = self.vm_by_uuid.get(&uuid).cloned() else { return Ok(()) };
+        let record = self.vm(&vm)?;
+        // Of a VM that is on its way, or that somebody works on, a check says nothing.
+        let counts = record.state == VmState::Started
+            && record.owner == Some(node)
+            && record.frozen.is_none()
+            && record.unhealthy.is_none();
+        if !counts {
+            return Ok(());
+        }
+        let record = self.vm_mut(cx, &vm)?;
+        let tolerance = record.spec.policy.failure_tolerance;
+        let passes = tolerance.passes(&mut record.status_failures, cx.at);
+        let count = record.status_failures.len();
+        if !passes {
+            record.unhealthy = Some(error.to_owned());
+        }
+        let what = match passes {
+            true => format!("let pass, {count} of {}", tolerance.max_failures),
+            false => "it is recovered".to_owned(),
+        };
+        let text = format!("a status check of {vm} failed ({what}): {error}");
+        self.emit(cx, EventKind::VmStatusFailed, Some(&vm), Some(node), text);
+        Ok(())
+    }
+
     fn start_done(
         &mut self,
         cx: &mut Context,
@@ -112,6 +149,7 @@ impl ClusterState {
                 return Ok(());
             }
             record.failure = None;
+            record.unhealthy = None;
             record.bound_isolation = order.on_isolation;
             record.set_state(cx, VmState::Started);
             self.emit(

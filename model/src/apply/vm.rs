@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use crate::cluster::{ClusterState, Context};
+use crate::dependency::{self, Dependee};
 use crate::event::EventKind;
 use crate::failover_domain::FailoverDomain;
 use crate::id::{FailoverDomainName, Generation, VmName};
@@ -11,7 +12,7 @@ use crate::node::{NodeState, SeenDomain};
 use crate::rejection::Rejection;
 use crate::sabotage::{Rule, off};
 use crate::time::Timestamp;
-use crate::vm::{Desired, MayRun, OrderIntent, Sighting, VmRecord, VmSpec, VmState};
+use crate::vm::{Desired, MayRun, OrderIntent, Sighting, VmPolicy, VmRecord, VmSpec, VmState};
 
 impl ClusterState {
     pub(super) fn add_vm(&mut self, cx: &mut Context, spec: &VmSpec) -> Result<(), Rejection> {
@@ -49,6 +50,13 @@ impl ClusterState {
                 keep: None,
                 evict_not_before: Timestamp::default(),
                 bound_isolation: spec.policy.on_isolation,
+                frozen: None,
+                placed_at: None,
+                cold: false,
+                depends_met: false,
+                status_failures: Vec::new(),
+                unhealthy: None,
+                failback_not_before: Timestamp::default(),
                 state_since: cx.at,
                 changed: cx.index,
             }),
@@ -164,6 +172,7 @@ impl ClusterState {
         {
             return Err(Rejection::UnknownFailoverDomain { domain: domain.to_string() });
         }
+        self.check_dependencies(spec)?;
         for disk in spec.disks.iter().filter(|disk| !disk.readonly) {
             for other in self.vms.values().filter(|other| other.spec.name != spec.name) {
                 let taken = other.spec.disks.iter().any(|theirs| {
@@ -195,6 +204,21 @@ impl ClusterState {
         Ok(())
     }
 
+    /// What waits for itself would never start. What it depends on need not be known yet: that is not met until it is.
+    fn check_dependencies(&self, spec: &VmSpec) -> Result<(), Rejection> {
+        let mine = Dependee::Vm(spec.name.clone());
+        let of = |policy: &VmPolicy| policy.depend.iter().map(|it| it.on.clone()).collect();
+        let next = |on: &Dependee| match on {
+            Dependee::Vm(name) if *name == spec.name => of(&spec.policy),
+            Dependee::Vm(name) => {
+                self.vms.get(name).map_or_else(Vec::new, |record| of(&record.spec.policy))
+            }
+        };
+        let Some(way) = dependency::cycle(&mine, next) else { return Ok(()) };
+        let way: Vec<_> = way.iter().chain([&mine]).map(ToString::to_string).collect();
+        Err(Rejection::DependencyCycle { vm: spec.name.to_string(), way: way.join(" depends on ") })
+    }
+
     pub(super) fn put_failover_domain(
         &mut self,
         cx: &mut Context,
@@ -209,6 +233,14 @@ impl ClusterState {
                     range: "1 to 100".into(),
                 });
             }
+        }
+        let times = domain.failback.window.into_iter().flat_map(|window| [window.from, window.to]);
+        if let Some(minute) = times.into_iter().find(|minute| *minute >= 24 * 60) {
+            return Err(Rejection::OutOfRange {
+                what: "a time of the failback window".into(),
+                value: format!("minute {minute} of the day"),
+                range: "00:00 to 23:59".into(),
+            });
         }
         if domain.nodes.is_empty() {
             return Err(Rejection::OutOfRange {

@@ -70,6 +70,39 @@ pub enum Reason {
         /// What is waited for.
         waiting_for: String,
     },
+    /// An operator works on it.
+    Frozen {
+        /// Who froze it.
+        by: String,
+        /// Why.
+        why: String,
+        /// Milliseconds until it ends by itself.
+        left_ms: Option<u64>,
+    },
+    /// Nothing is started in the cluster.
+    Locked {
+        /// Who locked it.
+        by: String,
+        /// Why.
+        why: String,
+    },
+    /// What it depends on is not started.
+    DependsOn {
+        /// What, with its state or that it is unknown.
+        on: Vec<String>,
+    },
+    /// It is not started before those that come first.
+    StartsLater {
+        /// Which is being started.
+        after: String,
+    },
+    /// A better node would take it, and something holds that up.
+    FailbackWaits {
+        /// The better node.
+        to: String,
+        /// What is waited for.
+        why: String,
+    },
     /// Its agent ended by plan, and is not back yet.
     Away,
     /// A fence is under way.
@@ -99,6 +132,11 @@ impl Reason {
             Self::Suspect { .. } => "suspect",
             Self::MassLoss => "mass-loss",
             Self::StoppedCopy { .. } => "stopped-copy",
+            Self::Frozen { .. } => "frozen",
+            Self::Locked { .. } => "locked",
+            Self::DependsOn { .. } => "depends-on",
+            Self::StartsLater { .. } => "starts-later",
+            Self::FailbackWaits { .. } => "failback-waits",
             Self::Away => "away",
             Self::Fencing => "fencing",
             Self::NoProofYet { .. } => "no-proof-of-death",
@@ -113,6 +151,9 @@ impl Reason {
                 | Self::StopFailed { .. }
                 | Self::Conflict { .. }
                 | Self::Lost
+                | Self::Frozen { .. }
+                | Self::Locked { .. }
+                | Self::DependsOn { .. }
                 | Self::MassLoss
                 | Self::NoProofYet { .. }
         )
@@ -171,6 +212,31 @@ impl std::fmt::Display for Reason {
             ),
             Self::StoppedCopy { node, waiting_for } => {
                 write!(formatter, "a stopped copy of it is on {node}: {waiting_for}")
+            }
+            Self::Frozen { by, why, left_ms } => {
+                write!(formatter, "frozen by {by}: {why}; nothing is done to it")?;
+                match left_ms {
+                    Some(left_ms) => {
+                        write!(formatter, " for another {} s", left_ms.div_ceil(1_000))
+                    }
+                    None => write!(formatter, " until `berthctl unfreeze`"),
+                }
+            }
+            Self::Locked { by, why } => write!(
+                formatter,
+                "the cluster is locked by {by}: {why}; nothing is started until `berthctl unlock`"
+            ),
+            Self::DependsOn { on } => {
+                write!(formatter, "it waits for what it depends on: {}", on.join(", "))
+            }
+            Self::StartsLater { after } => {
+                write!(
+                    formatter,
+                    "it starts after {after}, which comes first by its start priority"
+                )
+            }
+            Self::FailbackWaits { to, why } => {
+                write!(formatter, "it would go back to {to}: {why}")
             }
             Self::Away => write!(formatter, "its agent ended by plan and is not back yet"),
             Self::Fencing => write!(formatter, "its fence devices are being asked"),

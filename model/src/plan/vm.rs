@@ -1,5 +1,7 @@
 //! What one VM needs now.
 
+mod hold;
+
 use std::collections::BTreeSet;
 
 use crate::cluster::ClusterState;
@@ -58,6 +60,9 @@ impl Planner<'_> {
     fn reason(&mut self) -> Reason {
         let record = self.record;
         let guests: Vec<NodeId> = record.seen_with_guest().collect();
+        if let Some(freeze) = &record.frozen {
+            return self.frozen(freeze, &guests);
+        }
         if let Some(reason) = self.twice(&guests) {
             return reason;
         }
@@ -198,6 +203,9 @@ impl Planner<'_> {
         if record.state == VmState::Lost && guests.is_empty() {
             return None;
         }
+        if record.frozen.is_some() {
+            return None;
+        }
         if !self.may_evict(node) {
             return waits("it could not be destroyed and is tried again");
         }
@@ -310,6 +318,9 @@ impl Planner<'_> {
         if record.desired != Desired::Enabled {
             return self.stop_at(owner);
         }
+        if record.unhealthy.is_some() {
+            return self.decide(self.stop_decision(owner), "it does not work, and is recovered");
+        }
         let Some(operation) = record.open_operation() else { return Reason::AsWanted };
         match &operation.verb {
             Verb::Migrate { to, mode } => {
@@ -396,6 +407,9 @@ impl Planner<'_> {
         let record = self.record;
         if let Some(reason) = self.places_but_own() {
             return reason;
+        }
+        if let Some(lock) = &self.state.lock {
+            return Reason::Locked { by: lock.by.clone(), why: lock.why.clone() };
         }
         let quiet_until = self.state.quiet_until;
         if quiet_until > self.now && !off(Rule::RestoredIsUnknown) {
@@ -508,6 +522,9 @@ fn decision_text(decision: &Decision) -> String {
         | Decision::Conflict
         | Decision::Resume { .. }
         | Decision::Evict { .. }
-        | Decision::FailOperation { .. } => String::new(),
+        | Decision::FailOperation { .. }
+        | Decision::Unfreeze
+        | Decision::DependsMet
+        | Decision::Move { .. } => String::new(),
     }
 }

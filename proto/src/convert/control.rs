@@ -4,11 +4,12 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use model::command::Operation;
+use model::dependency::{DependMode, Dependee, Dependency};
 use model::domain_xml;
-use model::failover_domain::FailoverDomain;
+use model::failover_domain::{Failback, FailoverDomain, Window};
 use model::id::{FailoverDomainName, NodeName, VmName};
 use model::node::{AfterFence, FenceDevice};
-use model::recovery::{RecoveryPolicy, RestartLimit};
+use model::recovery::{FailureTolerance, RecoveryPolicy, RestartLimit};
 use model::settings::Settings;
 use model::vm::{MigrationMode, OnConflict, OnIsolation, VmPolicy, VmSpec};
 use uuid::Uuid;
@@ -18,6 +19,10 @@ use crate::v1;
 
 /// A guest that takes longer than a day to shut down will not.
 const MAX_STOP_TIMEOUT: Duration = Duration::from_secs(24 * 3_600);
+/// What is frozen for longer is forgotten, and can be frozen without an end.
+const MAX_FREEZE_MS: u64 = 366 * 86_400_000;
+/// More than a person keeps in view.
+const MAX_DEPENDENCIES: usize = 32;
 /// A sentence, not a page.
 const MAX_WHY: usize = 500;
 /// The time-out of one call of a fence agent: the standard's own default is of this order.
@@ -76,7 +81,23 @@ pub fn operation(
             vouched: set.vouched,
             after_fence: set.after_fence.as_deref().map(after_fence).transpose()?,
         },
+        Asked::Freeze(freeze) => Operation::Freeze {
+            vm: vm(&freeze.vm)?,
+            why: why(freeze.why)?,
+            for_ms: freeze.for_ms.map(freeze_span).transpose()?,
+        },
+        Asked::Unfreeze(name) => Operation::Unfreeze(vm(&name)?),
+        Asked::Lock(text) => Operation::Lock { why: why(text)? },
+        Asked::Unlock(_) => Operation::Unlock,
+        Asked::Convalesce(name) => Operation::Convalesce(vm(&name)?),
     })
+}
+
+fn freeze_span(milliseconds: u64) -> Result<u64, ConvertError> {
+    if milliseconds == 0 || milliseconds > MAX_FREEZE_MS {
+        return Err(ConvertError::new("for_ms", "it has to be above 0 and at most a year"));
+    }
+    Ok(milliseconds)
 }
 
 /// Why an operator does it: one line for the record.
@@ -205,7 +226,37 @@ fn policy(policy: v1::VmPolicy) -> Result<VmPolicy, ConvertError> {
             OnConflict::parse,
         )?,
         handling: policy.handling.map(super::handling::read).transpose()?.unwrap_or_default(),
+        autostart: policy.autostart.unwrap_or(true),
+        exclusive: policy.exclusive,
+        depend: depend(policy.depend)?,
+        start_priority: policy.start_priority,
+        failure_tolerance: FailureTolerance {
+            max_failures: policy.max_failures,
+            expire_ms: policy.failure_expire_ms,
+        },
     })
+}
+
+fn depend(asked: Vec<v1::Dependency>) -> Result<Vec<Dependency>, ConvertError> {
+    if asked.len() > MAX_DEPENDENCIES {
+        let reason = format!("{} are more than {MAX_DEPENDENCIES}", asked.len());
+        return Err(ConvertError::new("depend", reason));
+    }
+    let mut depend: Vec<Dependency> = Vec::new();
+    for dependency in asked {
+        let on = dependee(&dependency.on)?;
+        if depend.iter().any(|earlier| earlier.on == on) {
+            return Err(ConvertError::new("depend", format!("{on} is named twice")));
+        }
+        let mode = word("depend_mode", &dependency.mode, "hard, soft", DependMode::parse)?;
+        depend.push(Dependency { on, mode });
+    }
+    Ok(depend)
+}
+
+/// `vm:NAME`, or a VM's bare name.
+fn dependee(text: &str) -> Result<Dependee, ConvertError> {
+    Ok(Dependee::Vm(vm(text.strip_prefix("vm:").unwrap_or(text))?))
 }
 
 /// One of a few words; what is not said is the default.
@@ -235,6 +286,24 @@ fn failover_domain(domain: v1::FailoverDomain) -> Result<FailoverDomain, Convert
         ordered: domain.ordered,
         restricted: domain.restricted,
         nofailback: domain.nofailback,
+        failback: failback(domain.failback.unwrap_or_default())?,
+    })
+}
+
+fn failback(asked: v1::Failback) -> Result<Failback, ConvertError> {
+    let minute = |minute: u32| {
+        let reason = || format!("minute {minute} is not one of a day");
+        u16::try_from(minute).map_err(|_| ConvertError::new("window", reason()))
+    };
+    let window = |window: v1::Window| -> Result<Window, ConvertError> {
+        Ok(Window { from: minute(window.from)?, to: minute(window.to)? })
+    };
+    Ok(Failback {
+        delay_ms: asked.delay_ms,
+        at_once: asked.at_once,
+        per_hour: asked.per_hour,
+        window: asked.window.map(window).transpose()?,
+        relocate: asked.relocate,
     })
 }
 
@@ -307,6 +376,22 @@ mod tests {
         let spec = vm_spec(v1::AddVm { xml: xml.into(), policy: None }, fresh).unwrap();
         assert_eq!(spec.uuid, fresh);
         assert!(spec.xml.contains(&fresh.to_string()));
+    }
+
+    #[test]
+    fn a_dependency_names_a_vm_once() {
+        let on = |names: &[&str]| {
+            names
+                .iter()
+                .map(|on| v1::Dependency { on: (*on).into(), mode: String::new() })
+                .collect()
+        };
+        let asked: Vec<v1::Dependency> = on(&["vm:a", "b"]);
+        let read = depend(asked).unwrap();
+        assert_eq!(read.iter().map(|it| it.on.to_string()).collect::<Vec<_>>(), ["vm:a", "vm:b"]);
+        assert!(read.iter().all(|it| it.mode == DependMode::Hard));
+        assert!(depend(on(&["vm:a", "a"])).is_err());
+        assert!(depend(on(&["vm:"])).is_err());
     }
 
     #[test]

@@ -51,6 +51,11 @@ fn word_and_code(rejection: &Rejection) -> (&'static str, Code) {
         Rejection::NodeAlive { .. } => ("node-alive", Code::FailedPrecondition),
         Rejection::NoMassLoss => ("no-mass-loss", Code::FailedPrecondition),
         Rejection::Braked => ("mass-loss", Code::FailedPrecondition),
+        Rejection::Frozen { .. } => ("frozen", Code::FailedPrecondition),
+        Rejection::NotFrozen { .. } => ("not-frozen", Code::FailedPrecondition),
+        Rejection::Locked { .. } => ("locked", Code::FailedPrecondition),
+        Rejection::NotLocked => ("not-locked", Code::FailedPrecondition),
+        Rejection::DependencyCycle { .. } => ("dependency-cycle", Code::FailedPrecondition),
         Rejection::RequestReused(_) => ("request-reused", Code::InvalidArgument),
     }
 }

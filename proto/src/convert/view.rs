@@ -1,8 +1,10 @@
 //! The state as operators see it.
 
 use model::cluster::ClusterState;
+use model::dependency::Dependency;
 use model::event::Event;
 use model::failover_domain::Rank;
+use model::hold::Lock;
 use model::id::NodeId;
 use model::liveness::Liveness;
 use model::node::{AfterFence, NodeRecord, NodeState, ProofOfDeath};
@@ -55,6 +57,12 @@ pub fn vm(
             on_isolation: policy.on_isolation.as_str().into(),
             on_conflict: policy.on_conflict.as_str().into(),
             handling: Some(super::handling::write(&policy.handling)),
+            autostart: Some(policy.autostart),
+            exclusive: policy.exclusive,
+            depend: policy.depend.iter().map(dependency).collect(),
+            start_priority: policy.start_priority,
+            max_failures: policy.failure_tolerance.max_failures,
+            failure_expire_ms: policy.failure_tolerance.expire_ms,
         }),
         disks: record
             .spec
@@ -88,7 +96,24 @@ pub fn vm(
             .owner
             .and_then(|owner| state.nodes.get(&owner))
             .is_some_and(|node| node.state != NodeState::Online),
+        frozen: record.frozen.as_ref().map(|freeze| v1::Freeze {
+            by: freeze.by.clone(),
+            why: freeze.why.clone(),
+            since_ms: freeze.since.0,
+            until_ms: freeze.until.map(|until| until.0),
+        }),
+        status_failures: record.status_failures.len() as u32,
+        placed: record.placed_at.is_some(),
     }
+}
+
+/// The lock of the cluster.
+pub fn lock(lock: &Lock) -> v1::Lock {
+    v1::Lock { by: lock.by.clone(), why: lock.why.clone(), since_ms: lock.since.0 }
+}
+
+fn dependency(dependency: &Dependency) -> v1::Dependency {
+    v1::Dependency { on: dependency.on.to_string(), mode: dependency.mode.as_str().into() }
 }
 
 fn migration_mode(mode: MigrationMode) -> &'static str {
@@ -274,5 +299,15 @@ pub fn failover_domain(domain: &model::failover_domain::FailoverDomain) -> v1::F
         ordered: domain.ordered,
         restricted: domain.restricted,
         nofailback: domain.nofailback,
+        failback: Some(v1::Failback {
+            delay_ms: domain.failback.delay_ms,
+            at_once: domain.failback.at_once,
+            per_hour: domain.failback.per_hour,
+            window: domain
+                .failback
+                .window
+                .map(|window| v1::Window { from: window.from.into(), to: window.to.into() }),
+            relocate: domain.failback.relocate,
+        }),
     }
 }

@@ -177,6 +177,7 @@ impl Control for ControlService {
             mass_loss: view::mass_loss(&state),
             stale,
             unguarded: view::unguarded(&state),
+            lock: state.lock.as_ref().map(view::lock),
         }))
     }
 

@@ -144,6 +144,7 @@ fn domain(name: &str) -> Operation {
         ordered: false,
         restricted: false,
         nofailback: false,
+        failback: Default::default(),
     })
 }
 

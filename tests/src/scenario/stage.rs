@@ -187,6 +187,7 @@ fn domain_of(id: &str, rule: &super::file::Rule) -> Result<FailoverDomain, Strin
         ordered: true,
         restricted: rule.strict,
         nofailback: true,
+        failback: Default::default(),
     })
 }
 

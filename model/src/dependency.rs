@@ -1,0 +1,106 @@
+//! What a VM needs to run beside it: RGManager's `depend` and `depend_mode`.
+//!
+//! Source: RGManager reference, sections 1.1 and 6.1. There an unknown dependency counted as met; here it does not.
+
+use std::collections::BTreeSet;
+
+use serde::{Deserialize, Serialize};
+
+use crate::id::VmName;
+
+/// Something that has to be started, wherever it runs, before what depends on it is.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+pub struct Dependency {
+    /// On what.
+    pub on: Dependee,
+    /// For how long.
+    pub mode: DependMode,
+}
+
+/// What may be depended on; operators write `vm:NAME`.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+pub enum Dependee {
+    /// A VM.
+    Vm(VmName),
+}
+
+/// How long a dependency binds.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize, Default)]
+pub enum DependMode {
+    /// As long as it runs: when the dependency is lost it is stopped, and started again on its return.
+    #[default]
+    Hard,
+    /// For the start only.
+    Soft,
+}
+
+impl DependMode {
+    /// The word operators write.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Hard => "hard",
+            Self::Soft => "soft",
+        }
+    }
+
+    /// Reads the word operators write.
+    pub fn parse(text: &str) -> Option<Self> {
+        [Self::Hard, Self::Soft].into_iter().find(|mode| mode.as_str() == text)
+    }
+}
+
+impl std::fmt::Display for Dependee {
+    fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::Vm(name) => write!(formatter, "vm:{name}"),
+        }
+    }
+}
+
+/// A way from `start` back to itself over `next`, each step once named; `None` where there is none.
+pub fn cycle<'s, T: Ord + Clone + 's>(
+    start: &T,
+    next: impl Fn(&T) -> Vec<T> + 's,
+) -> Option<Vec<T>> {
+    let mut seen = BTreeSet::new();
+    let mut ways = vec![vec![start.clone()]];
+    while let Some(way) = ways.pop() {
+        let Some(last) = way.last() else { continue };
+        for step in next(last) {
+            if step == *start {
+                return Some(way);
+            }
+            if seen.insert(step.clone()) {
+                let mut longer = way.clone();
+                longer.push(step);
+                ways.push(longer);
+            }
+        }
+    }
+    None
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_cycle_is_found_over_any_number_of_steps_and_a_diamond_is_none() {
+        let next = |edges: &'static [(u32, u32)]| {
+            move |from: &u32| {
+                edges.iter().filter(|(start, _)| start == from).map(|(_, end)| *end).collect()
+            }
+        };
+        for (edges, expected) in [
+            (&[][..], None),
+            (&[(1, 1)][..], Some(vec![1])),
+            (&[(1, 2), (2, 1)][..], Some(vec![1, 2])),
+            (&[(1, 2), (2, 3), (3, 1)][..], Some(vec![1, 2, 3])),
+            (&[(1, 2), (1, 3), (2, 4), (3, 4)][..], None),
+            // A cycle elsewhere is not this one's.
+            (&[(1, 2), (2, 3), (3, 2)][..], None),
+        ] {
+            assert_eq!(cycle(&1, next(edges)), expected, "{edges:?}");
+        }
+    }
+}
