@@ -22,7 +22,10 @@ use super::identity::Identity;
 use super::log_store::{LogStore, encode};
 use super::network::Network;
 use super::peer::PeerService;
+use super::recall::{self, Recall};
 use super::state_machine::{Published, StateMachine};
+use super::vouch::{self, Position, Standing};
+use super::witness::{Claim, Witness};
 use super::{Answer, Entry, Raft, TypeConfig};
 
 type LeaderId = openraft::type_config::alias::LeaderIdOf<TypeConfig>;
@@ -202,6 +205,8 @@ pub struct RaftHandle {
     pub(super) raft: Raft,
     pub(super) identity: Identity,
     pub(super) tls: Option<TlsFiles>,
+    witness: Arc<Witness>,
+    standing: Standing,
     published: Published,
     leadership: watch::Receiver<Option<u64>>,
     timing: Timing,
@@ -212,17 +217,26 @@ impl RaftHandle {
     pub async fn open(options: RaftOptions) -> Result<Self, OpenError> {
         let path = options.data_dir.clone();
         let opened = tokio::task::spawn_blocking(move || open_disk(&options)).await;
-        let (options, store, identity, state_machine) =
+        let Disk { options, store, identity, witness, state_machine, recall, starts } =
             opened.map_err(|error| OpenError::Fatal(error.to_string()))??;
         let config = config(&options.timing).map_err(OpenError::Timing)?;
         let published = state_machine.published();
-        let log = LogStore::new(store).map_err(|source| OpenError::Data { path, source })?;
-        let network = Network::new(identity.clone(), options.tls.clone());
+        let position = Arc::new(Position::at(recall.mark));
+        let standing = Standing::new(options.id, position.clone());
+        let log =
+            LogStore::new(store, position).map_err(|source| OpenError::Data { path, source })?;
+        let network =
+            Network::new(identity.clone(), options.tls.clone(), witness.clone(), standing.clone());
         let raft = openraft::Raft::new(options.id, Arc::new(config), network, log, state_machine)
             .await
             .map_err(|error| OpenError::Fatal(error.to_string()))?;
+        let claim =
+            Claim { instance: identity.instance(), starts, run: Uuid::new_v4(), mark: recall.mark };
+        let tls = options.tls.clone();
+        tokio::spawn(vouch::seek(standing.clone(), identity.clone(), recall, claim, tls));
         let leadership = watch_leadership(raft.clone());
-        Ok(Self { raft, identity, tls: options.tls, published, leadership, timing: options.timing })
+        let (tls, timing) = (options.tls, options.timing);
+        Ok(Self { raft, identity, witness, standing, tls, published, leadership, timing })
     }
 
     /// This replica's id.
@@ -237,7 +251,12 @@ impl RaftHandle {
 
     /// The service for the other replicas.
     pub fn peer_service(&self) -> PeerService {
-        PeerService::new(self.raft.clone(), self.identity.clone())
+        PeerService::new(
+            self.raft.clone(),
+            self.identity.clone(),
+            self.witness.clone(),
+            self.standing.clone(),
+        )
     }
 
     /// Proposes a command and waits until it is applied here.
@@ -391,13 +410,19 @@ impl RaftHandle {
     pub async fn fatal(&self) -> String {
         let mut metrics = self.raft.server_metrics();
         let mut data = self.raft.metrics();
+        let mut stop = self.standing.stop();
         loop {
+            if let Some(reason) = stop.borrow_and_update().clone() {
+                return reason;
+            }
             if let Err(fatal) = &data.borrow_watched().running_state {
                 return fatal.to_string();
             }
             tokio::select! {
                 changed = data.changed() => if changed.is_err() { return "Raft has ended".into() },
                 changed = metrics.changed() => if changed.is_err() { return "Raft has ended".into() },
+                // Its sender lives as long as this handle.
+                _ = stop.changed() => {}
             }
         }
     }
@@ -416,15 +441,30 @@ pub(super) fn stopped(fatal: Fatal<TypeConfig>) -> ProposeError {
     ProposeError::Stopped(fatal.to_string())
 }
 
-type Disk = (RaftOptions, Arc<dyn Store>, Identity, StateMachine);
+/// What was found in a data directory.
+struct Disk {
+    options: RaftOptions,
+    store: Arc<dyn Store>,
+    identity: Identity,
+    witness: Arc<Witness>,
+    state_machine: StateMachine,
+    recall: Recall,
+    starts: u64,
+}
 
 fn open_disk(options: &RaftOptions) -> Result<Disk, OpenError> {
-    let data = |source| OpenError::Data { path: options.data_dir.clone(), source };
-    let store: Arc<dyn Store> = Arc::new(SledStore::open(&options.data_dir)?);
+    let directory = &options.data_dir;
+    let data = |source| OpenError::Data { path: directory.clone(), source };
+    let store = SledStore::open(directory)?;
+    let starts = store.starts();
+    let store: Arc<dyn Store> = Arc::new(store);
     let identity = Identity::open(store.clone(), options.id).map_err(data)?;
-    let files = SnapshotFiles::open(&options.data_dir)?;
+    let witness = Arc::new(Witness::open(directory)?);
+    let files = SnapshotFiles::open(directory)?;
     let state_machine = StateMachine::open(files).map_err(data)?;
-    Ok((options.clone(), store, identity, state_machine))
+    let recall = recall::recall(directory, &*store, state_machine.begins_at())?;
+    let options = options.clone();
+    Ok(Disk { options, store, identity, witness, state_machine, recall, starts })
 }
 
 fn config(timing: &Timing) -> Result<Config, ConfigError> {

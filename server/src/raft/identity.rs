@@ -36,7 +36,7 @@ pub(super) enum Misdirected {
     },
     /// The same id with another data directory.
     #[error(
-        "replica {id} has another data directory now; remove it from the cluster and add it under a new id"
+        "replica {id} has another data directory now; bring it back under a new id with `berthctl replica rebuild`, on its host"
     )]
     Instance {
         /// Whose.

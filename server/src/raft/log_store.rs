@@ -14,6 +14,7 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 use tokio::sync::{mpsc, oneshot};
 
+use super::vouch::Position;
 use super::{LogEntry, LogId, TypeConfig, Vote};
 use crate::store::{MetaKey, Store, StoreError};
 
@@ -49,18 +50,19 @@ fn chain(error: &dyn std::error::Error) -> String {
 #[derive(Clone)]
 pub(super) struct LogStore {
     store: Arc<dyn Store>,
+    position: Arc<Position>,
     waiters: mpsc::UnboundedSender<Waiter>,
 }
 
 impl LogStore {
     /// The log over an open store, with its sync thread; the thread ends with the last clone.
-    pub(super) fn new(store: Arc<dyn Store>) -> io::Result<Self> {
+    pub(super) fn new(store: Arc<dyn Store>, position: Arc<Position>) -> io::Result<Self> {
         let (waiters, queue) = mpsc::unbounded_channel();
         let synced = store.clone();
         std::thread::Builder::new()
             .name("log-sync".into())
             .spawn(move || sync_loop(&*synced, queue))?;
-        Ok(Self { store, waiters })
+        Ok(Self { store, position, waiters })
     }
 
     async fn synced(&self) -> io::Result<()> {
@@ -133,6 +135,7 @@ impl RaftLogStorage<TypeConfig> for LogStore {
 
     async fn save_vote(&mut self, vote: &Vote) -> Result<(), io::Error> {
         self.put(MetaKey::Vote, vote)?;
+        self.position.voted(vote.leader_id.term);
         self.synced().await
     }
 
@@ -158,7 +161,9 @@ impl RaftLogStorage<TypeConfig> for LogStore {
         for entry in entries {
             encoded.push((entry.log_id.index, encode(&entry)?));
         }
+        let end = encoded.last().map_or(0, |(index, _)| index + 1);
         self.store.append(encoded)?;
+        self.position.reaches(end);
         self.waiters
             .send(Waiter::Library(callback))
             .map_err(|_| io::Error::other("the sync thread has stopped"))
@@ -167,6 +172,7 @@ impl RaftLogStorage<TypeConfig> for LogStore {
     async fn truncate_after(&mut self, last_log_id: Option<LogId>) -> Result<(), io::Error> {
         let start = last_log_id.map_or(Bound::Unbounded, |log_id| Bound::Excluded(log_id.index));
         self.store.remove((start, Bound::Unbounded))?;
+        self.position.ends_before(last_log_id.map_or(0, |log_id| log_id.index + 1));
         self.synced().await
     }
 
@@ -174,6 +180,7 @@ impl RaftLogStorage<TypeConfig> for LogStore {
         // The mark first: a log that begins after its mark is whole, one that begins before is merely long.
         self.put(MetaKey::Purged, &log_id)?;
         self.store.remove((Bound::Unbounded, Bound::Included(log_id.index)))?;
+        self.position.reaches(log_id.index + 1);
         self.synced().await
     }
 }

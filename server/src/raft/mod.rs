@@ -8,7 +8,10 @@ mod identity;
 mod log_store;
 mod network;
 mod peer;
+mod recall;
 mod state_machine;
+mod vouch;
+mod witness;
 
 use std::fmt;
 

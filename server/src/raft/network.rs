@@ -2,6 +2,7 @@
 //! large transfer delays no heartbeat.
 
 use std::future::Future;
+use std::sync::Arc;
 use std::time::Duration;
 
 use futures::stream;
@@ -17,7 +18,7 @@ use openraft::raft::{
 use openraft::storage::Snapshot;
 use proto::channel::{TlsFiles, endpoint};
 use proto::v1::raft_peer_client::RaftPeerClient;
-use proto::v1::{PeerReply, PeerRequest, PeerTarget, SnapshotChunk};
+use proto::v1::{PeerMark, PeerReply, PeerRequest, PeerTarget, SnapshotChunk};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use tonic::transport::Channel;
@@ -25,6 +26,8 @@ use tonic::{Code, Request, Response, Status};
 
 use super::identity::Identity;
 use super::log_store::{decode, encode};
+use super::vouch::Standing;
+use super::witness::{Mark, Witness};
 use super::{LogId, Replica, StoredMembership, TypeConfig, Vote};
 
 /// Of a snapshot: well below what one gRPC message may have.
@@ -40,12 +43,19 @@ pub(super) type SnapshotHead = (Vote, Option<LogId>, StoredMembership);
 pub(super) struct Network {
     identity: Identity,
     tls: Option<TlsFiles>,
+    witness: Arc<Witness>,
+    standing: Standing,
 }
 
 impl Network {
     /// The network of this replica.
-    pub(super) fn new(identity: Identity, tls: Option<TlsFiles>) -> Self {
-        Self { identity, tls }
+    pub(super) fn new(
+        identity: Identity,
+        tls: Option<TlsFiles>,
+        witness: Arc<Witness>,
+        standing: Standing,
+    ) -> Self {
+        Self { identity, tls, witness, standing }
     }
 }
 
@@ -60,6 +70,8 @@ impl RaftNetworkFactory<TypeConfig> for Network {
             own: self.identity.id(),
             target,
             node: node.clone(),
+            witness: self.witness.clone(),
+            standing: self.standing.clone(),
             client: channel.map(RaftPeerClient::new).map_err(|error| error.to_string()),
         }
     }
@@ -71,6 +83,8 @@ pub(super) struct Peer {
     own: u64,
     target: u64,
     node: Replica,
+    witness: Arc<Witness>,
+    standing: Standing,
     client: Result<RaftPeerClient<Channel>, String>,
 }
 
@@ -80,10 +94,18 @@ impl Peer {
             cluster: self.identity.cluster().unwrap_or_default().to_string(),
             replica: self.target,
             instance: self.node.instance.to_string(),
+            known: self
+                .witness
+                .mark(self.node.instance)
+                .map(|Mark { term, end }| PeerMark { term, end }),
         }
     }
 
     fn client(&self) -> Result<RaftPeerClient<Channel>, RPCError<TypeConfig>> {
+        if !self.standing.takes_part() {
+            let text = "this replica is not vouched for yet";
+            return Err(RPCError::Unreachable(Unreachable::from_string(text)));
+        }
         self.client.clone().map_err(|error| RPCError::Unreachable(Unreachable::from_string(error)))
     }
 
@@ -119,6 +141,35 @@ impl Peer {
         }
     }
 
+    /// Remembers what was acknowledged. A conflict at or before that is not passed on: it was answered before and came
+    /// late, or the peer was rolled back, which it learns from the mark in each request; the library takes it for
+    /// impossible.
+    fn heard(
+        &self,
+        rpc: &AppendEntriesRequest<TypeConfig>,
+        answer: AppendEntriesResponse<TypeConfig>,
+    ) -> Result<AppendEntriesResponse<TypeConfig>, RPCError<TypeConfig>> {
+        let term = rpc.vote.leader_id.term;
+        let end = |log_id: Option<LogId>| log_id.map_or(0, |log_id| log_id.index + 1);
+        let acknowledged = match &answer {
+            AppendEntriesResponse::Success => {
+                end(rpc.entries.last().map(|entry| entry.log_id).or(rpc.prev_log_id))
+            }
+            AppendEntriesResponse::PartialSuccess(matched) => end(*matched),
+            AppendEntriesResponse::Conflict => {
+                let known = self.witness.mark(self.node.instance);
+                if known >= Some(Mark { term, end: end(rpc.prev_log_id) }) {
+                    let text = format!("replica {} has lost what it acknowledged", self.target);
+                    return Err(RPCError::Unreachable(Unreachable::from_string(text)));
+                }
+                return Ok(answer);
+            }
+            AppendEntriesResponse::HigherVote(_) => return Ok(answer),
+        };
+        self.witness.acknowledged(self.node.instance, Mark { term, end: acknowledged });
+        Ok(answer)
+    }
+
     fn timeout(&self, action: RPCTypes, timeout: Duration) -> Timeout<TypeConfig> {
         Timeout { action, id: self.own, target: self.target, timeout }
     }
@@ -135,7 +186,8 @@ impl RaftNetworkV2<TypeConfig> for Peer {
         let limit = option.hard_ttl();
         let request = self.request(&rpc, limit)?;
         let reply = self.client()?.append(request).await;
-        self.answer(reply, RPCTypes::AppendEntries, limit)
+        let answer = self.answer(reply, RPCTypes::AppendEntries, limit)?;
+        self.heard(&rpc, answer)
     }
 
     async fn vote(
@@ -146,7 +198,12 @@ impl RaftNetworkV2<TypeConfig> for Peer {
         let limit = option.hard_ttl();
         let request = self.request(&rpc, limit)?;
         let reply = self.client()?.vote(request).await;
-        self.answer(reply, RPCTypes::Vote, limit)
+        let answer: VoteResponse<TypeConfig> = self.answer(reply, RPCTypes::Vote, limit)?;
+        if answer.vote_granted {
+            let mark = Mark { term: rpc.vote.leader_id.term, end: 0 };
+            self.witness.acknowledged(self.node.instance, mark);
+        }
+        Ok(answer)
     }
 
     async fn pre_vote(

@@ -1,19 +1,25 @@
 //! Incoming calls from the other replicas: checked for whom they are meant, and handed to the library.
 
+use std::sync::Arc;
+
 use openraft::storage::{Snapshot, SnapshotMeta};
 use proto::convert;
 use proto::v1::raft_peer_server::RaftPeer;
 use proto::v1::{
-    IdentifyReply, IdentifyRequest, PeerReply, PeerRequest, PeerTarget, SnapshotChunk,
+    IdentifyReply, IdentifyRequest, PeerReply, PeerRequest, PeerTarget, SnapshotChunk, VouchReply,
+    VouchRequest,
 };
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use tonic::{Request, Response, Status, Streaming};
+use tracing::error;
 
 use super::Raft;
 use super::identity::Identity;
 use super::log_store::{decode, encode};
 use super::network::SnapshotHead;
+use super::vouch::Standing;
+use super::witness::{Claim, Mark, Witness};
 
 /// A snapshot larger than this is refused: ten times the state of the largest cluster designed for.
 const MAX_SNAPSHOT_BYTES: usize = 4 * 1024 * 1024 * 1024;
@@ -23,11 +29,31 @@ const MAX_SNAPSHOT_BYTES: usize = 4 * 1024 * 1024 * 1024;
 pub struct PeerService {
     raft: Raft,
     identity: Identity,
+    witness: Arc<Witness>,
+    standing: Standing,
 }
 
 impl PeerService {
-    pub(super) fn new(raft: Raft, identity: Identity) -> Self {
-        Self { raft, identity }
+    pub(super) fn new(
+        raft: Raft,
+        identity: Identity,
+        witness: Arc<Witness>,
+        standing: Standing,
+    ) -> Self {
+        Self { raft, identity, witness, standing }
+    }
+
+    /// The same for a message of Raft itself, which has to wait until this replica takes part.
+    fn check_taking_part(&self, target: Option<PeerTarget>) -> Result<(), Status> {
+        let known = target.as_ref().and_then(|target| target.known);
+        self.check(target)?;
+        if !self.standing.takes_part() {
+            return Err(Status::unavailable("this replica is not vouched for yet"));
+        }
+        if let Some(known) = known {
+            self.standing.is_reminded(&known);
+        }
+        Ok(())
     }
 
     fn check(&self, target: Option<PeerTarget>) -> Result<(), Status> {
@@ -46,7 +72,7 @@ impl PeerService {
 
     fn message<T: DeserializeOwned>(&self, request: Request<PeerRequest>) -> Result<T, Status> {
         let message = request.into_inner();
-        self.check(message.target)?;
+        self.check_taking_part(message.target)?;
         decode(&message.payload)
             .map_err(|error| Status::invalid_argument(format!("payload: {error}")))
     }
@@ -90,7 +116,7 @@ impl RaftPeer for PeerService {
             .message()
             .await?
             .ok_or_else(|| Status::invalid_argument("the snapshot is empty"))?;
-        self.check(first.target)?;
+        self.check_taking_part(first.target)?;
         let (vote, last_log_id, last_membership): SnapshotHead = decode(&first.head)
             .map_err(|error| Status::invalid_argument(format!("head: {error}")))?;
         let mut data = first.data.to_vec();
@@ -105,6 +131,30 @@ impl RaftPeer for PeerService {
         let snapshot =
             Snapshot { meta: SnapshotMeta { last_log_id, last_membership }, snapshot: data };
         reply(self.raft.install_full_snapshot(vote, snapshot).await)
+    }
+
+    async fn vouch(&self, request: Request<VouchRequest>) -> Result<Response<VouchReply>, Status> {
+        let message = request.into_inner();
+        self.check(message.target)?;
+        let uuid = |field, text: &str| {
+            convert::uuid(field, text).map_err(|error| Status::invalid_argument(error.to_string()))
+        };
+        let mark = message.mark.unwrap_or_default();
+        let claim = Claim {
+            instance: uuid("instance", &message.instance)?,
+            starts: message.starts,
+            run: uuid("run", &message.run)?,
+            mark: Mark { term: mark.term, end: mark.end },
+        };
+        let witness = self.witness.clone();
+        let verdict = tokio::task::spawn_blocking(move || witness.vouch(&claim))
+            .await
+            .map_err(|error| Status::internal(error.to_string()))?
+            .map_err(|error| Status::unavailable(error.to_string()))?;
+        if let Err(error) = &verdict {
+            error!(replica = message.replica, %error, "a replica has been rolled back");
+        }
+        Ok(Response::new(VouchReply { rolled_back: verdict.err().map(|error| error.to_string()) }))
     }
 
     async fn identify(

@@ -81,6 +81,11 @@ impl StateMachine {
         Ok(Self { image, files, published })
     }
 
+    /// Where the snapshot that it was rebuilt from ends, and who the members were then.
+    pub(super) fn begins_at(&self) -> (Option<LogId>, &StoredMembership) {
+        (self.image.last_applied, &self.image.membership)
+    }
+
     /// The door for readers.
     pub(super) fn published(&self) -> Published {
         self.published.clone()

@@ -14,6 +14,7 @@ use openraft::testing::log::{StoreBuilder, Suite};
 use proto::v1::raft_peer_server::RaftPeerServer;
 use tempfile::TempDir;
 use tokio::net::TcpListener;
+use tokio::sync::oneshot;
 use tokio::task::JoinHandle;
 use tonic::transport::Server;
 use tonic::transport::server::TcpIncoming;
@@ -31,7 +32,7 @@ impl StoreBuilder<TypeConfig, LogStore, StateMachine, TempDir> for Builder {
     async fn build(&self) -> Result<(TempDir, LogStore, StateMachine), StorageError<TypeConfig>> {
         let directory = tempfile::tempdir().unwrap();
         let store = Arc::new(SledStore::open(directory.path()).unwrap());
-        let log = LogStore::new(store).unwrap();
+        let log = LogStore::new(store, Arc::default()).unwrap();
         let state_machine =
             StateMachine::open(SnapshotFiles::open(directory.path()).unwrap()).unwrap();
         Ok((directory, log, state_machine))
@@ -49,6 +50,7 @@ struct Running {
     raft: RaftHandle,
     address: String,
     serving: JoinHandle<()>,
+    stop: oneshot::Sender<()>,
 }
 
 impl Running {
@@ -59,15 +61,19 @@ impl Running {
         let options = RaftOptions { id, data_dir: directory.to_owned(), tls: None, timing };
         let raft = RaftHandle::open(options).await.unwrap();
         let service = RaftPeerServer::new(raft.peer_service());
+        let (stop, stopped) = oneshot::channel();
         let serving = tokio::spawn(async move {
             let incoming = TcpIncoming::from(listener).with_nodelay(Some(true));
-            Server::builder().add_service(service).serve_with_incoming(incoming).await.unwrap();
+            let routes = Server::builder().add_service(service);
+            let stopped = async { drop(stopped.await) };
+            routes.serve_with_incoming_shutdown(incoming, stopped).await.unwrap();
         });
-        Self { raft, address, serving }
+        Self { raft, address, serving, stop }
     }
 
     async fn stop(self) -> String {
-        self.serving.abort();
+        // Connections end too, and with them the last hands on the store.
+        drop(self.stop);
         let _ = self.serving.await;
         self.raft.shutdown().await;
         self.address
@@ -237,6 +243,89 @@ async fn an_empty_directory_under_a_known_id_is_not_let_in() {
     assert_eq!(*impostor.raft.applied().borrow(), 0);
     assert_eq!(impostor.raft.state().cluster, None);
     impostor.stop().await;
+}
+
+/// All files of a data directory, as a backup program would copy them.
+fn copy(from: &Path, to: &Path) {
+    std::fs::create_dir_all(to).unwrap();
+    for entry in std::fs::read_dir(from).unwrap() {
+        let entry = entry.unwrap();
+        let target = to.join(entry.file_name());
+        if entry.path().is_dir() {
+            copy(&entry.path(), &target);
+        } else {
+            std::fs::copy(entry.path(), target).unwrap();
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_copy_of_a_directory_that_is_put_back_is_found_out_by_the_others() {
+    let mut cluster = Cluster::of(3).await;
+    cluster.put("one").await;
+    let victim = if cluster.leader().await.id() == 3 { 2 } else { 3 };
+    let directory = cluster.directories[victim as usize - 1].path().to_owned();
+    let kept = tempfile::tempdir().unwrap();
+    let address = cluster.replicas.remove(&victim).unwrap().stop().await;
+    let early = kept.path().join("early");
+    copy(&directory, &early);
+    // It goes on, acknowledges more, and is put back to where it was.
+    let back = Running::start(victim, &directory, Some(&address)).await;
+    cluster.replicas.insert(victim, back);
+    let revision = cluster.put("two").await;
+    cluster.all_reach(revision).await;
+    let address = cluster.replicas.remove(&victim).unwrap().stop().await;
+    let rolled_back = Running::start(victim, &early, Some(&address)).await;
+    let reason = tokio::time::timeout(Duration::from_secs(20), rolled_back.raft.fatal());
+    let reason = reason.await.unwrap();
+    assert!(reason.contains("has been rolled back") && reason.contains("rebuild"), "{reason}");
+    let address = rolled_back.stop().await;
+    // The directory that was not put back is as good as ever.
+    let back = Running::start(victim, &directory, Some(&address)).await;
+    cluster.replicas.insert(victim, back);
+    let revision = cluster.put("three").await;
+    cluster.all_reach(revision).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_replica_that_nobody_vouches_for_takes_no_part() {
+    let mut cluster = Cluster::of(3).await;
+    let revision = cluster.put("one").await;
+    cluster.all_reach(revision).await;
+    let mut addresses = BTreeMap::new();
+    for (id, replica) in std::mem::take(&mut cluster.replicas) {
+        addresses.insert(id, replica.stop().await);
+    }
+    let start = async |id: u64| {
+        Running::start(id, cluster.directories[id as usize - 1].path(), Some(&addresses[&id])).await
+    };
+    let first = start(1).await;
+    let waits = first.raft.leadership();
+    tokio::time::sleep(Duration::from_millis(1_500)).await;
+    assert_eq!(*waits.borrow(), None);
+    // A quorum vouches for each other.
+    let second = start(2).await;
+    cluster.replicas.insert(1, first);
+    cluster.replicas.insert(2, second);
+    cluster.put("two").await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_log_without_the_snapshot_that_it_follows_is_refused() {
+    let mut cluster = Cluster::of(1).await;
+    for number in 0..1_300 {
+        cluster.put(&format!("d{number}")).await;
+    }
+    cluster.replicas.remove(&1).unwrap().stop().await;
+    let directory = cluster.directories[0].path();
+    let newest = std::fs::read_dir(directory.join("snapshots")).unwrap();
+    for snapshot in newest {
+        std::fs::remove_file(snapshot.unwrap().path()).unwrap();
+    }
+    let timing = Timing::default();
+    let options = RaftOptions { id: 1, data_dir: directory.to_owned(), tls: None, timing };
+    let error = RaftHandle::open(options).await.err().unwrap().to_string();
+    assert!(error.contains("snapshot") && error.contains("replica rebuild"), "{error}");
 }
 
 #[tokio::test(flavor = "multi_thread")]

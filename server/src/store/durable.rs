@@ -11,11 +11,14 @@
 #![allow(unsafe_code, reason = "defines the C symbol that sled calls; see the module's words")]
 
 use std::path::Path;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+
+use tracing::warn;
 
 use crate::store::{StoreError, file};
 
 static BARRIERS: AtomicU64 = AtomicU64::new(0);
+static FAILED: AtomicBool = AtomicBool::new(false);
 
 /// How often sled has asked for a barrier, in this process.
 pub fn barriers() -> u64 {
@@ -36,7 +39,44 @@ pub extern "C" fn sync_file_range(
     #[cfg(test)]
     observer::tell(descriptor);
     // SAFETY: fdatasync takes any number as descriptor and reports a bad one with an error code.
-    unsafe { libc::fdatasync(descriptor) }
+    let result = unsafe { libc::fdatasync(descriptor) };
+    if result != 0 {
+        note_failure();
+    }
+    result
+}
+
+/// A sync failed. The kernel reports each failure once, and takes pages that it could not write for clean: a second sync
+/// that succeeds would prove nothing, and sled may have swallowed the first one's error in a thread of its own.
+pub(super) fn note_failure() {
+    FAILED.store(true, Ordering::SeqCst);
+}
+
+/// Whether a sync has failed in this process.
+pub(super) fn has_failed() -> bool {
+    FAILED.load(Ordering::SeqCst)
+}
+
+const MARK: &str = "SYNC-FAILED";
+const BOOT_ID: &str = "/proc/sys/kernel/random/boot_id";
+
+/// Tells the next process of a failed sync: what it reads may be the kernel's memory and not the disk, until a boot.
+pub(super) fn leave_mark(directory: &Path) {
+    let boot = std::fs::read_to_string(BOOT_ID).unwrap_or_default();
+    if let Err(error) = std::fs::write(directory.join(MARK), boot) {
+        // On a disk that takes nothing any more; the operator has the error that stops this process.
+        warn!(%error, "the failed sync could not be noted in the data directory");
+    }
+}
+
+/// Refuses a directory in which a sync failed since the host booted.
+pub(super) fn refuse_after_failure(directory: &Path) -> Result<(), StoreError> {
+    let path = directory.join(MARK);
+    let Ok(boot) = std::fs::read_to_string(&path) else { return Ok(()) };
+    if boot == std::fs::read_to_string(BOOT_ID).unwrap_or_default() {
+        return Err(StoreError::SyncHadFailed { path: directory.to_owned() });
+    }
+    std::fs::remove_file(&path).map_err(|source| file("removing", &path, source))
 }
 
 /// Removes an index snapshot that sled was writing when it was killed: sled takes it for a finished one and calls the

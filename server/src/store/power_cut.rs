@@ -20,6 +20,8 @@ const CUTS: usize = 240;
 /// What the disk holds for sure at a barrier, and what has been acknowledged when the barrier before it had ended.
 struct Moment {
     image: Vec<u8>,
+    /// As the kernel has it: the most that it could claim after the cut.
+    tally: Vec<u8>,
     acknowledged: (u64, u64),
 }
 
@@ -46,10 +48,12 @@ fn moments(directory: &Path) -> Vec<Moment> {
     let acknowledged = Arc::new(Mutex::new((1u64, 0u64)));
     let moments = Arc::new(Mutex::new(Vec::new()));
     let (seen, noted, file) = (moments.clone(), acknowledged.clone(), directory.join("db/db"));
+    let tally = directory.join("tally");
     observer::set(Some(Box::new(move |path: PathBuf| {
         if path == file {
             let moment = Moment {
                 image: std::fs::read(&path).unwrap(),
+                tally: std::fs::read(&tally).unwrap(),
                 acknowledged: *noted.lock().unwrap(),
             };
             seen.lock().unwrap().push(moment);
@@ -107,6 +111,7 @@ fn what_was_acknowledged_survives_a_power_cut_at_any_moment() {
         std::fs::create_dir_all(crashed.path().join("db/blobs")).unwrap();
         let format = format!("{}\n", crate::store::format::CURRENT);
         std::fs::write(crashed.path().join("FORMAT"), format).unwrap();
+        std::fs::write(crashed.path().join("tally"), &before.tally).unwrap();
         std::fs::write(crashed.path().join("db/conf"), &configuration).unwrap();
         std::fs::write(crashed.path().join("db/db"), cut(&before.image, &after.image, &mut chance))
             .unwrap();

@@ -1,5 +1,6 @@
 use std::ops::Bound::{Included, Unbounded};
 
+use super::sled_store::part_key;
 use super::*;
 
 fn store(directory: &Path) -> SledStore {
