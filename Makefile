@@ -3,7 +3,7 @@
 CARGO ?= cargo
 ROOT := $(shell [ "$$(id -u)" -eq 0 ] || echo sudo --preserve-env=PATH)
 
-.PHONY: demo lab test sim fence-test check bench dependencies simulators build
+.PHONY: demo lab test sim fuzz fence-test check bench dependencies simulators build
 
 demo: dependencies build
 	$(ROOT) ./target/debug/demo
@@ -31,6 +31,14 @@ test: dependencies build
 sim:
 	$(CARGO) run --release -p tests --bin sim -- --seeds 5000
 	$(CARGO) run --release -p tests --bin sim -- --seeds 1000 --teeth
+
+# The reader of domain XMLs against texts that no person wrote, for a minute or FUZZ_SECONDS.
+FUZZ_SECONDS ?= 60
+fuzz: dependencies
+	@command -v cargo-fuzz >/dev/null || $(CARGO) install --locked cargo-fuzz
+	mkdir -p fuzz/corpus/domain_xml
+	$(CARGO) fuzz run --sanitizer none domain_xml fuzz/corpus/domain_xml fuzz/seeds/domain_xml -- \
+	    -max_total_time=$(FUZZ_SECONDS) -max_len=8192 -timeout=2
 
 # The fence module against real fence agents and simulated management controllers; needs no root but for installing.
 fence-test: dependencies simulators
