@@ -150,7 +150,7 @@ pub enum Command {
     },
     /// Put VMs under management, change, show and forget them.
     #[command(subcommand)]
-    Vm(Vm),
+    Vm(Box<Vm>),
     /// Show nodes, say how they are fenced, remove them.
     #[command(subcommand)]
     Node(Node),
@@ -212,10 +212,11 @@ pub enum Command {
 /// VMs.
 #[derive(Debug, Subcommand)]
 pub enum Vm {
-    /// Put a VM under management. Starts nothing.
+    /// Put VMs under management. Starts nothing.
     Add {
-        /// The domain XML; - for standard input.
-        file: PathBuf,
+        /// The domain XML of each; - for standard input. Names and UUIDs may come once.
+        #[arg(required = true)]
+        files: Vec<PathBuf>,
         #[command(flatten)]
         policy: Policy,
     },
@@ -269,6 +270,9 @@ pub struct Policy {
     /// How it is migrated when nothing else is said.
     #[arg(long, value_enum)]
     pub migration: Option<Migration>,
+    /// Whether it may be migrated: as its domain XML says, or as you say.
+    #[arg(long, value_enum)]
+    pub migratable: Option<Migratable>,
     /// How long its guest may take to shut down.
     #[arg(long, value_parser = duration)]
     pub stop_timeout: Option<Duration>,
@@ -344,6 +348,17 @@ pub enum Recovery {
     Disable,
     /// On the same node, and not at all after max-restarts.
     RestartDisable,
+}
+
+/// Whether a VM may be migrated.
+#[derive(Debug, Clone, Copy, ValueEnum)]
+pub enum Migratable {
+    /// Not while the domain XML holds something of its host.
+    Auto,
+    /// Whatever the domain XML holds.
+    Yes,
+    /// Never.
+    No,
 }
 
 /// Ways to migrate.

@@ -66,6 +66,8 @@ pub struct Vm {
     seen: BTreeMap<String, String>,
     policy: Policy,
     disks: Vec<Disk>,
+    cannot_migrate: Vec<String>,
+    left_behind: Vec<String>,
     operation: Option<Operation>,
     reason: Option<Reason>,
     progress: Option<Progress>,
@@ -91,6 +93,7 @@ struct Policy {
     restart_expire_ms: u64,
     failover_domain: Option<String>,
     migration: String,
+    migratable: String,
     stop_timeout_ms: u64,
     handling: serde_json::Value,
     autostart: bool,
@@ -174,6 +177,12 @@ fn handling(handling: &v1::VmHandling) -> serde_json::Value {
     })
 }
 
+/// What ties a VM to its host, and keeps it from this.
+pub fn ties(vm: &v1::Vm, keeps_from: &str) -> Vec<String> {
+    let all = vm.host_ties.iter().filter(|tie| tie.keeps_from == keeps_from);
+    all.map(|tie| tie.what.clone()).collect()
+}
+
 impl From<&v1::Vm> for Vm {
     fn from(vm: &v1::Vm) -> Self {
         let policy = vm.policy.clone().unwrap_or_default();
@@ -198,6 +207,7 @@ impl From<&v1::Vm> for Vm {
                 restart_expire_ms: policy.restart_expire_ms,
                 failover_domain: policy.failover_domain,
                 migration: policy.migration,
+                migratable: policy.migratable,
                 stop_timeout_ms: policy.stop_timeout_ms,
                 handling: handling(&policy.handling.unwrap_or_default()),
                 autostart: policy.autostart.unwrap_or(true),
@@ -211,6 +221,8 @@ impl From<&v1::Vm> for Vm {
                 max_failures: policy.max_failures,
                 failure_expire_ms: policy.failure_expire_ms,
             },
+            cannot_migrate: ties(vm, "migrating"),
+            left_behind: ties(vm, "finding-it-elsewhere"),
             disks: vm
                 .disks
                 .iter()

@@ -85,6 +85,16 @@ pub enum Rejection {
         /// Why.
         why: String,
     },
+    /// Something of it belongs to its host.
+    #[error(
+        "VM {vm} cannot be migrated: {why}; `berthctl relocate {vm}` stops it and starts it elsewhere, and `berthctl vm edit {vm} --migratable yes` has it tried"
+    )]
+    CannotMigrate {
+        /// Which.
+        vm: String,
+        /// Why.
+        why: String,
+    },
     /// Nothing is under way.
     #[error("nothing of VM {vm} is under way that could be cancelled")]
     NothingToCancel {

@@ -19,7 +19,7 @@ use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
 use crate::dependency::Dependency;
-use crate::domain_xml::Disk;
+use crate::domain_xml::{Disk, HostTie, KeepsFrom};
 use crate::handling::Handling;
 use crate::hold::Freeze;
 use crate::id::{FailoverDomainName, Generation, NodeId, OrderId, RequestId, VmName};
@@ -41,8 +41,56 @@ pub struct VmSpec {
     pub vcpus: u32,
     /// The domain's disks and other block sources.
     pub disks: Vec<Disk>,
+    /// What ties the domain to the host it runs on.
+    pub host_ties: Vec<HostTie>,
     /// How to treat it.
     pub policy: VmPolicy,
+}
+
+impl VmSpec {
+    /// Why it cannot be migrated, as a sentence without its stop; `None` where it can.
+    pub fn cannot_migrate(&self) -> Option<String> {
+        let ties: Vec<_> = self
+            .host_ties
+            .iter()
+            .filter(|tie| tie.keeps_from == KeepsFrom::Migrating)
+            .map(|tie| tie.what.as_str())
+            .collect();
+        match self.policy.migratable {
+            Migratable::Yes => None,
+            Migratable::No => Some("it is set not to be migrated (`--migratable no`)".into()),
+            Migratable::Auto if ties.is_empty() => None,
+            Migratable::Auto => Some(format!("it has {}", ties.join(", and "))),
+        }
+    }
+}
+
+/// Whether a VM may be migrated: commands, drain and failback heed it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, Default)]
+pub enum Migratable {
+    /// As its domain XML says ([`crate::domain_xml::HostTie`]).
+    #[default]
+    Auto,
+    /// Yes: the operator knows better than the XML.
+    Yes,
+    /// Never.
+    No,
+}
+
+impl Migratable {
+    /// The word operators write.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Auto => "auto",
+            Self::Yes => "yes",
+            Self::No => "no",
+        }
+    }
+
+    /// Reads the word operators write.
+    pub fn parse(text: &str) -> Option<Self> {
+        [Self::Auto, Self::Yes, Self::No].into_iter().find(|it| it.as_str() == text)
+    }
 }
 
 /// How to treat a VM; the names are RGManager's.
@@ -56,6 +104,8 @@ pub struct VmPolicy {
     pub failover_domain: Option<FailoverDomainName>,
     /// How it is migrated when nothing else is said.
     pub migration: MigrationMode,
+    /// Whether it may be migrated.
+    pub migratable: Migratable,
     /// How long a guest may take to shut down before its domain is destroyed. RGManager's `vm.sh`: 120 s.
     pub stop_timeout_ms: u64,
     /// What its node does with it when the node's lease runs out.
@@ -136,6 +186,7 @@ impl Default for VmPolicy {
             restart_limit: RestartLimit::default(),
             failover_domain: None,
             migration: MigrationMode::Live,
+            migratable: Migratable::default(),
             stop_timeout_ms: 120_000,
             on_isolation: OnIsolation::default(),
             on_conflict: OnConflict::default(),

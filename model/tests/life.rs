@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 
 use model::cluster::{ClusterState, Detail, Outcome};
 use model::command::{Command, Decision, Operation, Registration, Report};
-use model::domain_xml;
+use model::domain_xml::{self, HostTie, KeepsFrom};
 use model::id::{ClusterId, NodeId, NodeName, OrderId, RequestId, SessionId, VmName};
 use model::liveness::{Heard, Liveness};
 use model::node::{Capacity, FenceDevice, NodeState, ProofOfDeath, SeenDomain};
@@ -16,7 +16,7 @@ use model::rejection::Rejection;
 use model::settings::Settings;
 use model::time::Timestamp;
 use model::vm::{
-    Desired, OperationPhase, Presence, StopCause, VmPolicy, VmRecord, VmSpec, VmState,
+    Desired, Migratable, OperationPhase, Presence, StopCause, VmPolicy, VmRecord, VmSpec, VmState,
 };
 use uuid::Uuid;
 
@@ -116,6 +116,7 @@ impl Story {
             memory_mib: domain.memory_mib,
             vcpus: domain.vcpus,
             disks: domain.disks,
+            host_ties: domain.host_ties,
             policy,
         };
         self.does(Operation::AddVm(Box::new(spec)));
@@ -454,6 +455,29 @@ fn a_migration_has_both_nodes_in_the_set_until_the_source_has_let_go() {
     assert_eq!(story.lead(), [format!("adopt on {target}")]);
     assert_eq!((story.record().state, story.owner().as_str()), (VmState::Started, target));
     assert_eq!(story.record().may_run.len(), 1);
+}
+
+#[test]
+fn a_vm_with_something_of_its_host_is_not_migrated_unless_the_operator_says_so() {
+    for (migratable, allowed) in
+        [(Migratable::Auto, false), (Migratable::Yes, true), (Migratable::No, false)]
+    {
+        let policy = VmPolicy { migratable, ..VmPolicy::default() };
+        let (mut story, source) = Story::running(policy, &["a", "b"]);
+        let mut spec = story.record().spec.clone();
+        spec.host_ties = vec![HostTie {
+            what: "the host's TPM /dev/tpm0".into(),
+            keeps_from: KeepsFrom::Migrating,
+        }];
+        story.does(Operation::EditVm(Box::new(spec)));
+        let to = name(if source == "a" { "b" } else { "a" });
+        let asked = story.tries(Operation::Migrate { vm: vm(), to, mode: None });
+        assert_eq!(asked.is_ok(), allowed, "{migratable:?}");
+        if migratable == Migratable::Auto {
+            let text = asked.unwrap_err().to_string();
+            assert!(text.contains("the host's TPM /dev/tpm0"), "{text}");
+        }
+    }
 }
 
 #[test]

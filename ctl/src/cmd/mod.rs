@@ -38,7 +38,7 @@ pub async fn run(arguments: Arguments) -> Result<(), Failure> {
     match arguments.command {
         Command::Status { stale, check } => status::run(cx, stale, check).await,
         Command::Explain { vm } => explain::run(cx, &vm).await,
-        Command::Vm(command) => vm::run(cx, command).await,
+        Command::Vm(command) => vm::run(cx, *command).await,
         Command::Node(command) => node::run(cx, command).await,
         Command::FailoverDomain(command) => failover_domain::run(cx, command).await,
         Command::Events { follow, after, vm, node } => {

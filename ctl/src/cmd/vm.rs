@@ -1,21 +1,22 @@
 //! Putting VMs under management, changing, showing and forgetting them.
 
-use std::io::Read;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
-use model::domain_xml::{self, ParsedDomain};
+use model::domain_xml::KeepsFrom;
 use proto::v1::submit_request::Operation;
 use proto::v1::{self, AddVm, VmPolicy};
 use serde::Serialize;
+use uuid::Uuid;
 
-use crate::args::{Conflict, Isolation, Migration, Policy, Recovery, Vm as Command};
+use crate::args::{Conflict, Isolation, Migratable, Migration, Policy, Recovery, Vm as Command};
 use crate::cmd::{Context, handling, status};
+use crate::domain_file::{self, DomainFile};
 use crate::exit::{Failure, Kind};
-use crate::render::{self, Vm, note, owner, time};
+use crate::render::{self, Vm, note, owner, ties, time};
 
 pub(super) async fn run(cx: &Context, command: Command) -> Result<(), Failure> {
     match command {
-        Command::Add { file, policy } => add(cx, &file, &policy).await,
+        Command::Add { files, policy } => add(cx, &files, &policy).await,
         Command::Edit { vm, file, policy } => edit(cx, &vm, file.as_deref(), &policy).await,
         Command::Forget { vm } => {
             cx.cluster.submit(Operation::ForgetVm(vm.clone())).await?;
@@ -44,30 +45,13 @@ fn say(cx: &Context, vm: &str, what: &str) {
     }
 }
 
-/// Read and checked here, so that what is not a domain is refused before anything is sent.
-fn read(file: &Path) -> Result<(String, ParsedDomain), Failure> {
-    let place = file.display();
-    let input = |error: std::io::Error| {
-        Failure::new(Kind::Input, format!("{place} cannot be read: {error}"))
-    };
-    let xml = if file == Path::new("-") {
-        let mut text = String::new();
-        std::io::stdin().read_to_string(&mut text).map_err(input)?;
-        text
-    } else {
-        std::fs::read_to_string(file).map_err(input)?
-    };
-    let domain = domain_xml::parse(&xml).map_err(|error| {
-        Failure::new(Kind::Input, format!("{place} is not a valid domain: {error}"))
-    })?;
-    Ok((xml, domain))
-}
-
-async fn add(cx: &Context, file: &Path, policy: &Policy) -> Result<(), Failure> {
-    let (xml, domain) = read(file)?;
+/// The files are checked together, then added one by one: each VM is added or refused for itself.
+async fn add(cx: &Context, files: &[PathBuf], policy: &Policy) -> Result<(), Failure> {
     let policy = apply(policy, defaults())?;
-    cx.cluster.submit(Operation::AddVm(AddVm { xml, policy: Some(policy) })).await?;
-    say(cx, domain.name.as_str(), "added; it is disabled until it is enabled");
+    for DomainFile { xml, domain, .. } in domain_file::read_all(files)? {
+        cx.cluster.submit(Operation::AddVm(AddVm { xml, policy: Some(policy.clone()) })).await?;
+        say(cx, domain.name.as_str(), "added; it is disabled until it is enabled");
+    }
     Ok(())
 }
 
@@ -80,12 +64,16 @@ async fn edit(
     let vm = cx.cluster.vm(name, true).await?;
     let xml = match file {
         Some(file) => {
-            let (xml, domain) = read(file)?;
+            let DomainFile { xml, domain, .. } = domain_file::read(file)?;
             if domain.name.as_str() != name {
                 let text = format!("{} is the domain {}, not {name}", file.display(), domain.name);
                 return Err(Failure::new(Kind::Input, text));
             }
-            xml
+            match (domain.uuid, Uuid::parse_str(&vm.uuid)) {
+                // It was filled in when the VM was added, and stays what it was.
+                (None, Ok(uuid)) => domain.xml_with_uuid(&xml, uuid),
+                _ => xml,
+            }
         }
         None => vm.xml.clone(),
     };
@@ -102,6 +90,7 @@ fn defaults() -> VmPolicy {
         restart_expire_ms: 0,
         failover_domain: None,
         migration: "live".into(),
+        migratable: "auto".into(),
         stop_timeout_ms: 120_000,
         on_isolation: "suspend".into(),
         on_conflict: "wait".into(),
@@ -132,6 +121,12 @@ fn apply(flags: &Policy, policy: VmPolicy) -> Result<VmPolicy, Failure> {
             Some(Migration::Live) => "live".into(),
             Some(Migration::Pause) => "pause".into(),
             None => policy.migration,
+        },
+        migratable: match flags.migratable {
+            Some(Migratable::Auto) => "auto".into(),
+            Some(Migratable::Yes) => "yes".into(),
+            Some(Migratable::No) => "no".into(),
+            None => policy.migratable,
         },
         stop_timeout_ms: flags.stop_timeout.map_or(policy.stop_timeout_ms, milliseconds),
         on_isolation: match flags.on_isolation {
@@ -172,6 +167,14 @@ async fn show(cx: &Context, name: &str, xml: bool) -> Result<(), Failure> {
         render::line(&text(&vm));
     }
     Ok(())
+}
+
+fn migration(policy: &VmPolicy) -> String {
+    match policy.migratable.as_str() {
+        "" | "auto" => policy.migration.clone(),
+        "no" => "never".into(),
+        _ => format!("{}, whatever its domain XML holds", policy.migration),
+    }
 }
 
 fn text(vm: &v1::Vm) -> String {
@@ -221,8 +224,10 @@ fn text(vm: &v1::Vm) -> String {
         ("depends on", depend(&policy.depend)),
         ("start priority", policy.start_priority.to_string()),
         ("frozen", frozen(vm)),
-        ("failover domain", policy.failover_domain.unwrap_or_default()),
-        ("migration", policy.migration),
+        ("failover domain", policy.failover_domain.clone().unwrap_or_default()),
+        ("migration", migration(&policy)),
+        ("cannot migrate", ties(vm, "migrating").join(", ")),
+        ("left behind", ties(vm, "finding-it-elsewhere").join(", ")),
         ("stop time-out", format!("{} s", policy.stop_timeout_ms / 1_000)),
         ("note", note(vm.reason.as_ref())),
     ];
@@ -245,6 +250,7 @@ fn frozen(vm: &v1::Vm) -> String {
     format!("by {} since {}{until}: {}", freeze.by, time(freeze.since_ms), freeze.why)
 }
 
+/// What a file holds, or why it is refused.
 #[derive(Serialize)]
 struct Checked {
     file: String,
@@ -254,52 +260,72 @@ struct Checked {
     memory_mib: Option<u64>,
     vcpus: Option<u32>,
     disks: Vec<String>,
+    /// What keeps it from migrating.
+    cannot_migrate: Vec<String>,
+    /// What a start on another host would not find.
+    left_behind: Vec<String>,
     error: Option<String>,
 }
 
-fn check(cx: &Context, files: &[std::path::PathBuf]) -> Result<(), Failure> {
-    let mut refused = 0;
-    for file in files {
-        let checked = read(file);
-        refused += usize::from(checked.is_err());
-        let file = file.display().to_string();
-        let checked = match checked {
-            Ok((_, domain)) => Checked {
-                file,
-                ok: true,
-                name: Some(domain.name.to_string()),
-                uuid: domain.uuid.map(|uuid| uuid.to_string()),
-                memory_mib: Some(domain.memory_mib),
-                vcpus: Some(domain.vcpus),
-                disks: domain.disks.into_iter().map(|disk| disk.source).collect(),
-                error: None,
-            },
-            Err(error) => Checked {
-                file,
-                ok: false,
-                name: None,
-                uuid: None,
-                memory_mib: None,
-                vcpus: None,
-                disks: Vec::new(),
-                error: Some(error.message),
-            },
+impl Checked {
+    fn new(path: &Path, read: Result<DomainFile, Failure>) -> Self {
+        let (domain, error) = match read {
+            Ok(file) => (Some(file.domain), None),
+            Err(error) => (None, Some(error.message)),
         };
-        if cx.json {
-            render::json_line(&checked);
-            continue;
+        let ties = |keeps_from: KeepsFrom| {
+            let all = domain.iter().flat_map(|domain| &domain.host_ties);
+            all.filter(|tie| tie.keeps_from == keeps_from).map(|tie| tie.what.clone()).collect()
+        };
+        Self {
+            file: path.display().to_string(),
+            ok: error.is_none(),
+            cannot_migrate: ties(KeepsFrom::Migrating),
+            left_behind: ties(KeepsFrom::FindingItElsewhere),
+            name: domain.as_ref().map(|domain| domain.name.to_string()),
+            uuid: domain.as_ref().and_then(|domain| domain.uuid).map(|uuid| uuid.to_string()),
+            memory_mib: domain.as_ref().map(|domain| domain.memory_mib),
+            vcpus: domain.as_ref().map(|domain| domain.vcpus),
+            disks: domain
+                .map(|domain| domain.disks.into_iter().map(|disk| disk.source).collect())
+                .unwrap_or_default(),
+            error,
         }
-        render::line(&match (&checked.error, &checked.name) {
-            (Some(error), _) => format!("refused: {error}"),
-            (None, name) => format!(
-                "ok {}: {}, {} MiB, {} processors, {} disks",
-                checked.file,
-                name.as_deref().unwrap_or_default(),
-                checked.memory_mib.unwrap_or_default(),
-                checked.vcpus.unwrap_or_default(),
-                checked.disks.len()
-            ),
-        });
+    }
+
+    fn line(&self) -> String {
+        if let Some(error) = &self.error {
+            return format!("refused: {error}");
+        }
+        let mut line = format!(
+            "ok {}: {}, {} MiB, {} processors, {} disks",
+            self.file,
+            self.name.as_deref().unwrap_or_default(),
+            self.memory_mib.unwrap_or_default(),
+            self.vcpus.unwrap_or_default(),
+            self.disks.len()
+        );
+        for (what, things) in
+            [("cannot migrate", &self.cannot_migrate), ("left behind", &self.left_behind)]
+        {
+            if !things.is_empty() {
+                line.push_str(&format!("; {what}: {}", things.join(", ")));
+            }
+        }
+        // One line a file, whatever a name or a path holds.
+        line.replace(['\n', '\r'], " ")
+    }
+}
+
+fn check(cx: &Context, files: &[PathBuf]) -> Result<(), Failure> {
+    let mut refused = 0;
+    for path in files {
+        let checked = Checked::new(path, domain_file::read(path));
+        refused += usize::from(!checked.ok);
+        match cx.json {
+            true => render::json_line(&checked),
+            false => render::line(&checked.line()),
+        }
     }
     match refused {
         0 => Ok(()),
@@ -326,21 +352,5 @@ mod tests {
         );
         let none = Policy { failover_domain: Some(String::new()), ..Policy::default() };
         assert_eq!(apply(&none, before).unwrap().failover_domain, None);
-    }
-
-    #[test]
-    fn a_file_that_is_not_a_domain_is_refused_with_its_line() {
-        let directory = tempfile::tempdir().unwrap();
-        let path = directory.path().join("bad.xml");
-        std::fs::write(
-            &path,
-            "<domain type='kvm'>\n<name>v</name>\n<memory>many</memory></domain>",
-        )
-        .unwrap();
-        let failure = read(&path).unwrap_err();
-        assert_eq!(failure.kind.code(), 9);
-        assert!(failure.message.contains("line 3: <memory> many"), "{}", failure.message);
-        let missing = read(&directory.path().join("none.xml")).unwrap_err();
-        assert!(missing.message.contains("cannot be read"), "{}", missing.message);
     }
 }

@@ -129,6 +129,9 @@ impl ClusterState {
     ) -> Result<(), Rejection> {
         self.must_not_be_frozen(cx, vm)?;
         let record = self.must_run(vm, "only a started VM can be migrated")?;
+        if let Some(why) = record.spec.cannot_migrate() {
+            return Err(Rejection::CannotMigrate { vm: vm.to_string(), why });
+        }
         let to = self.other_target(&record, to)?;
         let mode = mode.unwrap_or(record.spec.policy.migration);
         self.ask(cx, vm, Verb::Migrate { to, mode })?;

@@ -11,7 +11,7 @@ use model::id::{FailoverDomainName, NodeName, VmName};
 use model::node::{AfterFence, FenceDevice};
 use model::recovery::{FailureTolerance, RecoveryPolicy, RestartLimit};
 use model::settings::Settings;
-use model::vm::{MigrationMode, OnConflict, OnIsolation, VmPolicy, VmSpec};
+use model::vm::{Migratable, MigrationMode, OnConflict, OnIsolation, VmPolicy, VmSpec};
 use uuid::Uuid;
 
 use crate::convert::{ConvertError, name};
@@ -191,6 +191,7 @@ fn vm_spec(add: v1::AddVm, fresh: Uuid) -> Result<VmSpec, ConvertError> {
         memory_mib: domain.memory_mib,
         vcpus: domain.vcpus,
         disks: domain.disks,
+        host_ties: domain.host_ties,
         policy: add.policy.map(policy).transpose()?.unwrap_or_default(),
     })
 }
@@ -212,6 +213,7 @@ fn policy(policy: v1::VmPolicy) -> Result<VmPolicy, ConvertError> {
         },
         failover_domain: policy.failover_domain.as_deref().map(failover_domain_name).transpose()?,
         migration: migration_mode(&policy.migration)?,
+        migratable: word("migratable", &policy.migratable, "auto, yes, no", Migratable::parse)?,
         stop_timeout_ms: policy.stop_timeout_ms,
         on_isolation: word(
             "on_isolation",

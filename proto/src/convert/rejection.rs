@@ -33,6 +33,7 @@ fn word_and_code(rejection: &Rejection) -> (&'static str, Code) {
         Rejection::IdentityChanged { .. } => ("identity-changed", Code::FailedPrecondition),
         Rejection::WrongState { .. } => ("wrong-state", Code::FailedPrecondition),
         Rejection::BadTarget { .. } => ("bad-target", Code::FailedPrecondition),
+        Rejection::CannotMigrate { .. } => ("cannot-migrate", Code::FailedPrecondition),
         Rejection::NothingToCancel { .. } => ("nothing-to-cancel", Code::FailedPrecondition),
         Rejection::Busy { .. } => ("busy", Code::FailedPrecondition),
         Rejection::FailoverDomainInUse { .. } => {

@@ -2,6 +2,7 @@
 
 use model::cluster::ClusterState;
 use model::dependency::Dependency;
+use model::domain_xml::HostTie;
 use model::event::Event;
 use model::failover_domain::Rank;
 use model::hold::Lock;
@@ -56,6 +57,7 @@ pub fn vm(
             stop_timeout_ms: policy.stop_timeout_ms,
             on_isolation: policy.on_isolation.as_str().into(),
             on_conflict: policy.on_conflict.as_str().into(),
+            migratable: policy.migratable.as_str().into(),
             handling: Some(super::handling::write(&policy.handling)),
             autostart: Some(policy.autostart),
             exclusive: policy.exclusive,
@@ -74,6 +76,7 @@ pub fn vm(
                 shareable: disk.shareable,
             })
             .collect(),
+        host_ties: record.spec.host_ties.iter().map(host_tie).collect(),
         seen: record
             .seen
             .iter()
@@ -114,6 +117,10 @@ pub fn lock(lock: &Lock) -> v1::Lock {
 
 fn dependency(dependency: &Dependency) -> v1::Dependency {
     v1::Dependency { on: dependency.on.to_string(), mode: dependency.mode.as_str().into() }
+}
+
+fn host_tie(tie: &HostTie) -> v1::HostTie {
+    v1::HostTie { what: tie.what.clone(), keeps_from: tie.keeps_from.as_str().into() }
 }
 
 fn migration_mode(mode: MigrationMode) -> &'static str {

@@ -124,6 +124,7 @@ pub fn spec(
         memory_mib: domain.memory_mib,
         vcpus: domain.vcpus,
         disks: domain.disks,
+        host_ties: domain.host_ties,
         policy,
     })
 }

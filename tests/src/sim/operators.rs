@@ -33,6 +33,7 @@ pub fn spec(number: usize, policy: VmPolicy) -> VmSpec {
         memory_mib: domain.memory_mib,
         vcpus: domain.vcpus,
         disks: domain.disks,
+        host_ties: domain.host_ties,
         policy,
     }
 }
