@@ -22,7 +22,7 @@ pub enum Route {
     /// Here: this replica leads.
     Here,
     /// There.
-    Leader(Leader),
+    Leader(Box<Leader>),
 }
 
 /// Another replica, for as long as it leads. One whose host lost its power closes no connection: what was passed on to it
@@ -99,7 +99,7 @@ impl Router {
         let mut channels = self.channels.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(channel) = channels.get(&address) {
             let (raft, channel) = (self.raft.clone(), channel.clone());
-            return Ok(Route::Leader(Leader { raft, id, channel }));
+            return Ok(Route::Leader(Box::new(Leader { raft, id, channel })));
         }
         let endpoint = endpoint(&address, self.tls.as_ref()).map_err(|error| {
             warn!(
@@ -111,7 +111,7 @@ impl Router {
         })?;
         let channel = endpoint.connect_lazy();
         channels.insert(address, channel.clone());
-        Ok(Route::Leader(Leader { raft: self.raft.clone(), id, channel }))
+        Ok(Route::Leader(Box::new(Leader { raft: self.raft.clone(), id, channel })))
     }
 }
 
