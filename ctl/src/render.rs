@@ -408,6 +408,7 @@ pub struct Event {
     kind: String,
     severity: String,
     vm: Option<String>,
+    service: Option<String>,
     node: Option<String>,
     text: String,
 }
@@ -422,6 +423,7 @@ impl From<&v1::Event> for Event {
             kind: event.kind,
             severity: event.severity,
             vm: event.vm,
+            service: event.service,
             node: event.node,
             text: event.text,
         }

@@ -11,11 +11,13 @@ use crate::event::{Event, EventKind};
 use crate::failover_domain::FailoverDomain;
 use crate::hold::Lock;
 use crate::id::{
-    ClusterId, Epoch, FailoverDomainName, NodeId, NodeName, RequestId, SessionId, VmName,
+    ClusterId, Epoch, FailoverDomainName, NodeId, NodeName, RequestId, ServiceName, SessionId,
+    VmName,
 };
 use crate::node::NodeRecord;
 use crate::rejection::Rejection;
 use crate::sabotage::{Rule, off};
+use crate::service::ServiceRecord;
 use crate::settings::Settings;
 use crate::time::Timestamp;
 use crate::vm::VmRecord;
@@ -90,6 +92,12 @@ pub struct ClusterState {
     pub vms: OrdMap<VmName, Arc<VmRecord>>,
     /// Which VM has a UUID.
     pub vm_by_uuid: OrdMap<Uuid, VmName>,
+    /// By name.
+    pub services: OrdMap<ServiceName, Arc<ServiceRecord>>,
+    /// Which service agents know by an id.
+    pub service_by_id: OrdMap<Uuid, ServiceName>,
+    /// Which service a VM is a member of.
+    pub service_of: OrdMap<VmName, ServiceName>,
     /// By name.
     pub failover_domains: OrdMap<FailoverDomainName, Arc<FailoverDomain>>,
     /// Too many nodes seemed lost at once.
@@ -217,6 +225,7 @@ impl ClusterState {
             at: context.at,
             kind,
             vm: vm.cloned(),
+            service: None,
             node,
             text,
         }));

@@ -11,9 +11,11 @@ use uuid::Uuid;
 use crate::failover_domain::FailoverDomain;
 use crate::hold::Lock;
 use crate::id::{
-    ClusterId, Epoch, FailoverDomainName, NodeId, NodeName, OrderId, RequestId, SessionId, VmName,
+    ClusterId, Epoch, FailoverDomainName, MemberName, NodeId, NodeName, OrderId, RequestId,
+    ServiceName, SessionId, VmName,
 };
 use crate::node::{AfterFence, Capacity, FenceDevice, NodeRecord, ProofOfDeath, SeenDomain};
+use crate::service::{ServiceRecord, ServiceSpec};
 use crate::settings::Settings;
 use crate::time::Timestamp;
 use crate::vm::{MigrationMode, StopCause, VmRecord, VmSpec};
@@ -260,6 +262,30 @@ pub enum Operation {
     Convalesce(VmName),
     /// The lock of the backup.
     RestoreLock(Lock),
+    /// Operator: put a service under management. Starts nothing.
+    AddService(Box<ServiceSpec>),
+    /// Operator: change a service's spec. Stops nothing; a member that is taken out stays as it is.
+    EditService(Box<ServiceSpec>),
+    /// Operator: take a service out of management. Stops nothing.
+    ForgetService(ServiceName),
+    /// Operator: something is asked of a service.
+    AskService {
+        /// Which.
+        service: ServiceName,
+        /// What.
+        ask: ServiceAsk,
+    },
+    /// Leader: a decision about a service, made on a certain state of its record.
+    DecideService {
+        /// Which.
+        service: ServiceName,
+        /// The revision of the record it was made on.
+        changed: u64,
+        /// What was decided.
+        decision: ServiceDecision,
+    },
+    /// A service of the backup.
+    RestoreService(Box<ServiceRecord>),
 }
 
 /// What an agent says when it begins a session.
@@ -324,6 +350,172 @@ pub enum Report {
         uuid: Uuid,
         /// What it said.
         error: String,
+    },
+    /// A check of a script that is up came to something else than before.
+    ScriptStatus {
+        /// Of which service.
+        service: Uuid,
+        /// Which member.
+        member: MemberName,
+        /// The order that started it: what is said of an earlier start does not count.
+        started_by: OrderId,
+        /// `None` when it is well.
+        error: Option<String>,
+    },
+    /// Asked, an agent found scripts of a service running, or could not find out.
+    ScriptsSeen {
+        /// Of which service.
+        service: Uuid,
+        /// Which members.
+        members: Vec<MemberName>,
+    },
+}
+
+/// What an operator asks of a service; the words are RGManager's.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub enum ServiceAsk {
+    /// Start it and keep it running.
+    Enable {
+        /// Where, if the operator cares.
+        on: Option<NodeName>,
+    },
+    /// Stop it and keep it so.
+    Disable,
+    /// Stop it.
+    Stop,
+    /// Stop and start in place.
+    Restart,
+    /// Stop and start elsewhere.
+    Relocate {
+        /// Where, if the operator cares.
+        to: Option<NodeName>,
+    },
+    /// Move it with running VMs.
+    Migrate {
+        /// Where.
+        to: NodeName,
+        /// How; `None` as each VM's policy says.
+        mode: Option<MigrationMode>,
+    },
+    /// Call off what has not begun.
+    Cancel,
+    /// Set it aside: nothing is checked, started, stopped or moved.
+    Freeze {
+        /// Why.
+        why: String,
+        /// For how many milliseconds; `None` = until it is unfrozen.
+        for_ms: Option<u64>,
+    },
+    /// No longer.
+    Unfreeze,
+    /// Start the members that stay down again.
+    Convalesce,
+}
+
+impl ServiceAsk {
+    /// The word operators write.
+    pub fn as_str(&self) -> &'static str {
+        match self {
+            Self::Enable { .. } => "enable",
+            Self::Disable => "disable",
+            Self::Stop => "stop",
+            Self::Restart => "restart",
+            Self::Relocate { .. } => "relocate",
+            Self::Migrate { .. } => "migrate",
+            Self::Cancel => "cancel",
+            Self::Freeze { .. } => "freeze",
+            Self::Unfreeze => "unfreeze",
+            Self::Convalesce => "convalesce",
+        }
+    }
+}
+
+/// What the leader decides about one service.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub enum ServiceDecision {
+    /// It is to run there: its members start in order from now on.
+    Begin {
+        /// Where.
+        node: NodeId,
+        /// Why there, as a sentence.
+        why: String,
+        /// It counts as a restart in place.
+        restart: bool,
+    },
+    /// A member starts.
+    StartMember {
+        /// Which.
+        member: MemberName,
+    },
+    /// A member stops.
+    StopMember {
+        /// Which.
+        member: MemberName,
+    },
+    /// A VM member migrates to the service's node.
+    MigrateMember {
+        /// Which.
+        member: MemberName,
+        /// How.
+        mode: MigrationMode,
+    },
+    /// All that is wanted is up.
+    Up,
+    /// A member and what hangs below it are restarted alone.
+    Cycle {
+        /// Which.
+        member: MemberName,
+        /// Why, as a sentence.
+        why: String,
+    },
+    /// What was to be restarted is down, and starts again.
+    Again,
+    /// A member and what hangs below it stay down; the service is partial.
+    Off {
+        /// Which.
+        member: MemberName,
+        /// Why, as a sentence.
+        why: String,
+    },
+    /// It failed: all its members stop.
+    Fail {
+        /// Why, as a sentence.
+        why: String,
+        /// That node could not start it.
+        start_failed: bool,
+    },
+    /// All its members stop, as was asked.
+    Stop,
+    /// All are down.
+    Down,
+    /// A member could not be stopped: an operator must act.
+    Stuck {
+        /// Why, as a sentence.
+        why: String,
+    },
+    /// Leave it down by policy.
+    Disable {
+        /// Why, as a sentence.
+        why: String,
+    },
+    /// No allowed node could start it: try again later.
+    Delay {
+        /// Not before.
+        until: Timestamp,
+        /// Why, as a sentence.
+        why: String,
+    },
+    /// Its scripts are down: its VMs move to this node, and its scripts start there.
+    Move {
+        /// Where.
+        to: NodeId,
+        /// Why, as a sentence.
+        why: String,
+    },
+    /// What the operator asked cannot be done.
+    FailOperation {
+        /// Why, as a sentence.
+        why: String,
     },
 }
 
@@ -441,7 +633,13 @@ impl Operation {
             | Self::Decide { vm, .. } => Some(vm),
             Self::RestoreVm(record) => Some(&record.spec.name),
             Self::IfUnchanged { operation, .. } => operation.vm(),
-            Self::Initialise { .. }
+            Self::AddService(_)
+            | Self::EditService(_)
+            | Self::ForgetService(_)
+            | Self::AskService { .. }
+            | Self::DecideService { .. }
+            | Self::RestoreService(_)
+            | Self::Initialise { .. }
             | Self::PutFailoverDomain(_)
             | Self::RemoveFailoverDomain(_)
             | Self::SetFenceDevices { .. }
@@ -469,6 +667,19 @@ impl Operation {
             | Self::Lock { .. }
             | Self::Unlock
             | Self::RestoreLock(_) => None,
+        }
+    }
+
+    /// The service an operator's operation is about.
+    pub fn service(&self) -> Option<&ServiceName> {
+        match self {
+            Self::AddService(spec) | Self::EditService(spec) => Some(&spec.name),
+            Self::ForgetService(service)
+            | Self::AskService { service, .. }
+            | Self::DecideService { service, .. } => Some(service),
+            Self::RestoreService(record) => Some(&record.spec.name),
+            Self::IfUnchanged { operation, .. } => operation.service(),
+            _ => None,
         }
     }
 
@@ -525,6 +736,12 @@ impl Operation {
             Self::Unlock => "unlock".into(),
             Self::Convalesce(vm) => format!("convalesce {vm}"),
             Self::RestoreLock(_) => "restore-lock".into(),
+            Self::AddService(spec) => format!("add-service {}", spec.name),
+            Self::EditService(spec) => format!("edit-service {}", spec.name),
+            Self::ForgetService(service) => format!("forget-service {service}"),
+            Self::AskService { service, ask } => format!("{}-service {service}", ask.as_str()),
+            Self::DecideService { service, .. } => format!("decide-service {service}"),
+            Self::RestoreService(record) => format!("restore-service {}", record.spec.name),
         }
     }
 }

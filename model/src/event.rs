@@ -2,7 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use crate::id::{NodeName, VmName};
+use crate::id::{NodeName, ServiceName, VmName};
 use crate::time::Timestamp;
 
 /// How much an event matters.
@@ -156,6 +156,40 @@ kinds! {
     VmMoved = "vm-moved", Info;
     /// A status check of a VM failed.
     VmStatusFailed = "vm-status-failed", Warning;
+    /// A service came under management.
+    ServiceAdded = "service-added", Info;
+    /// A service's spec changed.
+    ServiceEdited = "service-edited", Info;
+    /// A service left management.
+    ServiceForgotten = "service-forgotten", Info;
+    /// A node was chosen, and its members start there.
+    ServiceStarting = "service-starting", Info;
+    /// All of it that is wanted is up.
+    ServiceStarted = "service-started", Info;
+    /// Its members stop.
+    ServiceStopping = "service-stopping", Info;
+    /// All of it is down.
+    ServiceStopped = "service-stopped", Info;
+    /// It failed and is to be recovered.
+    ServiceFailed = "service-failed", Warning;
+    /// A member of it could not be stopped.
+    ServiceStopFailed = "service-stop-failed", Alarm;
+    /// A member of it failed.
+    ServiceMemberFailed = "service-member-failed", Warning;
+    /// A member that is not critical stays down.
+    ServicePartial = "service-partial", Warning;
+    /// It is down by policy.
+    ServiceDisabled = "service-disabled", Warning;
+    /// A recovery gave up for now.
+    ServiceRecoveryDelayed = "service-recovery-delayed", Warning;
+    /// It moves with its VMs running.
+    ServiceMigrating = "service-migrating", Info;
+    /// An operator set it aside.
+    ServiceFrozen = "service-frozen", Info;
+    /// No longer so.
+    ServiceUnfrozen = "service-unfrozen", Info;
+    /// Scripts of it were found running.
+    ServiceSeen = "service-seen", Warning;
 }
 
 /// One thing that happened.
@@ -171,6 +205,8 @@ pub struct Event {
     pub kind: EventKind,
     /// The VM it is about.
     pub vm: Option<VmName>,
+    /// The service it is about.
+    pub service: Option<ServiceName>,
     /// The node it is about.
     pub node: Option<NodeName>,
     /// A sentence for people.

@@ -94,6 +94,14 @@ name!(
     NodeName, "node name", 253, plain
 );
 name!(
+    /// A service's name, unique among services.
+    ServiceName, "service name", 100, plain
+);
+name!(
+    /// A member's name, unique in its service; of a VM usually the VM's own.
+    MemberName, "member name", 200, domain_name
+);
+name!(
     /// A failover domain's name.
     FailoverDomainName, "failover domain name", 100, plain
 );

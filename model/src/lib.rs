@@ -26,6 +26,7 @@ pub mod plan;
 pub mod recovery;
 pub mod rejection;
 pub mod sabotage;
+pub mod service;
 pub mod settings;
 pub mod time;
 pub mod vm;

@@ -256,4 +256,38 @@ pub enum Rejection {
     /// The same request came with another content.
     #[error("request {0} was used for another command; use a new id for each request")]
     RequestReused(RequestId),
+    /// No such service.
+    #[error("no service is named {service}; `berthctl service list` lists them")]
+    UnknownService {
+        /// As asked.
+        service: String,
+    },
+    /// A service's spec that cannot be.
+    #[error("service {service}: {why}")]
+    BadService {
+        /// Which.
+        service: String,
+        /// What is wrong with it.
+        why: String,
+    },
+    /// The service is not in a state for this.
+    #[error("service {service} is {state}: {why}")]
+    ServiceState {
+        /// Which.
+        service: String,
+        /// Its state.
+        state: String,
+        /// Why that forbids it and what to do.
+        why: String,
+    },
+    /// A VM whose life is its service's.
+    #[error(
+        "VM {vm} is a member of service {service}, which starts, stops and moves it; act on `service:{service}`"
+    )]
+    MemberOfService {
+        /// Which.
+        vm: String,
+        /// Of which service.
+        service: String,
+    },
 }

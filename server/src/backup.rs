@@ -76,11 +76,15 @@ pub fn restore(state: &ClusterState) -> Result<Vec<Operation>, BackupError> {
         .map(|domain| Operation::RestoreFailoverDomain((**domain).clone()));
     let nodes = state.nodes.values().map(|node| Operation::RestoreNode(Box::new((**node).clone())));
     let vms = state.vms.values().map(|vm| Operation::RestoreVm(Box::new((**vm).clone())));
+    // After the VMs that are their members.
+    let services =
+        state.services.values().map(|it| Operation::RestoreService(Box::new((**it).clone())));
     Ok(std::iter::once(begin)
         .chain(domains)
         .chain(nodes)
         .chain(vms)
         .chain(state.lock.clone().map(Operation::RestoreLock))
+        .chain(services)
         .chain([Operation::RestoreEnd])
         .collect())
 }

@@ -20,8 +20,12 @@ pub(super) async fn run(
     loop {
         // From the revision before the last one shown, for it may have been cut in the middle.
         let after_revision = last.map_or(after, |(revision, _)| revision.saturating_sub(1));
-        let message =
-            v1::WatchEventsRequest { after_revision, follow, vm: vm.clone(), node: node.clone() };
+        let (vm, service) = match vm.as_deref().and_then(|vm| vm.strip_prefix("service:")) {
+            Some(service) => (None, Some(service.to_owned())),
+            None => (vm.clone(), None),
+        };
+        let node = node.clone();
+        let message = v1::WatchEventsRequest { after_revision, follow, vm, node, service };
         let mut stream = cx
             .cluster
             .ask(|mut client| {

@@ -89,7 +89,7 @@ impl ClusterState {
     }
 
     /// The law: no start while another node may run it (design section 3, may-run set).
-    fn order_start(
+    pub(super) fn order_start(
         &mut self,
         cx: &mut Context,
         vm: &VmName,

@@ -7,6 +7,7 @@ mod node;
 mod operator;
 mod report;
 mod restore;
+mod service;
 mod vm;
 
 use std::sync::Arc;
@@ -53,11 +54,13 @@ impl ClusterState {
                 Operation::RestoreNode(node) => self.restore_node(cx, node),
                 Operation::RestoreVm(record) => self.restore_vm(cx, record),
                 Operation::RestoreLock(lock) => self.lock = Some(lock.clone()),
+                Operation::RestoreService(record) => self.restore_service(cx, record),
                 Operation::RestoreEnd => self.restore_end(cx),
                 _ => return Err(Rejection::Restoring),
             }
             return accepted(cx);
         }
+        self.must_not_be_members(operation)?;
         match operation {
             Operation::Initialise { .. }
             | Operation::RestoreBegin { .. }
@@ -65,6 +68,7 @@ impl ClusterState {
             | Operation::RestoreNode(_)
             | Operation::RestoreVm(_)
             | Operation::RestoreLock(_)
+            | Operation::RestoreService(_)
             | Operation::RestoreEnd => return Err(Rejection::AlreadyInitialised),
             Operation::AddVm(spec) => self.add_vm(cx, spec)?,
             Operation::EditVm(spec) => self.edit_vm(cx, spec)?,
@@ -123,6 +127,13 @@ impl ClusterState {
             Operation::Lock { why } => self.lock_starts(cx, why)?,
             Operation::Unlock => self.unlock_starts(cx)?,
             Operation::Convalesce(vm) => self.convalesce(cx, vm)?,
+            Operation::AddService(spec) => self.add_service(cx, spec)?,
+            Operation::EditService(spec) => self.edit_service(cx, spec)?,
+            Operation::ForgetService(service) => self.forget_service(cx, service)?,
+            Operation::AskService { service, ask } => self.ask_service(cx, service, ask)?,
+            Operation::DecideService { service, changed, decision } => {
+                self.decide_service(cx, service, *changed, decision)?
+            }
         }
         accepted(cx)
     }
@@ -142,6 +153,12 @@ impl ClusterState {
 
     /// What was asked on an older record is refused: whoever asked has not seen what it is now.
     fn must_be_unchanged(&self, operation: &Operation, changed: u64) -> Result<(), Rejection> {
+        if let Some(service) = operation.service() {
+            return match self.service(service)?.changed == changed {
+                true => Ok(()),
+                false => Err(Rejection::Superseded { what: format!("service {service}") }),
+            };
+        }
         let vm = operation.vm().ok_or_else(|| Rejection::OutOfRange {
             what: "the expected revision".into(),
             value: changed.to_string(),
@@ -151,6 +168,35 @@ impl ClusterState {
             return Err(Rejection::Superseded { what: format!("VM {vm}") });
         }
         Ok(())
+    }
+
+    /// A VM whose service is active is started, stopped, moved and forgotten by nobody else; only one that somebody
+    /// moved away from its service may be brought home.
+    fn must_not_be_members(&self, operation: &Operation) -> Result<(), Rejection> {
+        match operation {
+            Operation::Migrate { vm, to, .. }
+                if self.governing(vm).is_some_and(|service| {
+                    let home = self.node_named(to).map(|node| node.id);
+                    service.owner.is_some() && service.owner == home
+                }) =>
+            {
+                Ok(())
+            }
+            Operation::Enable { vm, .. }
+            | Operation::Disable(vm)
+            | Operation::Stop { vm, .. }
+            | Operation::Restart(vm)
+            | Operation::Relocate { vm, .. }
+            | Operation::Migrate { vm, .. } => self.must_stand_alone(vm),
+            Operation::ForgetVm(vm) => match self.service_of.get(vm) {
+                None => Ok(()),
+                Some(service) => Err(Rejection::MemberOfService {
+                    vm: vm.to_string(),
+                    service: service.to_string(),
+                }),
+            },
+            _ => Ok(()),
+        }
     }
 
     fn node(&self, name: &NodeName) -> Result<Arc<NodeRecord>, Rejection> {

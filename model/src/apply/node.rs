@@ -131,6 +131,7 @@ impl ClusterState {
 
     /// A new session knows nothing of the last one: who may run there and is not in the inventory is asked for again.
     fn forget_sightings(&mut self, cx: &mut Context, node: NodeId) -> Result<(), Rejection> {
+        self.forget_script_sightings(cx, node)?;
         for name in self.vms_touching(node) {
             let record = self.vm_mut(cx, &name)?;
             record.seen.remove(&node);
@@ -484,6 +485,8 @@ impl ClusterState {
         record.note_fence(at, how.clone(), true);
         let text = format!("{} runs nothing any more: {how}", record.name);
         self.emit(cx, EventKind::NodeDead, None, Some(node), text);
+        // Before their VMs: a member is not recovered for itself.
+        self.bury_services(cx, node)?;
         for name in self.vms_touching(node) {
             let record = self.vm_mut(cx, &name)?;
             // A guest that runs on without a lease is not dead when the lease is; only its lock manager keeps it single.
@@ -547,6 +550,12 @@ impl ClusterState {
             return Err(in_use(format!(
                 "VM {} may be running there; its death must be proven first",
                 vm.spec.name
+            )));
+        }
+        if let Some(service) = self.services.values().find(|it| it.may_run.contains_key(&node.id)) {
+            return Err(in_use(format!(
+                "scripts of service {} may be running there; its death must be proven first",
+                service.spec.name
             )));
         }
         if let Some(domain) =

@@ -216,7 +216,7 @@ impl ClusterState {
     }
 
     /// Replaces what was asked before by what is asked now.
-    fn ask(
+    pub(super) fn ask(
         &mut self,
         cx: &mut Context,
         vm: &VmName,

@@ -40,6 +40,12 @@ impl ClusterState {
                 Report::StatusFailed { uuid, error } => {
                     self.status_failed(cx, node, *uuid, error)?;
                 }
+                Report::ScriptStatus { service, member, started_by, error } => {
+                    self.script_status(cx, node, *service, member, *started_by, error.as_deref())?;
+                }
+                Report::ScriptsSeen { service, members } => {
+                    self.scripts_seen(cx, node, *service, members)?;
+                }
             }
         }
         Ok(())
@@ -54,6 +60,9 @@ impl ClusterState {
         floor: u64,
         cause: Option<StopCause>,
     ) -> Result<(), Rejection> {
+        if let Some(service) = self.service_by_id.get(&uuid).cloned() {
+            return self.scripts_absent(cx, node, &service, floor);
+        }
         let Some(vm) = self.vm_by_uuid.get(&uuid).cloned() else {
             if let Some(record) = self.nodes.get_mut(&node) {
                 std::sync::Arc::make_mut(record).unmanaged.remove(&uuid);
@@ -81,6 +90,9 @@ impl ClusterState {
         id: OrderId,
         error: Option<&str>,
     ) -> Result<(), Rejection> {
+        if let Some(service) = self.service_by_id.get(&uuid).cloned() {
+            return self.script_done(cx, node, &service, id, error);
+        }
         let Some(vm) = self.vm_by_uuid.get(&uuid).cloned() else { return Ok(()) };
         let record = self.vm_mut(cx, &vm)?;
         // A report of an order that is no longer outstanding says nothing new.

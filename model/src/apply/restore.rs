@@ -12,6 +12,7 @@ use crate::id::{ClusterId, Epoch, SessionId};
 use crate::node::{NodeRecord, NodeState};
 use crate::rejection::Rejection;
 use crate::sabotage::{Rule, off};
+use crate::service::{MemberRecord, ServiceRecord, ServiceState};
 use crate::settings::Settings;
 use crate::vm::{Desired, MayRun, VmRecord, VmState};
 
@@ -79,6 +80,34 @@ impl ClusterState {
         record.changed = cx.index;
         self.vm_by_uuid.insert(record.spec.uuid, record.spec.name.clone());
         self.vms.insert(record.spec.name.clone(), Arc::new(record));
+    }
+
+    /// Nobody knows where its scripts run: every node is asked.
+    pub(super) fn restore_service(&mut self, cx: &Context, record: &ServiceRecord) {
+        let mut record = record.clone();
+        if record.spec.scripts().next().is_some() {
+            record.may_run =
+                self.nodes.keys().map(|id| (*id, MayRun { since: cx.index })).collect();
+        }
+        record.last_owner = record.owner.take().or(record.last_owner);
+        record.seen = BTreeMap::new();
+        record.order = None;
+        record.operation = None;
+        record.failure = None;
+        for member in record.members.values_mut() {
+            *member = MemberRecord::default();
+        }
+        record.state = match record.desired {
+            Desired::Enabled | Desired::Stopped => ServiceState::Stopped,
+            Desired::Disabled => ServiceState::Disabled,
+        };
+        record.state_since = cx.at;
+        record.changed = cx.index;
+        for vm in record.spec.vms() {
+            self.service_of.insert(vm.clone(), record.spec.name.clone());
+        }
+        self.service_by_id.insert(record.spec.id, record.spec.name.clone());
+        self.services.insert(record.spec.name.clone(), Arc::new(record));
     }
 
     pub(super) fn restore_end(&mut self, cx: &mut Context) {

@@ -271,6 +271,16 @@ impl ClusterState {
                 vm: user.spec.name.to_string(),
             });
         }
+        if let Some(user) = self
+            .services
+            .values()
+            .find(|service| service.spec.policy.failover_domain.as_ref() == Some(name))
+        {
+            return Err(Rejection::FailoverDomainInUse {
+                domain: name.to_string(),
+                vm: format!("service:{}", user.spec.name),
+            });
+        }
         self.failover_domains.remove(name);
         let text = format!("failover domain {name} was removed by {}", cx.by);
         self.emit(cx, EventKind::FailoverDomainChanged, None, None, text);

@@ -11,13 +11,14 @@ pub mod failover;
 pub mod placement;
 pub mod reason;
 mod recovery;
+mod service;
 mod vm;
 
 use std::collections::BTreeMap;
 
 use crate::cluster::ClusterState;
 use crate::command::Operation;
-use crate::id::{NodeId, VmName};
+use crate::id::{NodeId, ServiceName, VmName};
 use crate::liveness::Liveness;
 use crate::time::Timestamp;
 
@@ -31,6 +32,8 @@ pub struct Plan {
     pub operations: Vec<Operation>,
     /// For each VM that is not as it should be: what is done about it, or why nothing is.
     pub vms: BTreeMap<VmName, Reason>,
+    /// The same for services.
+    pub services: BTreeMap<ServiceName, Reason>,
     /// The same for nodes.
     pub nodes: BTreeMap<NodeId, Reason>,
     /// The next moment at which time alone changes the plan.
@@ -53,6 +56,9 @@ pub fn plan(state: &ClusterState, liveness: &Liveness, now: Timestamp) -> Plan {
     let mut load = Load::of(state);
     for record in state.vms.values() {
         vm::plan_vm(state, liveness, now, &mut load, record, &mut plan);
+    }
+    for record in state.services.values() {
+        service::plan_service(state, liveness, now, &mut load, record, &mut plan);
     }
     plan
 }

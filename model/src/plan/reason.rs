@@ -107,6 +107,37 @@ pub enum Reason {
     Away,
     /// A fence is under way.
     Fencing,
+    /// A member's life is its service's.
+    Member {
+        /// Which service.
+        service: String,
+    },
+    /// A service waits for a member.
+    MemberWaits {
+        /// Which.
+        member: String,
+        /// What that is doing.
+        what: String,
+    },
+    /// A member needs an operator.
+    MemberStuck {
+        /// Why, as a sentence.
+        why: String,
+    },
+    /// A member runs away from its service.
+    MemberElsewhere {
+        /// Which.
+        member: String,
+        /// Where.
+        node: String,
+    },
+    /// A service is set aside by an operator.
+    ServiceFrozen {
+        /// Who.
+        by: String,
+        /// Why.
+        why: String,
+    },
     /// The fence failed, or there is none; the lease may still prove it.
     NoProofYet {
         /// What has been tried and what is waited for.
@@ -140,6 +171,11 @@ impl Reason {
             Self::Away => "away",
             Self::Fencing => "fencing",
             Self::NoProofYet { .. } => "no-proof-of-death",
+            Self::Member { .. } => "member",
+            Self::MemberWaits { .. } => "member-waits",
+            Self::MemberStuck { .. } => "member-stuck",
+            Self::MemberElsewhere { .. } => "member-elsewhere",
+            Self::ServiceFrozen { .. } => "frozen",
         }
     }
 
@@ -156,6 +192,7 @@ impl Reason {
                 | Self::DependsOn { .. }
                 | Self::MassLoss
                 | Self::NoProofYet { .. }
+                | Self::MemberStuck { .. }
         )
     }
 }
@@ -240,6 +277,21 @@ impl std::fmt::Display for Reason {
             }
             Self::Away => write!(formatter, "its agent ended by plan and is not back yet"),
             Self::Fencing => write!(formatter, "its fence devices are being asked"),
+            Self::Member { service } => {
+                write!(
+                    formatter,
+                    "it is a member of service {service}, which starts it in its turn"
+                )
+            }
+            Self::MemberWaits { member, what } => {
+                write!(formatter, "waiting for member {member}, which is {what}")
+            }
+            Self::MemberStuck { why } => write!(formatter, "{why}"),
+            Self::MemberElsewhere { member, node } => write!(
+                formatter,
+                "member {member} runs on {node}, away from its service; `berthctl migrate` brings it back, or relocate the service"
+            ),
+            Self::ServiceFrozen { by, why } => write!(formatter, "{by} froze it: {why}"),
             Self::NoProofYet { waiting_for } => {
                 write!(formatter, "its death is not proven: {waiting_for}")
             }

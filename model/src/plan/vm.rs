@@ -419,6 +419,9 @@ impl Planner<'_> {
                 why: "the control plane was restored, and nodes that the backup does not know may still run it".into(),
             };
         }
+        if let Some(service) = self.state.governing(&record.spec.name) {
+            return Reason::Member { service: service.spec.name.to_string() };
+        }
         if let (VmState::Recovering, Some(failure)) = (record.state, &record.failure) {
             return match recovery::step(
                 self.state,

@@ -3,9 +3,11 @@
 use std::collections::BTreeMap;
 
 use model::command::{Registration, Report};
-use model::id::{NodeName, OrderId, SessionId};
+use model::id::{MemberName, NodeName, OrderId, SessionId};
 use model::node::{Capacity, SeenDomain};
 use model::order::{Order, OrderKind};
+use model::service::MAX_MEMBERS;
+use model::service::order::{ScriptOrder, ScriptOrderKind, WatchedScript};
 use model::vm::{MigrationMode, OnIsolation, Presence, StopCause};
 use uuid::Uuid;
 
@@ -138,6 +140,56 @@ pub fn report(message: v1::Report) -> Result<Report, ConvertError> {
             // libvirt's messages can be pages long; the beginning says what is wrong.
             error: done.error.map(|error| error.chars().take(MAX_TEXT).collect()),
         }),
+        Kind::ScriptStatus(status) => Ok(Report::ScriptStatus {
+            service: uuid("service_id", &status.service_id)?,
+            member: name("member", MemberName::new(&status.member))?,
+            started_by: OrderId(status.started_by),
+            error: status.error.map(|error| error.chars().take(MAX_TEXT).collect()),
+        }),
+        Kind::ScriptsSeen(seen) => {
+            if seen.members.len() > MAX_MEMBERS {
+                return Err(ConvertError::new("members", format!("more than {MAX_MEMBERS}")));
+            }
+            let member = |text: &String| name("member", MemberName::new(text));
+            Ok(Report::ScriptsSeen {
+                service: uuid("service_id", &seen.service_id)?,
+                members: seen.members.iter().map(member).collect::<Result<_, _>>()?,
+            })
+        }
+    }
+}
+
+/// Writes an order about scripts.
+pub fn script_order(order: &ScriptOrder) -> v1::ScriptOrder {
+    use v1::script_order::Kind;
+    let named = |member: &MemberName, script| v1::NamedScript {
+        member: member.to_string(),
+        script: Some(super::service::write_script(script)),
+    };
+    v1::ScriptOrder {
+        id: order.id.0,
+        session: order.session.0,
+        generation: order.generation.0,
+        service: order.service.to_string(),
+        service_id: order.service_id.to_string(),
+        kind: Some(match &order.kind {
+            ScriptOrderKind::Start { member, script } => Kind::Start(named(member, script)),
+            ScriptOrderKind::Stop { member, script } => Kind::Stop(named(member, script)),
+            ScriptOrderKind::Probe { scripts } => Kind::Probe(v1::ScriptProbe {
+                scripts: scripts.iter().map(|(member, script)| named(member, script)).collect(),
+            }),
+        }),
+    }
+}
+
+/// Writes what is to be checked.
+pub fn watched_script(watched: &WatchedScript) -> v1::WatchedScript {
+    v1::WatchedScript {
+        service: watched.service.to_string(),
+        service_id: watched.service_id.to_string(),
+        member: watched.member.to_string(),
+        started_by: watched.started_by.0,
+        script: Some(super::service::write_script(&watched.script)),
     }
 }
 

@@ -90,10 +90,18 @@ pub fn operation(
         Asked::Lock(text) => Operation::Lock { why: why(text)? },
         Asked::Unlock(_) => Operation::Unlock,
         Asked::Convalesce(name) => Operation::Convalesce(vm(&name)?),
+        Asked::AddService(spec) => {
+            Operation::AddService(Box::new(super::service::spec(spec, fresh)?))
+        }
+        Asked::EditService(spec) => {
+            Operation::EditService(Box::new(super::service::spec(spec, fresh)?))
+        }
+        Asked::ForgetService(name) => Operation::ForgetService(super::service::service(&name)?),
+        Asked::AskService(ask) => super::service::ask(ask)?,
     })
 }
 
-fn freeze_span(milliseconds: u64) -> Result<u64, ConvertError> {
+pub(super) fn freeze_span(milliseconds: u64) -> Result<u64, ConvertError> {
     if milliseconds == 0 || milliseconds > MAX_FREEZE_MS {
         return Err(ConvertError::new("for_ms", "it has to be above 0 and at most a year"));
     }
@@ -101,7 +109,7 @@ fn freeze_span(milliseconds: u64) -> Result<u64, ConvertError> {
 }
 
 /// Why an operator does it: one line for the record.
-fn why(text: String) -> Result<String, ConvertError> {
+pub(super) fn why(text: String) -> Result<String, ConvertError> {
     let text = text.trim();
     if text.is_empty() || text.len() > MAX_WHY || text.contains(char::is_control) {
         let reason = format!("it has to be one line of 1 to {MAX_WHY} bytes");
@@ -146,8 +154,8 @@ pub fn guarded(
     expected_revision: Option<u64>,
 ) -> Result<Operation, ConvertError> {
     let Some(changed) = expected_revision else { return Ok(operation) };
-    if operation.vm().is_none() {
-        let reason = "only a VM has a revision that can be expected; leave it out";
+    if operation.vm().is_none() && operation.service().is_none() {
+        let reason = "only a VM or service has a revision that can be expected; leave it out";
         return Err(ConvertError::new("expected_revision", reason));
     }
     Ok(Operation::IfUnchanged { changed, operation: Box::new(operation) })
@@ -167,7 +175,7 @@ fn failover_domain_name(text: &str) -> Result<FailoverDomainName, ConvertError> 
     name("failover_domain", FailoverDomainName::new(text))
 }
 
-fn migration_mode(text: &str) -> Result<MigrationMode, ConvertError> {
+pub(super) fn migration_mode(text: &str) -> Result<MigrationMode, ConvertError> {
     match text {
         "live" => Ok(MigrationMode::Live),
         "pause" => Ok(MigrationMode::Pause),

@@ -4,6 +4,7 @@ pub mod agent;
 pub mod control;
 pub mod handling;
 pub mod rejection;
+pub mod service;
 pub mod view;
 
 use uuid::Uuid;

@@ -57,6 +57,10 @@ fn word_and_code(rejection: &Rejection) -> (&'static str, Code) {
         Rejection::Locked { .. } => ("locked", Code::FailedPrecondition),
         Rejection::NotLocked => ("not-locked", Code::FailedPrecondition),
         Rejection::DependencyCycle { .. } => ("dependency-cycle", Code::FailedPrecondition),
+        Rejection::UnknownService { .. } => ("unknown-service", Code::NotFound),
+        Rejection::BadService { .. } => ("bad-service", Code::FailedPrecondition),
+        Rejection::ServiceState { .. } => ("wrong-state", Code::FailedPrecondition),
+        Rejection::MemberOfService { .. } => ("member-of-service", Code::FailedPrecondition),
         Rejection::RequestReused(_) => ("request-reused", Code::InvalidArgument),
     }
 }

@@ -10,6 +10,7 @@ use model::id::NodeId;
 use model::liveness::Liveness;
 use model::node::{AfterFence, NodeRecord, NodeState, ProofOfDeath};
 use model::plan::{Candidate, Load, Plan, Reason};
+use model::service::{MemberKind, MemberMode, MemberSpec, ServiceOperation, ServiceRecord};
 use model::settings::Settings;
 use model::vm::{Desired, MigrationMode, OperationPhase, VmRecord};
 
@@ -37,12 +38,7 @@ pub fn vm(
         name: record.spec.name.to_string(),
         uuid: record.spec.uuid.to_string(),
         state: record.state.as_str().into(),
-        desired: match record.desired {
-            Desired::Enabled => "enabled",
-            Desired::Stopped => "stopped",
-            Desired::Disabled => "disabled",
-        }
-        .into(),
+        desired: desired(record.desired).into(),
         owner: record.owner.map(name),
         last_owner: record.last_owner.map(name),
         generation: record.generation.0,
@@ -131,18 +127,86 @@ fn migration_mode(mode: MigrationMode) -> &'static str {
 }
 
 fn operation(operation: &model::vm::OperationRecord) -> v1::Operation {
-    let (phase, failure) = match &operation.phase {
-        OperationPhase::Pending => ("pending", None),
-        OperationPhase::Halfway => ("halfway", None),
-        OperationPhase::Done => ("done", None),
-        OperationPhase::Failed(why) => ("failed", Some(why.clone())),
-    };
+    let (phase, failure) = phase(&operation.phase);
     v1::Operation {
         request_id: operation.request.to_string(),
         verb: operation.verb.as_str().into(),
         phase: phase.into(),
         failure,
         at_ms: operation.at.0,
+    }
+}
+
+/// A service, with the leader's reason where there is one.
+pub fn service(
+    state: &ClusterState,
+    record: &ServiceRecord,
+    leader: Option<&LeaderView>,
+) -> v1::Service {
+    let name = |node: NodeId| state.node_name(node);
+    let member = |spec: &MemberSpec| {
+        let it = record.members.get(&spec.name);
+        v1::Member {
+            name: spec.name.to_string(),
+            kind: match &spec.kind {
+                MemberKind::Vm(_) => "vm",
+                MemberKind::Script(script) => script.program.kind(),
+            }
+            .into(),
+            state: record.member_word(state, spec).into(),
+            off: it.is_some_and(|it| it.mode == MemberMode::Off),
+            failure: it.and_then(|it| it.failure.clone()),
+        }
+    };
+    v1::Service {
+        spec: Some(super::service::write_spec(&record.spec)),
+        id: record.spec.id.to_string(),
+        state: record.state.as_str().into(),
+        desired: desired(record.desired).into(),
+        owner: record.owner.map(name),
+        last_owner: record.last_owner.map(name),
+        partial: record.is_partial(),
+        frozen: record.frozen.as_ref().map(|freeze| format!("by {}: {}", freeze.by, freeze.why)),
+        members: record.spec.members.iter().map(member).collect(),
+        may_run: record.may_run.keys().map(|node| name(*node)).collect(),
+        restart_count: record.restart_count,
+        state_since_ms: record.state_since.0,
+        revision: record.changed,
+        operation: record.operation.as_ref().map(service_operation),
+        reason: leader.and_then(|leader| leader.plan.services.get(&record.spec.name)).map(reason),
+        failure: record.failure.as_ref().map(|failure| failure.why.clone()),
+        owner_silent: record
+            .owner
+            .and_then(|owner| state.nodes.get(&owner))
+            .is_some_and(|node| node.state != NodeState::Online),
+    }
+}
+
+fn desired(desired: Desired) -> &'static str {
+    match desired {
+        Desired::Enabled => "enabled",
+        Desired::Stopped => "stopped",
+        Desired::Disabled => "disabled",
+    }
+}
+
+fn service_operation(operation: &ServiceOperation) -> v1::Operation {
+    let (phase, failure) = phase(&operation.phase);
+    v1::Operation {
+        request_id: operation.request.to_string(),
+        verb: operation.verb.as_str().into(),
+        phase: phase.into(),
+        failure,
+        at_ms: operation.at.0,
+    }
+}
+
+fn phase(phase: &OperationPhase) -> (&'static str, Option<String>) {
+    match phase {
+        OperationPhase::Pending => ("pending", None),
+        OperationPhase::Halfway => ("halfway", None),
+        OperationPhase::Done => ("done", None),
+        OperationPhase::Failed(why) => ("failed", Some(why.clone())),
     }
 }
 
@@ -276,6 +340,7 @@ pub fn event(event: &Event) -> v1::Event {
         severity: event.kind.severity().as_str().into(),
         vm: event.vm.as_ref().map(ToString::to_string),
         node: event.node.as_ref().map(ToString::to_string),
+        service: event.service.as_ref().map(ToString::to_string),
         text: event.text.clone(),
     }
 }

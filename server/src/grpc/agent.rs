@@ -9,6 +9,7 @@ use model::command::{Command, Operation};
 use model::id::{NodeId, RequestId, SessionId};
 use model::order;
 use model::rejection::Rejection;
+use model::service::order as script_order;
 use proto::convert::{self, agent as convert_agent, rejection};
 use proto::v1::agent_session_client::AgentSessionClient;
 use proto::v1::agent_session_server::AgentSession;
@@ -121,6 +122,10 @@ impl AgentSession for AgentService {
             self_fence_ms: state.nodes.get(&node).map_or(0, |node| node.lease.self_fence_ms),
             isolation_hold_ms: state.settings.isolation_hold_ms,
             floors: order::floors(&state, node)
+                .into_iter()
+                .map(|(uuid, floor)| v1::Floor { uuid: uuid.to_string(), floor })
+                .collect(),
+            service_floors: script_order::floors(&state, node)
                 .into_iter()
                 .map(|(uuid, floor)| v1::Floor { uuid: uuid.to_string(), floor })
                 .collect(),
@@ -269,7 +274,9 @@ impl AgentService {
             tokio::select! {
                 changed = book.changed() => if changed.is_err() { return },
                 changed = applied.changed() => if changed.is_err() { return },
-                _ = repeat.tick() => sent = sent.filter(|list| list.orders.is_empty()),
+                _ = repeat.tick() => {
+                    sent = sent.filter(|list| list.orders.is_empty() && list.scripts.is_empty());
+                }
                 () = sender.closed() => return,
             }
         }
@@ -278,10 +285,18 @@ impl AgentService {
 
 fn list(book: &OrderBook, node: NodeId, session: SessionId) -> OrderList {
     let orders = book.orders.get(&node).into_iter().flatten();
+    let work = book.scripts.get(&node);
+    let scripts = work.into_iter().flat_map(|work| &work.orders);
+    let watched = work.into_iter().flat_map(|work| &work.watched);
     OrderList {
         term: book.term,
         epoch: book.epoch.0,
         cluster: book.cluster.to_string(),
         orders: orders.filter(|order| order.session == session).map(convert_agent::order).collect(),
+        scripts: scripts
+            .filter(|order| order.session == session)
+            .map(convert_agent::script_order)
+            .collect(),
+        watched: watched.map(convert_agent::watched_script).collect(),
     }
 }

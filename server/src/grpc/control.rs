@@ -2,6 +2,7 @@
 
 mod backup;
 mod replicas;
+mod services;
 mod watch;
 
 use std::collections::BTreeSet;
@@ -178,6 +179,11 @@ impl Control for ControlService {
             stale,
             unguarded: view::unguarded(&state),
             lock: state.lock.as_ref().map(view::lock),
+            services: state
+                .services
+                .values()
+                .map(|record| self.service_view(&state, record))
+                .collect(),
         }))
     }
 
@@ -200,6 +206,29 @@ impl Control for ControlService {
         let message = request.into_inner();
         find(&*self.newest().await?, &message.vm)?;
         Ok(Response::new(self.stream_vm(message)))
+    }
+
+    async fn get_service(&self, request: Request<v1::GetServiceRequest>) -> Answer<v1::Service> {
+        or_forward!(self, request, get_service);
+        let state = self.newest().await?;
+        let record = services::find(&state, &request.into_inner().service)?;
+        Ok(Response::new(self.service_view(&state, record)))
+    }
+
+    type WatchServiceStream = Streamed<v1::Service>;
+
+    async fn watch_service(
+        &self,
+        request: Request<v1::GetServiceRequest>,
+    ) -> Answer<Self::WatchServiceStream> {
+        if let Route::Leader(leader) = self.router.route(&request)? {
+            let mut client = ControlClient::new(leader.channel.clone());
+            let stream = leader.answer(client.watch_service(forwarded(request))).await?;
+            return Ok(Response::new(Box::pin(leader.stream(stream.into_inner()))));
+        }
+        let message = request.into_inner();
+        services::find(&*self.newest().await?, &message.service)?;
+        Ok(Response::new(self.stream_service(message)))
     }
 
     type WatchEventsStream = Streamed<v1::Event>;

@@ -19,6 +19,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use model::id::{ClusterId, Epoch, NodeId, SessionId};
 use model::order::Order;
+use model::service::order::ScriptWork;
 use proto::convert::view::LeaderView;
 use proto::v1::MigrationProgress;
 use tokio::sync::{Notify, watch};
@@ -40,6 +41,8 @@ pub struct OrderBook {
     pub cluster: ClusterId,
     /// By node.
     pub orders: BTreeMap<NodeId, Vec<Order>>,
+    /// What concerns scripts, by node.
+    pub scripts: BTreeMap<NodeId, ScriptWork>,
 }
 
 /// The door between the leader's task and the gRPC services. Cheap to clone.

@@ -113,7 +113,8 @@ impl Reconciler {
         });
         if let Some(cluster) = state.cluster {
             let orders = order::outstanding(&state);
-            let book = OrderBook { term: self.term, epoch: state.epoch, cluster, orders };
+            let scripts = model::service::order::work(&state);
+            let book = OrderBook { term: self.term, epoch: state.epoch, cluster, orders, scripts };
             self.handle.shared.book.send_if_modified(|old| {
                 let changed = old.as_deref() != Some(&book);
                 *old = Some(Arc::new(book));

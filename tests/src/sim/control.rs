@@ -415,6 +415,7 @@ impl World {
                 .into_iter()
                 .map(|(uuid, floor)| v1::Floor { uuid: uuid.to_string(), floor })
                 .collect(),
+            ..v1::RegisterReply::default()
         }
     }
 

@@ -159,6 +159,7 @@ impl World {
                 .filter(|order| order.session == session)
                 .map(convert::order)
                 .collect(),
+            ..v1::OrderList::default()
         };
         let incarnation = self.hosts[host].incarnation;
         self.reply(number, host, incarnation, Reply::Orders(Box::new(list)));

@@ -106,7 +106,7 @@ impl Bench {
 
     fn give(&mut self, orders: Vec<v1::Order>) {
         let cluster = CLUSTER.to_string();
-        let list = v1::OrderList { term: 1, epoch: 1, cluster, orders };
+        let list = v1::OrderList { term: 1, epoch: 1, cluster, orders, ..v1::OrderList::default() };
         self.core.orders(list, self.at());
         self.settle();
     }
@@ -179,6 +179,8 @@ fn short(report: v1::Report) -> String {
         Kind::OrderDone(done) => {
             format!("done {}: {}", done.order, done.error.unwrap_or("ok".into()))
         }
+        Kind::ScriptStatus(status) => format!("script {}", status.member),
+        Kind::ScriptsSeen(seen) => format!("scripts {}", seen.members.join(" ")),
     }
 }
 
@@ -292,6 +294,7 @@ fn orders_of_another_session_epoch_or_older_term_are_refused() {
         epoch,
         cluster: CLUSTER.to_string(),
         orders: vec![order],
+        ..v1::OrderList::default()
     };
     bench.core.orders(list(5, 1, v1::Order { session: 6, ..start(10) }), bench.at());
     bench.core.orders(list(5, 2, start(10)), bench.at());

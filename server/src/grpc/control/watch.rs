@@ -78,7 +78,8 @@ impl ControlService {
                         asked.as_deref().is_none_or(|asked| name == Some(asked))
                     };
                     let wanted = about(&message.vm, event.vm.as_ref().map(|vm| vm.as_str()))
-                        && about(&message.node, event.node.as_ref().map(|node| node.as_str()));
+                        && about(&message.node, event.node.as_ref().map(|node| node.as_str()))
+                        && about(&message.service, event.service.as_ref().map(|it| it.as_str()));
                     if wanted && sender.send(Ok(view::event(event))).await.is_err() {
                         return;
                     }

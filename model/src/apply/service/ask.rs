@@ -1,0 +1,293 @@
+//! What an operator asks of a service: noted here, carried out by what the leader plans from it.
+//!
+//! The words and what they do in which state are RGManager's (reference, section 3.3).
+
+use crate::cluster::{ClusterState, Context};
+use crate::command::ServiceAsk;
+use crate::event::EventKind;
+use crate::hold::Freeze;
+use crate::id::{NodeId, NodeName, ServiceName};
+use crate::node::NodeState;
+use crate::rejection::Rejection;
+use crate::service::{MemberMode, ServiceOperation, ServiceRecord, ServiceState, ServiceVerb};
+use crate::vm::{Desired, OperationPhase};
+
+impl ClusterState {
+    pub(in crate::apply) fn ask_service(
+        &mut self,
+        cx: &mut Context,
+        name: &ServiceName,
+        ask: &ServiceAsk,
+    ) -> Result<(), Rejection> {
+        let record = self.service(name)?;
+        if let Some(freeze) = record.frozen.as_ref().filter(|_| record.is_frozen(cx.at))
+            && *ask != ServiceAsk::Unfreeze
+        {
+            let why = format!(
+                "it was frozen by {} ({}); `berthctl unfreeze service:{name}` first",
+                freeze.by, freeze.why
+            );
+            return Err(record.wrong_state(&why));
+        }
+        match ask {
+            ServiceAsk::Enable { on } => self.enable_service(cx, &record, on.as_ref()),
+            ServiceAsk::Disable => {
+                self.note_ask(cx, name, ServiceVerb::Disable)?.desired = Desired::Disabled;
+                Ok(())
+            }
+            ServiceAsk::Stop => {
+                if record.state == ServiceState::Failed {
+                    return Err(record.wrong_state(
+                        "a stop of it failed already; `disable` tries again and leaves it down",
+                    ));
+                }
+                let record = self.note_ask(cx, name, ServiceVerb::Stop)?;
+                if record.desired == Desired::Enabled {
+                    record.desired = Desired::Stopped;
+                }
+                Ok(())
+            }
+            ServiceAsk::Restart => self.start_over(cx, &record, ServiceVerb::Restart),
+            ServiceAsk::Relocate { to } => {
+                let to = match to {
+                    Some(to) => Some(self.other_node(&record, to)?),
+                    None => None,
+                };
+                self.start_over(cx, &record, ServiceVerb::Relocate { to })
+            }
+            ServiceAsk::Migrate { to, mode } => {
+                if !record.spec.policy.migrate_together {
+                    return Err(record.wrong_state(
+                        "its members do not migrate unless it says `migrate_together`; `relocate` moves it cold",
+                    ));
+                }
+                if record.state != ServiceState::Started || record.desired != Desired::Enabled {
+                    return Err(record.wrong_state("only a started service can be migrated"));
+                }
+                must_be_idle(&record)?;
+                let to = self.other_node(&record, to)?;
+                self.note_ask(cx, name, ServiceVerb::Migrate { to, mode: *mode })?;
+                Ok(())
+            }
+            ServiceAsk::Cancel => self.cancel_service(cx, &record),
+            ServiceAsk::Freeze { why, for_ms } => self.freeze_service(cx, &record, why, *for_ms),
+            ServiceAsk::Unfreeze => self.unfreeze_service(cx, &record),
+            ServiceAsk::Convalesce => self.convalesce_service(cx, &record),
+        }
+    }
+
+    fn enable_service(
+        &mut self,
+        cx: &mut Context,
+        record: &ServiceRecord,
+        on: Option<&NodeName>,
+    ) -> Result<(), Rejection> {
+        let name = &record.spec.name;
+        if record.state == ServiceState::Failed {
+            return Err(record.wrong_state(
+                "a stop of a member failed, so it may still run; make sure that it is down and `disable` the service first",
+            ));
+        }
+        let on = match on {
+            Some(on) => Some(self.allowed_node(record, on)?),
+            None => None,
+        };
+        let running = record.desired == Desired::Enabled && record.state == ServiceState::Started;
+        if running && on.is_some() && on != record.owner {
+            return Err(record.wrong_state("it runs elsewhere; use `relocate` to move it"));
+        }
+        let record = self.note_ask(cx, name, ServiceVerb::Enable { on })?;
+        record.desired = Desired::Enabled;
+        if record.state == ServiceState::Disabled {
+            // A fresh start: what happened before it was disabled no longer counts.
+            record.set_state(cx, ServiceState::Stopped);
+            record.failure = None;
+            record.restarts.clear();
+            record.restart_count = 0;
+        }
+        if let Some(failure) = &mut record.failure {
+            // The operator asks now: no waiting out a backoff.
+            failure.not_before = cx.at;
+            failure.tried.clear();
+        }
+        if running {
+            self.end_service_operation(cx, name, OperationPhase::Done)?;
+        }
+        Ok(())
+    }
+
+    /// Restart and relocate: of a started service stop and start, of one that is down start.
+    fn start_over(
+        &mut self,
+        cx: &mut Context,
+        record: &ServiceRecord,
+        verb: ServiceVerb,
+    ) -> Result<(), Rejection> {
+        let down = match record.state {
+            ServiceState::Started if record.desired == Desired::Enabled => false,
+            ServiceState::Stopped | ServiceState::Recovering => true,
+            _ => {
+                return Err(record.wrong_state(
+                    "only a started or stopped service can be; `enable` starts one that is disabled",
+                ));
+            }
+        };
+        must_be_idle(record)?;
+        let record = self.note_ask(cx, &record.spec.name, verb)?;
+        record.desired = Desired::Enabled;
+        if let (true, Some(operation)) = (down, &mut record.operation) {
+            operation.phase = OperationPhase::Halfway;
+        }
+        Ok(())
+    }
+
+    fn cancel_service(
+        &mut self,
+        cx: &mut Context,
+        record: &ServiceRecord,
+    ) -> Result<(), Rejection> {
+        let name = &record.spec.name;
+        let idle = record.order.is_none()
+            && matches!(
+                record.state,
+                ServiceState::Started | ServiceState::Stopped | ServiceState::Recovering
+            );
+        let Some(operation) = record.open_operation().filter(|_| idle) else {
+            return Err(record.wrong_state("nothing of it is under way that could be called off"));
+        };
+        if matches!(operation.verb, ServiceVerb::Enable { .. })
+            && record.state == ServiceState::Stopped
+        {
+            self.service_mut(cx, name)?.desired = Desired::Stopped;
+        }
+        let why = format!("cancelled by {}", cx.by);
+        self.end_service_operation(cx, name, OperationPhase::Failed(why))
+    }
+
+    fn freeze_service(
+        &mut self,
+        cx: &mut Context,
+        record: &ServiceRecord,
+        why: &str,
+        for_ms: Option<u64>,
+    ) -> Result<(), Rejection> {
+        let moving = matches!(
+            record.state,
+            ServiceState::Starting | ServiceState::Stopping | ServiceState::Migrating
+        );
+        if moving || record.order.is_some() {
+            return Err(record.wrong_state("wait until that is done, then freeze it"));
+        }
+        let name = record.spec.name.clone();
+        let by = cx.by.clone();
+        let record = self.service_mut(cx, &name)?;
+        record.frozen = Some(Freeze {
+            by: by.clone(),
+            why: why.to_owned(),
+            since: cx.at,
+            until: for_ms.map(|span| cx.at.plus(span)),
+        });
+        let text = format!("service {name} was frozen by {by}: {why}");
+        self.emit_service(cx, EventKind::ServiceFrozen, &name, None, text);
+        Ok(())
+    }
+
+    /// Its scripts are checked at once by the agent, before anything is decided on what they were: see `order::watched`.
+    fn unfreeze_service(
+        &mut self,
+        cx: &mut Context,
+        record: &ServiceRecord,
+    ) -> Result<(), Rejection> {
+        if record.frozen.is_none() {
+            return Err(record.wrong_state("it is not frozen"));
+        }
+        let name = record.spec.name.clone();
+        self.service_mut(cx, &name)?.frozen = None;
+        let text = format!("service {name} was unfrozen by {}", cx.by);
+        self.emit_service(cx, EventKind::ServiceUnfrozen, &name, None, text);
+        Ok(())
+    }
+
+    fn convalesce_service(
+        &mut self,
+        cx: &mut Context,
+        record: &ServiceRecord,
+    ) -> Result<(), Rejection> {
+        if !record.is_partial() {
+            return Err(record.wrong_state("it is not partial: no member of it stays down"));
+        }
+        must_be_idle(record)?;
+        let record = self.note_ask(cx, &record.spec.name, ServiceVerb::Convalesce)?;
+        for member in record.members.values_mut().filter(|it| it.mode == MemberMode::Off) {
+            // What is left of it is stopped first.
+            member.mode = MemberMode::Cycle;
+            member.restarts.clear();
+            member.failure = None;
+        }
+        Ok(())
+    }
+
+    /// Replaces what was asked before by what is asked now.
+    fn note_ask(
+        &mut self,
+        cx: &mut Context,
+        name: &ServiceName,
+        verb: ServiceVerb,
+    ) -> Result<&mut ServiceRecord, Rejection> {
+        let word = verb.as_str();
+        let why = format!("superseded by {word} from {}", cx.by);
+        self.end_service_operation(cx, name, OperationPhase::Failed(why))?;
+        let text = format!("{} asked to {word} service {name}", cx.by);
+        self.emit_service(cx, EventKind::OperationAsked, name, None, text);
+        let record = self.service_mut(cx, name)?;
+        record.operation = Some(ServiceOperation {
+            request: cx.request,
+            verb,
+            at: cx.at,
+            phase: OperationPhase::Pending,
+        });
+        Ok(record)
+    }
+
+    fn other_node(&self, record: &ServiceRecord, name: &NodeName) -> Result<NodeId, Rejection> {
+        let id = self.allowed_node(record, name)?;
+        if record.owner == Some(id) {
+            return Err(bad_node(record, name, "it runs there already"));
+        }
+        Ok(id)
+    }
+
+    fn allowed_node(&self, record: &ServiceRecord, name: &NodeName) -> Result<NodeId, Rejection> {
+        let node = self.node(name)?;
+        if node.state != NodeState::Online {
+            return Err(bad_node(record, name, &format!("the node is {}", node.state.as_str())));
+        }
+        let domain = record.spec.policy.failover_domain.as_ref();
+        if let Some(domain) = domain.and_then(|domain| self.failover_domains.get(domain))
+            && domain.rank(name).is_none()
+        {
+            let why =
+                format!("it is not in the service's restricted failover domain {}", domain.name);
+            return Err(bad_node(record, name, &why));
+        }
+        Ok(node.id)
+    }
+}
+
+fn must_be_idle(record: &ServiceRecord) -> Result<(), Rejection> {
+    match record.open_operation() {
+        None => Ok(()),
+        Some(operation) => {
+            let why = format!("a {} of it is under way; wait for it", operation.verb.as_str());
+            Err(record.wrong_state(&why))
+        }
+    }
+}
+
+fn bad_node(record: &ServiceRecord, node: &NodeName, why: &str) -> Rejection {
+    Rejection::BadTarget {
+        vm: format!("service:{}", record.spec.name),
+        node: node.to_string(),
+        why: why.to_owned(),
+    }
+}

@@ -1,0 +1,230 @@
+//! Putting services under management, changing and forgetting them. Starts and stops nothing.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+
+use crate::cluster::{ClusterState, Context};
+use crate::event::EventKind;
+use crate::id::{Generation, ServiceName, VmName};
+use crate::node::NodeState;
+use crate::rejection::Rejection;
+use crate::service::{
+    MAX_MEMBERS, MemberKind, MemberRecord, MemberSpec, ScriptState, ServiceRecord, ServiceSpec,
+    ServiceState,
+};
+use crate::vm::{Desired, MayRun, OperationPhase};
+
+impl ClusterState {
+    pub(in crate::apply) fn add_service(
+        &mut self,
+        cx: &mut Context,
+        spec: &ServiceSpec,
+    ) -> Result<(), Rejection> {
+        let name = spec.name.clone();
+        if self.services.contains_key(&name) {
+            return Err(bad(spec, "a service of that name is managed already; edit it"));
+        }
+        if self.service_by_id.contains_key(&spec.id) {
+            return Err(bad(spec, "its id belongs to another service"));
+        }
+        self.check_service(spec)?;
+        // Nobody knows yet where its scripts run: every node is asked, but for those proven dead.
+        let has_scripts = spec.scripts().next().is_some();
+        let may_run = self
+            .nodes
+            .values()
+            .filter(|node| has_scripts && !matches!(node.state, NodeState::Dead(_)))
+            .map(|node| (node.id, MayRun { since: cx.index }))
+            .collect();
+        let members = spec
+            .members
+            .iter()
+            .map(|member| (member.name.clone(), MemberRecord::default()))
+            .collect();
+        self.service_by_id.insert(spec.id, name.clone());
+        for vm in spec.vms() {
+            self.service_of.insert(vm.clone(), name.clone());
+        }
+        self.services.insert(
+            name.clone(),
+            Arc::new(ServiceRecord {
+                spec: spec.clone(),
+                spec_revision: cx.index,
+                desired: Desired::Disabled,
+                state: ServiceState::Disabled,
+                owner: None,
+                last_owner: None,
+                generation: Generation(cx.index),
+                may_run,
+                seen: BTreeMap::new(),
+                members,
+                order: None,
+                operation: None,
+                failure: None,
+                restarts: Vec::new(),
+                restart_count: 0,
+                frozen: None,
+                state_since: cx.at,
+                changed: cx.index,
+            }),
+        );
+        let text = format!("service {name} was added by {}", cx.by);
+        self.emit_service(cx, EventKind::ServiceAdded, &name, None, text);
+        Ok(())
+    }
+
+    pub(in crate::apply) fn edit_service(
+        &mut self,
+        cx: &mut Context,
+        asked: &ServiceSpec,
+    ) -> Result<(), Rejection> {
+        let name = asked.name.clone();
+        let record = self.service(&name)?;
+        let spec = ServiceSpec { id: record.spec.id, ..asked.clone() };
+        self.check_service(&spec)?;
+        let busy = record.operation.as_ref().is_some_and(|it| it.phase == OperationPhase::Halfway)
+            || matches!(
+                record.state,
+                ServiceState::Starting | ServiceState::Stopping | ServiceState::Migrating
+            );
+        if busy || record.order.is_some() {
+            return Err(record.wrong_state("wait until that is done, then edit it"));
+        }
+        // A script that may run is stopped with the parameters it was started with, and not left behind.
+        for (member, script) in record.spec.scripts() {
+            let down = record.members.get(member).is_none_or(|it| it.script == ScriptState::Down);
+            let same = matches!(
+                spec.member(member).map(|it| &it.kind),
+                Some(MemberKind::Script(new))
+                    if new.program == script.program && new.parameters == script.parameters
+            );
+            if !down && !same {
+                let why = format!(
+                    "member {member} is up: its program and parameters can be changed, and it can be taken out, when the service is down; `berthctl disable service:{name}` stops it"
+                );
+                return Err(record.wrong_state(&why));
+            }
+        }
+        for vm in record.spec.vms() {
+            self.service_of.remove(vm);
+        }
+        for vm in spec.vms() {
+            self.service_of.insert(vm.clone(), name.clone());
+        }
+        let everywhere: Vec<_> = self.nodes_alive().collect();
+        let record = self.service_mut(cx, &name)?;
+        // New scripts of a service that is down: nobody knows yet where they run.
+        let new_scripts = spec.scripts().any(|(member, script)| {
+            !matches!(
+                record.spec.member(member).map(|it| &it.kind),
+                Some(MemberKind::Script(old)) if old == script
+            )
+        });
+        if new_scripts && !record.governs() {
+            for node in everywhere {
+                record.may_run.insert(node, MayRun { since: cx.index });
+            }
+        }
+        if spec.scripts().next().is_none() {
+            record.may_run.clear();
+            record.seen.clear();
+        }
+        let mut members = std::mem::take(&mut record.members);
+        record.members = spec
+            .members
+            .iter()
+            .map(|member| (member.name.clone(), members.remove(&member.name).unwrap_or_default()))
+            .collect();
+        record.spec = spec;
+        record.spec_revision = cx.index;
+        let text = format!("service {name} was edited by {}", cx.by);
+        self.emit_service(cx, EventKind::ServiceEdited, &name, None, text);
+        Ok(())
+    }
+
+    pub(in crate::apply) fn forget_service(
+        &mut self,
+        cx: &mut Context,
+        name: &ServiceName,
+    ) -> Result<(), Rejection> {
+        let record = self.service(name)?;
+        if record.order.is_some() {
+            return Err(record.wrong_state("a member of it is starting or stopping; wait for it"));
+        }
+        self.services.remove(name);
+        self.service_by_id.remove(&record.spec.id);
+        for vm in record.spec.vms() {
+            self.service_of.remove(vm);
+        }
+        let up = record.members.values().filter(|it| it.script != ScriptState::Down).count();
+        let rest = match (up, record.owner) {
+            (0, _) | (_, None) => String::new(),
+            (count, Some(owner)) => {
+                format!("; {count} scripts of it run on at {}", self.node_name(owner))
+            }
+        };
+        let text = format!("service {name} was forgotten by {}{rest}", cx.by);
+        self.emit_service(cx, EventKind::ServiceForgotten, name, None, text);
+        Ok(())
+    }
+
+    /// What holds for a new and for an edited service alike.
+    fn check_service(&self, spec: &ServiceSpec) -> Result<(), Rejection> {
+        if !(1..=MAX_MEMBERS).contains(&spec.members.len()) {
+            let why =
+                format!("a service has 1 to {MAX_MEMBERS} members, not {}", spec.members.len());
+            return Err(bad(spec, &why));
+        }
+        if let Some(domain) = &spec.policy.failover_domain
+            && !self.failover_domains.contains_key(domain)
+        {
+            return Err(Rejection::UnknownFailoverDomain { domain: domain.to_string() });
+        }
+        let mut names = BTreeSet::new();
+        let mut vms = BTreeSet::new();
+        for member in &spec.members {
+            if let Some(parent) = &member.under
+                && !names.contains(parent)
+            {
+                let why = format!(
+                    "member {} hangs below {parent}, which is not among the members before it",
+                    member.name
+                );
+                return Err(bad(spec, &why));
+            }
+            if !names.insert(member.name.clone()) {
+                return Err(bad(spec, &format!("two members are named {}", member.name)));
+            }
+            if let Some(vm) = member.vm() {
+                self.check_vm_member(spec, member, vm)?;
+                if !vms.insert(vm.clone()) {
+                    return Err(bad(spec, &format!("VM {vm} is a member twice")));
+                }
+            }
+        }
+        Ok(())
+    }
+
+    fn check_vm_member(
+        &self,
+        spec: &ServiceSpec,
+        member: &MemberSpec,
+        vm: &VmName,
+    ) -> Result<(), Rejection> {
+        self.vm(vm)?;
+        match self.service_of.get(vm) {
+            Some(other) if *other != spec.name => {
+                let why = format!(
+                    "member {}: VM {vm} is a member of service {other} already",
+                    member.name
+                );
+                Err(bad(spec, &why))
+            }
+            _ => Ok(()),
+        }
+    }
+}
+
+fn bad(spec: &ServiceSpec, why: &str) -> Rejection {
+    Rejection::BadService { service: spec.name.to_string(), why: why.to_owned() }
+}

@@ -1,0 +1,64 @@
+//! All members stop, in reverse order.
+
+use super::Planner;
+use crate::command::ServiceDecision;
+use crate::plan::Reason;
+use crate::service::{MemberMode, VmStanding};
+
+impl Planner<'_> {
+    pub(super) fn stop_all(&mut self) -> Reason {
+        if let Some(reason) = self.order_out() {
+            return reason;
+        }
+        let record = self.record;
+        if let Some(owner) = record.owner.filter(|owner| !self.has_session(*owner)) {
+            return self.owner_silent(owner);
+        }
+        match self.stop_next(|_| true) {
+            Some(reason) => reason,
+            None => self.decide(ServiceDecision::Down, "all of it is down"),
+        }
+    }
+
+    /// Stops the last of these members that is not down; `None` when all of them are.
+    pub(super) fn stop_next(
+        &mut self,
+        which: impl Fn(&crate::service::MemberSpec) -> bool,
+    ) -> Option<Reason> {
+        let record = self.record;
+        let standings = record.standings(self.state);
+        let last =
+            standings.iter().rev().find(|it| which(it.spec) && it.standing != VmStanding::Down)?;
+        let name = last.name().clone();
+        Some(match last.standing {
+            VmStanding::Up(_) | VmStanding::Failing => {
+                let what = format!("{name} stops");
+                self.decide(ServiceDecision::StopMember { member: name }, what)
+            }
+            VmStanding::Stuck => {
+                let why = self.stuck_text(last.spec);
+                self.decide(ServiceDecision::Stuck { why: why.clone() }, why)
+            }
+            VmStanding::Busy | VmStanding::Down => {
+                let what = record.member_word(self.state, last.spec);
+                Reason::MemberWaits { member: name.to_string(), what: what.into() }
+            }
+        })
+    }
+
+    pub(super) fn stuck_text(&self, spec: &crate::service::MemberSpec) -> String {
+        let word = self.record.member_word(self.state, spec);
+        let of_vm = spec.vm().and_then(|vm| self.state.vms.get(vm));
+        let of_vm = of_vm.and_then(|vm| vm.failure.as_ref()).map(|failure| failure.why.clone());
+        let it = self.record.members.get(&spec.name);
+        match of_vm.or_else(|| it.and_then(|it| it.failure.clone())) {
+            Some(why) => format!("member {} is {word}: {why}", spec.name),
+            None => format!("member {} is {word}", spec.name),
+        }
+    }
+
+    /// Whether a member is to be down while its service is up.
+    pub(super) fn is_out(&self, spec: &crate::service::MemberSpec) -> bool {
+        self.record.members.get(&spec.name).is_some_and(|it| it.mode != MemberMode::Keep)
+    }
+}
