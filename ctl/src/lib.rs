@@ -5,6 +5,5 @@ pub mod client;
 pub mod cmd;
 pub mod domain_file;
 pub mod exit;
-pub mod fleet;
 pub mod render;
 pub mod wait;

@@ -6,7 +6,9 @@ use std::collections::BTreeSet;
 
 use serde::{Deserialize, Serialize};
 
+use crate::cluster::ClusterState;
 use crate::id::VmName;
+use crate::vm::{VmPolicy, VmState};
 
 /// Something that has to be started, wherever it runs, before what depends on it is.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
@@ -54,6 +56,38 @@ impl std::fmt::Display for Dependee {
         match self {
             Self::Vm(name) => write!(formatter, "vm:{name}"),
         }
+    }
+}
+
+/// What keeps a dependency from being met.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Unmet {
+    /// Nothing of that name is managed.
+    Unknown,
+    /// It is in this state.
+    NotStarted(VmState),
+}
+
+impl std::fmt::Display for Unmet {
+    fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::Unknown => write!(formatter, "unknown"),
+            Self::NotStarted(state) => write!(formatter, "{}", state.as_str()),
+        }
+    }
+}
+
+impl ClusterState {
+    /// What of a VM's dependencies is not started now, wherever it would be. While it migrates it runs.
+    pub fn unmet<'p>(&self, policy: &'p VmPolicy) -> impl Iterator<Item = (&'p Dependency, Unmet)> {
+        policy.depend.iter().filter_map(|dependency| {
+            let Dependee::Vm(name) = &dependency.on;
+            match self.vms.get(name).map(|record| record.state) {
+                None => Some((dependency, Unmet::Unknown)),
+                Some(VmState::Started | VmState::Migrating) => None,
+                Some(state) => Some((dependency, Unmet::NotStarted(state))),
+            }
+        })
     }
 }
 

@@ -14,4 +14,3 @@ pub mod v1 {
 
 pub mod channel;
 pub mod convert;
-pub mod file;

@@ -66,7 +66,6 @@ pub(super) async fn run(cx: &Context, command: Command) -> Result<(), Failure> {
                     options: options.into_iter().collect(),
                     timeout_ms: call_timeout.as_millis() as u64,
                     level: u32::from(level),
-                    kept: Vec::new(),
                 }],
                 None => Vec::new(),
             };

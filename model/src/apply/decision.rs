@@ -123,7 +123,16 @@ impl ClusterState {
             return Err(record.wrong_state("nothing may be started now"));
         }
         let recovering = record.state == VmState::Recovering;
+        let depends_met = self.unmet(&record.spec.policy).next().is_none();
+        let by_hand = record.open_operation().is_some_and(|operation| {
+            matches!(operation.verb, Verb::Enable { on: Some(to) } | Verb::Relocate { to: Some(to) }
+                if to == node)
+        });
         let record = self.vm_mut(cx, vm)?;
+        record.placed_at = by_hand.then_some(cx.at);
+        record.depends_met = depends_met;
+        record.cold = false;
+        record.status_failures.clear();
         if restart {
             record.restarts.push(cx.at);
             let expire = record.spec.policy.restart_limit.expire_ms;
@@ -240,7 +249,24 @@ impl ClusterState {
             .filter(|(domain, node)| domain.rank(&node.name).is_none());
         let breach = outside
             .map(|(domain, _)| format!(", outside its restricted failover domain {}", domain.name));
+        let depends_met = self.unmet(&record.spec.policy).next().is_none();
+        let asked = record.open_operation().map(|operation| operation.verb.clone());
         let record = self.vm_mut(cx, vm)?;
+        // Brought there by an operator, or by somebody behind the cluster's back: it stays until a better node returns.
+        match migrated {
+            true if matches!(asked, Some(Verb::Migrate { to, .. }) if to == node) => {
+                record.placed_at = Some(cx.at);
+            }
+            true if record.owner.or(record.last_owner) != Some(node) => record.placed_at = None,
+            false if record.owner.or(record.last_owner) != Some(node) => {
+                record.placed_at = Some(cx.at);
+            }
+            _ => {}
+        }
+        if record.state != VmState::Migrating {
+            record.depends_met = depends_met;
+        }
+        record.unhealthy = None;
         let before = record.owner.replace(node);
         if before != Some(node) {
             record.last_owner = before.or(record.last_owner);
@@ -262,6 +288,8 @@ impl ClusterState {
         };
         self.emit(cx, kind, Some(vm), Some(node), text);
         match verb {
+            // Asked while it was on its way: that is still to be done.
+            Some(Verb::Restart | Verb::Relocate { .. }) if migrated => Ok(()),
             Some(Verb::Enable { .. } | Verb::Restart) => {
                 self.end_operation(cx, vm, OperationPhase::Done)
             }

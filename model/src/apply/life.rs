@@ -242,6 +242,7 @@ impl ClusterState {
             self.emit(cx, EventKind::VmSuspended, Some(&name), Some(node), text);
             return self.enter_set(cx, &name, node);
         }
+        record.cold &= !presence.holds_guest();
         // What is seen there may run there, whoever started it.
         // An entry that is there keeps its index: the agent's word is already measured against it.
         let unexpected = !record.may_run.contains_key(&node);

@@ -64,6 +64,11 @@ impl ClusterState {
                 node.id
             }
         };
+        // An agent that comes back to a node that was never lost is no return of that node.
+        let state_since = known
+            .as_ref()
+            .filter(|node| node.state == NodeState::Online && node.boot_id == registration.boot_id)
+            .map_or(cx.at, |node| node.state_since);
         let record = NodeRecord {
             id,
             name: registration.name.clone(),
@@ -71,7 +76,7 @@ impl ClusterState {
             boot_id: registration.boot_id.clone(),
             last_session: SessionId(cx.index),
             state: NodeState::Online,
-            state_since: cx.at,
+            state_since,
             capacity: registration.capacity,
             migration_uri: registration.migration_uri.clone(),
             watchdog_timeout_ms: registration.watchdog_timeout_ms,
@@ -198,7 +203,7 @@ impl ClusterState {
         record.fence_attempts = None;
         let text = format!("{} was not heard for {silent_ms} ms: lost", record.name);
         self.emit(cx, EventKind::NodeLost, None, Some(node), text);
-        Ok(())
+        self.note_all_down(cx, &[])
     }
 
     pub(super) fn fence_asked(
@@ -420,7 +425,7 @@ impl ClusterState {
             // It goes on with others: the calm before its end is counted anew.
             loss.nodes = nodes.to_vec();
             loss.since = cx.at;
-            return Ok(());
+            return self.note_all_down(cx, nodes);
         }
         let names: Vec<_> = nodes.iter().map(|node| self.node_name(*node)).collect();
         self.mass_loss = Some(MassLoss { since: cx.at, nodes: nodes.to_vec(), released_by: None });
@@ -429,7 +434,7 @@ impl ClusterState {
             names.join(", ")
         );
         self.emit(cx, EventKind::MassLoss, None, None, text);
-        Ok(())
+        self.note_all_down(cx, nodes)
     }
 
     pub(super) fn mass_loss_over(&mut self, cx: &mut Context) -> Result<(), Rejection> {
@@ -438,7 +443,7 @@ impl ClusterState {
         }
         let text = "no longer are so many nodes lost at once".to_owned();
         self.emit(cx, EventKind::MassLossEnded, None, None, text);
-        Ok(())
+        self.note_still_there(cx)
     }
 
     pub(super) fn release_mass_loss(&mut self, cx: &mut Context) -> Result<(), Rejection> {

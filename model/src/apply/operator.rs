@@ -19,7 +19,12 @@ impl ClusterState {
     ) -> Result<(), Rejection> {
         self.must_not_be_frozen(cx, vm)?;
         let record = self.vm(vm)?;
-        if record.state == VmState::Failed {
+        let places = record.seen_with_guest().count();
+        if places == 0 {
+            // What runs is only tracked.
+            self.must_not_be_locked()?;
+        }
+        if record.state == VmState::Failed && places != 1 {
             return Err(record.wrong_state(
                 "a stop of it failed, so it may still run; make sure that it is down and `disable` it first",
             ));
@@ -98,8 +103,8 @@ impl ClusterState {
 
     pub(super) fn restart(&mut self, cx: &mut Context, vm: &VmName) -> Result<(), Rejection> {
         self.must_not_be_frozen(cx, vm)?;
-        self.must_run(vm, "only a started VM can be restarted; `enable` starts it")?;
-        self.ask(cx, vm, Verb::Restart)?;
+        self.must_be_startable(vm, "`enable` starts it")?;
+        self.ask(cx, vm, Verb::Restart)?.starts_anew(cx);
         Ok(())
     }
 
@@ -110,13 +115,12 @@ impl ClusterState {
         to: Option<&NodeName>,
     ) -> Result<(), Rejection> {
         self.must_not_be_frozen(cx, vm)?;
-        let record =
-            self.must_run(vm, "only a started VM can be relocated; `enable --on NODE` starts it")?;
+        let record = self.must_be_startable(vm, "`enable --on NODE` starts it")?;
         let to = match to {
             Some(name) => Some(self.other_target(&record, name)?),
             None => None,
         };
-        self.ask(cx, vm, Verb::Relocate { to })?;
+        self.ask(cx, vm, Verb::Relocate { to })?.starts_anew(cx);
         Ok(())
     }
 
@@ -204,6 +208,41 @@ impl ClusterState {
         Ok(())
     }
 
+    /// Restart and relocate end with a start. One that is under way is waited for: RGManager queued them too.
+    fn must_be_startable(
+        &self,
+        vm: &VmName,
+        way_out: &str,
+    ) -> Result<std::sync::Arc<VmRecord>, Rejection> {
+        let record = self.vm(vm)?;
+        self.must_not_be_locked()?;
+        let wanted = record.desired == Desired::Enabled;
+        let why = match record.state {
+            VmState::Started if wanted => {
+                let operation = record.open_operation();
+                return operation.map_or(Ok(record.clone()), |operation| {
+                    Err(busy(&record, &format!("a {}", operation.verb.as_str())))
+                });
+            }
+            VmState::Stopped => return Ok(record),
+            VmState::Starting | VmState::Stopping | VmState::Migrating | VmState::Recovering
+                if wanted =>
+            {
+                return Ok(record);
+            }
+            VmState::Starting
+            | VmState::Started
+            | VmState::Stopping
+            | VmState::Migrating
+            | VmState::Recovering => "it is to be down",
+            VmState::Failed => "a stop of it failed, so it may still run; `disable` it first",
+            VmState::Disabled => "it stays down",
+            VmState::Conflict => "it runs twice; `resolve` says which copy is kept",
+            VmState::Lost => "it left by a migration, and is started only if it is surely down",
+        };
+        Err(record.wrong_state(&format!("{why}; {way_out}")))
+    }
+
     fn must_run(&self, vm: &VmName, why: &str) -> Result<std::sync::Arc<VmRecord>, Rejection> {
         let record = self.vm(vm)?;
         if record.state != VmState::Started || record.desired != Desired::Enabled {
@@ -270,6 +309,24 @@ impl ClusterState {
             return Err(bad_target(record, name, &why));
         }
         Ok(node.id)
+    }
+}
+
+impl VmRecord {
+    /// What is down already is not stopped first: only the start is left of a restart or a relocation.
+    fn starts_anew(&mut self, cx: &Context) {
+        if !matches!(self.state, VmState::Stopped | VmState::Recovering) {
+            return;
+        }
+        self.desired = Desired::Enabled;
+        if let Some(operation) = &mut self.operation {
+            operation.phase = OperationPhase::Halfway;
+        }
+        if let Some(failure) = &mut self.failure {
+            // The operator asks now: no waiting out a backoff.
+            failure.not_before = cx.at;
+            failure.tried.clear();
+        }
     }
 }
 

@@ -12,6 +12,10 @@ use crate::rejection::Rejection;
 use crate::sabotage::{Rule, off};
 use crate::vm::{OperationPhase, OrderIntent, OrderRecord, StopCause, Verb, VmState};
 
+/// Wait before a VM that could not be started or migrated somewhere is moved by the cluster's own will again: what fails
+/// once would otherwise fail, or cost a stop, without end.
+const FAILBACK_AGAIN_MS: u64 = 600_000;
+
 impl ClusterState {
     pub(super) fn report(
         &mut self,
@@ -172,10 +176,13 @@ impl ClusterState {
                 format!("{vm} is started on {place}"),
             );
             let fulfilled = self.vm(vm)?.open_operation().is_some_and(|operation| {
-                matches!(
-                    operation.verb,
-                    Verb::Enable { .. } | Verb::Restart | Verb::Relocate { .. }
-                )
+                match operation.verb {
+                    Verb::Enable { .. } | Verb::Restart => true,
+                    Verb::Relocate { to: Some(to) } => to == order.node,
+                    // Asked while this start was under way, it is still to be carried out.
+                    Verb::Relocate { to: None } => operation.phase == OperationPhase::Halfway,
+                    Verb::Disable | Verb::Stop { .. } | Verb::Migrate { .. } => false,
+                }
             });
             return if fulfilled {
                 self.end_operation(cx, vm, OperationPhase::Done)
@@ -187,6 +194,7 @@ impl ClusterState {
         if let Some(failure) = &mut record.failure {
             failure.tried.insert(order.node);
         }
+        record.failback_not_before = cx.at.plus(FAILBACK_AGAIN_MS);
         record.last_owner = Some(order.node);
         record.owner = None;
         if off(Rule::FailedStartStaysInSet) {
@@ -288,6 +296,7 @@ impl ClusterState {
             let dead =
                 self.nodes.get(&to).is_some_and(|node| matches!(node.state, NodeState::Dead(_)));
             let record = self.vm_mut(cx, vm)?;
+            record.failback_not_before = cx.at.plus(FAILBACK_AGAIN_MS);
             if dead {
                 record.may_run.remove(&to);
             }

@@ -72,6 +72,8 @@ impl ClusterState {
         record.operation = None;
         record.failure = None;
         record.keep = None;
+        record.unhealthy = None;
+        record.cold = !record.spec.policy.autostart && record.desired == Desired::Enabled;
         record.state = match record.desired {
             Desired::Enabled | Desired::Stopped => VmState::Stopped,
             Desired::Disabled => VmState::Disabled,

@@ -105,7 +105,10 @@ impl ClusterState {
             });
         }
         self.check_spec(spec)?;
+        // Editing stops nothing: what it newly depends on binds it from when that is started.
+        let depends_met = self.unmet(&spec.policy).next().is_none();
         let record = self.vm_mut(cx, &spec.name)?;
+        record.depends_met &= depends_met;
         record.spec = spec.clone();
         record.spec_revision = cx.index;
         // Its node has to know what it does with it when it is cut off.

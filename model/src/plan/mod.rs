@@ -7,7 +7,10 @@
 //! Planning twice is harmless: every decision names the revision of the record it was made on, and `apply` refuses it
 //! on another. It takes no hint of what changed.
 
+mod exclusive;
+mod failback;
 pub mod failover;
+mod flow;
 pub mod placement;
 pub mod reason;
 mod recovery;
@@ -20,6 +23,7 @@ use crate::cluster::ClusterState;
 use crate::command::Operation;
 use crate::id::{NodeId, ServiceName, VmName};
 use crate::liveness::Liveness;
+use crate::plan::flow::Flow;
 use crate::time::Timestamp;
 
 pub use placement::{Candidate, Load, NoPlace, Placement};
@@ -54,8 +58,9 @@ pub fn plan(state: &ClusterState, liveness: &Liveness, now: Timestamp) -> Plan {
     }
     failover::plan_nodes(state, liveness, now, &mut plan);
     let mut load = Load::of(state);
-    for record in state.vms.values() {
-        vm::plan_vm(state, liveness, now, &mut load, record, &mut plan);
+    let mut flow = Flow::of(state);
+    for record in flow::in_order(state) {
+        vm::plan_vm(state, liveness, now, &mut load, &mut flow, record, &mut plan);
     }
     for record in state.services.values() {
         service::plan_service(state, liveness, now, &mut load, record, &mut plan);

@@ -8,6 +8,7 @@ use crate::failover_domain::Rank;
 use crate::id::NodeId;
 use crate::liveness::Liveness;
 use crate::node::{NodeRecord, NodeState};
+use crate::plan::exclusive::Tenants;
 use crate::vm::{OnIsolation, VmRecord};
 
 /// What is taken of each node, by VMs that may run there and by other domains.
@@ -15,6 +16,7 @@ use crate::vm::{OnIsolation, VmRecord};
 pub struct Load {
     memory_mib: BTreeMap<NodeId, u64>,
     vcpus: BTreeMap<NodeId, u64>,
+    pub(super) tenants: Tenants,
 }
 
 impl Load {
@@ -52,6 +54,18 @@ impl Load {
     pub fn add(&mut self, node: NodeId, record: &VmRecord) {
         *self.memory_mib.entry(node).or_default() += record.spec.memory_mib;
         *self.vcpus.entry(node).or_default() += u64::from(record.spec.vcpus);
+        self.tenants.add(node, record);
+    }
+
+    /// Counts one VM less on a node: what would be if it went.
+    pub(super) fn remove(&mut self, node: NodeId, record: &VmRecord) {
+        if let Some(memory) = self.memory_mib.get_mut(&node) {
+            *memory = memory.saturating_sub(record.spec.memory_mib);
+        }
+        if let Some(vcpus) = self.vcpus.get_mut(&node) {
+            *vcpus = vcpus.saturating_sub(u64::from(record.spec.vcpus));
+        }
+        self.tenants.remove(node, record);
     }
 
     /// Memory taken of a node, in MiB.
@@ -144,7 +158,8 @@ pub fn candidates(
                 rank,
                 free_memory_mib,
                 free_vcpus: load.free_vcpus(node),
-                refused: refusal(state, liveness, node, record, rank, free_memory_mib, avoid),
+                refused: refusal(state, liveness, node, record, rank, free_memory_mib, avoid)
+                    .or_else(|| load.tenants.refusal(node.id, record)),
             }
         })
         .collect();

@@ -5,8 +5,9 @@ use std::collections::BTreeSet;
 use crate::cluster::ClusterState;
 use crate::command::Decision;
 use crate::liveness::Liveness;
+use crate::node::NodeState;
 use crate::plan::placement::{self, Load, NoPlace};
-use crate::recovery::{Remedy, remedy, start_retry_ms};
+use crate::recovery::{RecoveryPolicy, Remedy, remedy, start_retry_ms};
 use crate::time::Timestamp;
 use crate::vm::{Failure, VmRecord};
 
@@ -31,30 +32,35 @@ pub(super) fn step(
     if failure.not_before > now {
         return Step::Wait(failure.not_before);
     }
+    let policy = record.spec.policy.recovery;
+    // With this policy it is never moved because a restart in place failed or cannot be made. RGManager moved it all the
+    // same, contrary to its documentation. The death of its node is no failure of its own.
+    let dead = |id| state.nodes.get(id).is_none_or(|node| matches!(node.state, NodeState::Dead(_)));
+    let stays =
+        policy == RecoveryPolicy::RestartDisable && !failure.node_died && !dead(&failure.node);
+    if stays && !record.restarts.is_empty() && !failure.tried.is_empty() {
+        return disable(failure, policy);
+    }
     if failure.node_died || !failure.tried.is_empty() || failure.rounds > 0 {
         return elsewhere(state, liveness, load, record, failure, now);
     }
-    match remedy(
-        record.spec.policy.recovery,
-        record.spec.policy.restart_limit,
-        &record.restarts,
-        failure.at,
-    ) {
-        Remedy::Disable => Step::Decide(Decision::Disable {
-            why: format!(
-                "{}, and its recovery policy is {}",
-                failure.why,
-                record.spec.policy.recovery.as_str()
-            ),
-        }),
+    match remedy(policy, record.spec.policy.restart_limit, &record.restarts, failure.at) {
+        Remedy::Disable => disable(failure, policy),
         Remedy::RestartInPlace { wait_ms, .. } if failure.at.plus(wait_ms) > now => {
             Step::Wait(failure.at.plus(wait_ms))
         }
         Remedy::RestartInPlace { number, .. } => {
             let here = placement::candidates(state, liveness, load, record, &BTreeSet::new())
                 .into_iter()
-                .any(|candidate| candidate.node == failure.node && candidate.refused.is_none());
-            if !here {
+                .find(|candidate| candidate.node == failure.node);
+            let refused = match here {
+                Some(here) => here.refused.map(|why| (here.name, why)),
+                None => Some((state.node_name(failure.node), "it left the cluster".to_owned())),
+            };
+            if let Some(refused) = refused {
+                if stays {
+                    return Step::NoPlace(NoPlace { refused: vec![refused] });
+                }
                 return elsewhere(state, liveness, load, record, failure, now);
             }
             let limit = record.spec.policy.restart_limit.max_restarts;
@@ -89,6 +95,11 @@ fn elsewhere(
             why: format!("{}, and no other node can take it", failure.why),
         }),
     }
+}
+
+fn disable(failure: &Failure, policy: RecoveryPolicy) -> Step {
+    let why = format!("{}, and its recovery policy is {}", failure.why, policy.as_str());
+    Step::Decide(Decision::Disable { why })
 }
 
 fn start(place: placement::Placement, why: &str) -> Step {

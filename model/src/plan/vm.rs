@@ -1,6 +1,9 @@
 //! What one VM needs now.
 
+mod depend;
 mod hold;
+mod moves;
+mod start;
 
 use std::collections::BTreeSet;
 
@@ -9,20 +12,19 @@ use crate::command::{Decision, Operation};
 use crate::id::NodeId;
 use crate::liveness::Liveness;
 use crate::node::NodeState;
+use crate::plan::flow::Flow;
 use crate::plan::placement::{self, Load};
-use crate::plan::recovery::{self, Step};
 use crate::plan::{Plan, Reason};
 use crate::sabotage::{Rule, off};
 use crate::time::Timestamp;
-use crate::vm::{
-    Desired, OperationPhase, OrderIntent, OrderRecord, Presence, Sighting, Verb, VmRecord, VmState,
-};
+use crate::vm::{Desired, OrderIntent, OrderRecord, Presence, Sighting, Verb, VmRecord, VmState};
 
 struct Planner<'p> {
     state: &'p ClusterState,
     liveness: &'p Liveness,
     now: Timestamp,
     load: &'p mut Load,
+    flow: &'p mut Flow,
     record: &'p VmRecord,
     plan: &'p mut Plan,
 }
@@ -32,10 +34,11 @@ pub(super) fn plan_vm(
     liveness: &Liveness,
     now: Timestamp,
     load: &mut Load,
+    flow: &mut Flow,
     record: &VmRecord,
     plan: &mut Plan,
 ) {
-    let mut planner = Planner { state, liveness, now, load, record, plan };
+    let mut planner = Planner { state, liveness, now, load, flow, record, plan };
     let reason = planner.reason();
     planner.plan.vms.insert(record.spec.name.clone(), reason);
 }
@@ -43,7 +46,11 @@ pub(super) fn plan_vm(
 impl Planner<'_> {
     fn decide(&mut self, decision: Decision, what: impl Into<String>) -> Reason {
         if let Decision::Start { node, .. } = &decision {
+            if let Some(reason) = self.held_up() {
+                return reason;
+            }
             self.load.add(*node, self.record);
+            self.flow.starts(self.record);
         }
         self.plan.operations.push(Operation::Decide {
             vm: self.record.spec.name.clone(),
@@ -75,6 +82,14 @@ impl Planner<'_> {
         }
         match (record.state, guests.as_slice()) {
             (VmState::Conflict, []) => self.decide(Decision::Settle, "it runs nowhere any more"),
+            // The operator wants it as it is: the stop that failed is called off.
+            (VmState::Failed, [node])
+                if self.asked(|verb| matches!(verb, Verb::Enable { .. }))
+                    && self.has_session(*node) =>
+            {
+                let place = self.state.node_name(*node);
+                self.decide(Decision::Adopt { node: *node }, format!("tracked on {place} again"))
+            }
             (VmState::Failed, _) if !self.asked(|verb| matches!(verb, Verb::Disable)) => {
                 Reason::StopFailed {
                     why: record
@@ -321,7 +336,10 @@ impl Planner<'_> {
         if record.unhealthy.is_some() {
             return self.decide(self.stop_decision(owner), "it does not work, and is recovered");
         }
-        let Some(operation) = record.open_operation() else { return Reason::AsWanted };
+        if let Some(reason) = self.dependency_lost(owner) {
+            return reason;
+        }
+        let Some(operation) = record.open_operation() else { return self.at_rest(owner) };
         match &operation.verb {
             Verb::Migrate { to, mode } => {
                 let decision = Decision::Migrate { from: owner, to: *to, mode: *mode };
@@ -343,6 +361,14 @@ impl Planner<'_> {
             Verb::Restart => self.decide(self.stop_decision(owner), "it stops, to start again"),
             Verb::Enable { .. } | Verb::Disable | Verb::Stop { .. } => Reason::AsWanted,
         }
+    }
+
+    /// It runs as it is wanted: the cluster may move it by its own will.
+    fn at_rest(&mut self, owner: NodeId) -> Reason {
+        self.dependencies_met()
+            .or_else(|| self.leave_to_be_alone(owner))
+            .or_else(|| self.failback(owner))
+            .unwrap_or(Reason::AsWanted)
     }
 
     /// Only when the target can take it; else the operation ends and nothing is touched.
@@ -402,132 +428,9 @@ impl Planner<'_> {
         }
     }
 
-    /// It is to run and is seen nowhere.
-    fn start(&mut self) -> Reason {
-        let record = self.record;
-        if let Some(reason) = self.places_but_own() {
-            return reason;
-        }
-        if let Some(lock) = &self.state.lock {
-            return Reason::Locked { by: lock.by.clone(), why: lock.why.clone() };
-        }
-        let quiet_until = self.state.quiet_until;
-        if quiet_until > self.now && !off(Rule::RestoredIsUnknown) {
-            self.plan.wake(quiet_until);
-            return Reason::WaitingUntil {
-                wait_ms: quiet_until.since(self.now),
-                why: "the control plane was restored, and nodes that the backup does not know may still run it".into(),
-            };
-        }
-        if let Some(service) = self.state.governing(&record.spec.name) {
-            return Reason::Member { service: service.spec.name.to_string() };
-        }
-        if let (VmState::Recovering, Some(failure)) = (record.state, &record.failure) {
-            return match recovery::step(
-                self.state,
-                self.liveness,
-                self.load,
-                record,
-                failure,
-                self.now,
-            ) {
-                Step::Decide(decision) => {
-                    let what = decision_text(&decision);
-                    self.decide(decision, what)
-                }
-                Step::Wait(until) => {
-                    self.plan.wake(until);
-                    Reason::WaitingUntil {
-                        wait_ms: until.since(self.now),
-                        why: failure.why.clone(),
-                    }
-                }
-                Step::NoPlace(no_place) => Reason::NoPlace(no_place),
-            };
-        }
-        let (preferred, avoid) = self.wish();
-        if let Some(node) = preferred
-            && self.can_take(node)
-        {
-            let why = "asked for by the operator".to_owned();
-            return self.decide(Decision::Start { node, why, restart: false }, "it starts");
-        }
-        // Where it was before, among equals: what it needs may still be at hand there. A node that has just registered is
-        // heard in a moment.
-        if let Some(last) = record.last_owner.filter(|last| !avoid.contains(last))
-            && self.is_about_to_be_heard(last)
-        {
-            return Reason::Deciding("the node where it ran before is about to be heard".into());
-        }
-        if let Some(last) = record.last_owner.filter(|last| !avoid.contains(last))
-            && self.is_among_the_best(last)
-        {
-            let why = "it ran there before".to_owned();
-            return self.decide(Decision::Start { node: last, why, restart: false }, "it starts");
-        }
-        match placement::place(self.state, self.liveness, self.load, record, &avoid).or_else(|_| {
-            placement::place(self.state, self.liveness, self.load, record, &BTreeSet::new())
-        }) {
-            Ok(place) => {
-                let decision = Decision::Start { node: place.node, why: place.why, restart: false };
-                self.decide(decision, "it starts")
-            }
-            Err(no_place) => Reason::NoPlace(no_place),
-        }
-    }
-
-    /// Where the operator wants it, and where not.
-    fn wish(&self) -> (Option<NodeId>, BTreeSet<NodeId>) {
-        let last = self.record.last_owner;
-        match self.record.open_operation().map(|operation| (&operation.verb, &operation.phase)) {
-            Some((Verb::Enable { on }, _)) => (*on, BTreeSet::new()),
-            Some((Verb::Restart, OperationPhase::Halfway)) => (last, BTreeSet::new()),
-            Some((Verb::Relocate { to: Some(to) }, _)) => (Some(*to), BTreeSet::new()),
-            Some((Verb::Relocate { to: None }, _)) => (None, last.into_iter().collect()),
-            _ => (None, BTreeSet::new()),
-        }
-    }
-
-    fn can_take(&self, node: NodeId) -> bool {
-        placement::candidates(self.state, self.liveness, self.load, self.record, &BTreeSet::new())
-            .iter()
-            .any(|candidate| candidate.node == node && candidate.refused.is_none())
-    }
-
-    fn is_about_to_be_heard(&self, node: NodeId) -> bool {
-        let session = self.state.nodes.get(&node).and_then(|node| node.session());
-        let heard = self.liveness.heard.get(&node);
-        session.is_some() && heard.is_some_and(|it| Some(it.session) == session && !it.met)
-    }
-
-    fn is_among_the_best(&self, node: NodeId) -> bool {
-        let none = BTreeSet::new();
-        let all = placement::candidates(self.state, self.liveness, self.load, self.record, &none);
-        let best = all.first().map(|best| best.rank);
-        all.iter().any(|it| it.node == node && it.refused.is_none() && Some(it.rank) == best)
-    }
-
     /// Nodes that must speak before a start anywhere can be lawful.
     fn places_but_own(&self) -> Option<Reason> {
         let silent = self.record.may_run.is_empty() || off(Rule::MayRunRefusal);
         if silent { None } else { self.unknown_places() }
-    }
-}
-
-fn decision_text(decision: &Decision) -> String {
-    match decision {
-        Decision::Start { why, .. } => format!("it starts: {why}"),
-        Decision::Disable { why } | Decision::Delay { why, .. } => why.clone(),
-        Decision::Stop { .. }
-        | Decision::Migrate { .. }
-        | Decision::Adopt { .. }
-        | Decision::Settle
-        | Decision::Conflict
-        | Decision::Resume { .. }
-        | Decision::Evict { .. }
-        | Decision::FailOperation { .. }
-        | Decision::Unfreeze
-        | Decision::DependsMet
-        | Decision::Move { .. } => String::new(),
     }
 }

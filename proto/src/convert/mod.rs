@@ -2,7 +2,6 @@
 
 pub mod agent;
 pub mod control;
-pub mod fleet;
 pub mod handling;
 pub mod rejection;
 pub mod service;
