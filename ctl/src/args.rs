@@ -185,6 +185,34 @@ pub enum Command {
     /// Times and limits of the whole cluster.
     #[command(subcommand)]
     Settings(Settings),
+    /// Make the cluster's definitions those of a file, all of it or nothing. Starts and stops nothing: what the file no
+    /// longer names is forgotten and runs on. Sections that the file does not have are left alone.
+    Apply {
+        /// The file, as `export` writes it; - for standard input.
+        #[arg(short, long)]
+        file: PathBuf,
+        /// Show what would change, and change nothing.
+        #[arg(long)]
+        dry_run: bool,
+        /// Do not ask.
+        #[arg(long)]
+        yes: bool,
+    },
+    /// Show what `apply` would change.
+    Diff {
+        /// The file; - for standard input.
+        #[arg(short, long)]
+        file: PathBuf,
+        /// End with exit code 1 where something would change.
+        #[arg(long)]
+        exit_code: bool,
+    },
+    /// Print the cluster's definitions as a file for `apply`. Secrets of fence devices are left out and stay as they are.
+    Export {
+        /// Write each VM's domain XML to a file of this directory, and not into the file itself.
+        #[arg(long)]
+        xml_dir: Option<PathBuf>,
+    },
     /// Write the control plane's state to a file.
     Backup {
         /// The file.

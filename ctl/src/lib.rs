@@ -5,5 +5,6 @@ pub mod client;
 pub mod cmd;
 pub mod domain_file;
 pub mod exit;
+pub mod fleet;
 pub mod render;
 pub mod wait;

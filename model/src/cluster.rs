@@ -66,6 +66,15 @@ pub struct MassLoss {
     pub released_by: Option<String>,
 }
 
+/// Changes that wait for the command that makes all of them.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct StagedChanges {
+    /// Which changes belong together.
+    pub batch: Uuid,
+    /// Their parts, in order.
+    pub parts: Vec<Arc<Vec<Operation>>>,
+}
+
 /// An answer remembered under its request.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Remembered {
@@ -111,6 +120,10 @@ pub struct ClusterState {
     /// After a restore nothing is started before this: nodes that the backup does not know may still run what the old
     /// control plane let them run, until they have registered here or their leases have run out.
     pub quiet_until: Timestamp,
+    /// The revision at which operators last changed what they define: VMs, failover domains, fence devices, settings.
+    pub configuration: u64,
+    /// Changes that are kept until they are made together.
+    pub staged: Option<Arc<StagedChanges>>,
     /// What happened lately, oldest first.
     pub events: Vector<Arc<Event>>,
     /// Answers given lately.
@@ -149,14 +162,17 @@ impl ClusterState {
                 Err(Rejection::RequestReused(command.request))
             };
         }
-        let context = Context {
+        let mut context = Context {
             index,
             at: command.at,
             request: command.request,
             by: command.by.clone(),
             sequence: 0,
         };
-        let outcome = self.operate(context, &command.operation);
+        let outcome = self.operate(&mut context, &command.operation);
+        if outcome.is_ok() && command.operation.configures() {
+            self.configuration = index;
+        }
         self.revision = index;
         self.remember(command.request, content, &outcome);
         outcome

@@ -286,6 +286,27 @@ pub enum Operation {
     },
     /// A service of the backup.
     RestoreService(Box<ServiceRecord>),
+    /// Operator: changes that are to be made together later, kept until then: one log entry holds no more than
+    /// 100 KiB, and the definition of a fleet is larger.
+    StageChanges {
+        /// Which changes belong together.
+        batch: Uuid,
+        /// Their order, from 0; part 0 drops what was staged before.
+        part: u32,
+        /// In their order.
+        changes: Vec<Operation>,
+    },
+    /// Operator: change the configuration, all of it or nothing, if it still is the one that was looked at.
+    ApplyChanges {
+        /// Of which staged changes.
+        batch: Uuid,
+        /// How many parts of them are staged; they come first.
+        parts: u32,
+        /// [`crate::ClusterState::configuration`] as it was looked at.
+        based_on: u64,
+        /// In their order.
+        changes: Vec<Operation>,
+    },
 }
 
 /// What an agent says when it begins a session.
@@ -666,7 +687,9 @@ impl Operation {
             | Self::RestoreEnd
             | Self::Lock { .. }
             | Self::Unlock
-            | Self::RestoreLock(_) => None,
+            | Self::RestoreLock(_)
+            | Self::StageChanges { .. }
+            | Self::ApplyChanges { .. } => None,
         }
     }
 
@@ -742,6 +765,10 @@ impl Operation {
             Self::AskService { service, ask } => format!("{}-service {service}", ask.as_str()),
             Self::DecideService { service, .. } => format!("decide-service {service}"),
             Self::RestoreService(record) => format!("restore-service {}", record.spec.name),
+            Self::StageChanges { batch, part, .. } => format!("stage-changes {batch} {part}"),
+            Self::ApplyChanges { batch, based_on, .. } => {
+                format!("apply-changes {batch} {based_on}")
+            }
         }
     }
 }

@@ -12,6 +12,7 @@
 
 pub mod cluster;
 pub mod command;
+pub mod configuration;
 pub mod dependency;
 pub mod domain_xml;
 pub mod event;

@@ -253,6 +253,24 @@ pub enum Rejection {
         /// The way round.
         way: String,
     },
+    /// One of several changes that are made together, or not at all.
+    #[error("nothing was changed, because {change} is refused: {why}")]
+    OneOfMany {
+        /// Which, as `edit-vm web`.
+        change: String,
+        /// Why.
+        why: Box<Rejection>,
+    },
+    /// Changes based on a configuration that is no longer so.
+    #[error(
+        "the configuration was changed at revision {now}, and these changes are based on revision {based_on}; look at `berthctl diff` and try again"
+    )]
+    ConfigurationChanged {
+        /// As given.
+        based_on: u64,
+        /// The revision of the last change.
+        now: u64,
+    },
     /// The same request came with another content.
     #[error("request {0} was used for another command; use a new id for each request")]
     RequestReused(RequestId),

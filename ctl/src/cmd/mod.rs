@@ -5,6 +5,7 @@ mod events;
 mod explain;
 mod failover_domain;
 mod fence;
+mod fleet;
 mod handling;
 mod hold;
 mod node;
@@ -48,6 +49,9 @@ pub async fn run(arguments: Arguments) -> Result<(), Failure> {
         Command::Settings(command) => settings::run(cx, command).await,
         Command::Backup { file } => backup::backup(cx, &file).await,
         Command::Restore { file, members } => backup::restore(cx, &file, members).await,
+        Command::Apply { file, dry_run, yes } => fleet::apply(cx, &file, dry_run, yes).await,
+        Command::Diff { file, exit_code } => fleet::diff(cx, &file, exit_code).await,
+        Command::Export { xml_dir } => fleet::export(cx, xml_dir.as_deref()).await,
         Command::Replica(command) => replica::run(cx, command).await,
         Command::Completions { shell } => {
             let mut text = Vec::new();

@@ -66,6 +66,7 @@ pub(super) async fn run(cx: &Context, command: Command) -> Result<(), Failure> {
                     options: options.into_iter().collect(),
                     timeout_ms: call_timeout.as_millis() as u64,
                     level: u32::from(level),
+                    kept: Vec::new(),
                 }],
                 None => Vec::new(),
             };

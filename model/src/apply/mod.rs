@@ -1,5 +1,6 @@
 //! How each command changes the state: one file per family.
 
+mod changes;
 mod cold;
 mod decision;
 mod hold;
@@ -23,8 +24,7 @@ use crate::rejection::Rejection;
 use crate::vm::{Failure, OperationPhase, VmRecord, VmState};
 
 impl ClusterState {
-    pub(crate) fn operate(&mut self, mut context: Context, operation: &Operation) -> Outcome {
-        let cx = &mut context;
+    pub(crate) fn operate(&mut self, cx: &mut Context, operation: &Operation) -> Outcome {
         if let Operation::Initialise { cluster, settings } = operation {
             if self.cluster.is_some() {
                 return Err(Rejection::AlreadyInitialised);
@@ -121,7 +121,13 @@ impl ClusterState {
             Operation::FenceProbed { node, dark } => self.fence_probed(cx, *node, dark)?,
             Operation::IfUnchanged { changed, operation } => {
                 self.must_be_unchanged(operation, *changed)?;
-                return self.operate(context, operation);
+                return self.operate(cx, operation);
+            }
+            Operation::StageChanges { batch, part, changes } => {
+                self.stage_changes(*batch, *part, changes)?
+            }
+            Operation::ApplyChanges { batch, parts, based_on, changes } => {
+                self.apply_changes(cx, *batch, *parts, *based_on, changes)?
             }
             Operation::Freeze { vm, why, for_ms } => self.freeze(cx, vm, why, *for_ms)?,
             Operation::Unfreeze(vm) => self.unfreeze(cx, vm)?,

@@ -14,7 +14,7 @@ use model::settings::Settings;
 use model::vm::{Migratable, MigrationMode, OnConflict, OnIsolation, VmPolicy, VmSpec};
 use uuid::Uuid;
 
-use crate::convert::{ConvertError, name};
+use crate::convert::{ConvertError, fleet, name};
 use crate::v1;
 
 /// A guest that takes longer than a day to shut down will not.
@@ -98,6 +98,7 @@ pub fn operation(
         }
         Asked::ForgetService(name) => Operation::ForgetService(super::service::service(&name)?),
         Asked::AskService(ask) => super::service::ask(ask)?,
+        Asked::ApplyFleet(apply) => fleet::changes(apply, fresh)?,
     })
 }
 
@@ -204,7 +205,8 @@ fn vm_spec(add: v1::AddVm, fresh: Uuid) -> Result<VmSpec, ConvertError> {
     })
 }
 
-fn policy(policy: v1::VmPolicy) -> Result<VmPolicy, ConvertError> {
+/// Reads how a VM is treated.
+pub fn policy(policy: v1::VmPolicy) -> Result<VmPolicy, ConvertError> {
     let recovery = RecoveryPolicy::parse(&policy.recovery).ok_or_else(|| {
         let reason =
             format!("{:?} is none of restart, relocate, disable, restart-disable", policy.recovery);
@@ -282,7 +284,8 @@ pub(super) fn word<T: Default>(
     parse(text).ok_or_else(|| ConvertError::new(field, format!("{text:?} is none of {words}")))
 }
 
-fn failover_domain(domain: v1::FailoverDomain) -> Result<FailoverDomain, ConvertError> {
+/// Reads a failover domain.
+pub fn failover_domain(domain: v1::FailoverDomain) -> Result<FailoverDomain, ConvertError> {
     let mut nodes = BTreeMap::new();
     for (text, priority) in domain.nodes {
         let priority = u8::try_from(priority).map_err(|_| {
@@ -317,7 +320,8 @@ fn failback(asked: v1::Failback) -> Result<Failback, ConvertError> {
     })
 }
 
-fn fence_device(device: v1::FenceDevice) -> Result<FenceDevice, ConvertError> {
+/// Reads a fence device.
+pub fn fence_device(device: v1::FenceDevice) -> Result<FenceDevice, ConvertError> {
     // The agent's name becomes a program that the leader runs: no path, nothing but the standard's names.
     let plain =
         |character: char| character.is_ascii_alphanumeric() || matches!(character, '_' | '-');
@@ -336,6 +340,10 @@ fn fence_device(device: v1::FenceDevice) -> Result<FenceDevice, ConvertError> {
         if key == "action" {
             return Err(ConvertError::new("options", "the action is Berth's to choose"));
         }
+    }
+    if let Some(key) = device.kept.first() {
+        let reason = format!("the value of {key:?} is to be kept, and nothing says which");
+        return Err(ConvertError::new("kept", reason));
     }
     if !FENCE_TIMEOUT_MS.contains(&device.timeout_ms) {
         return Err(ConvertError::new(
@@ -362,6 +370,7 @@ mod tests {
             options: [(key.to_owned(), value.to_owned())].into(),
             timeout_ms: 20_000,
             level: 0,
+            kept: Vec::new(),
         }
     }
 

@@ -2,6 +2,7 @@
 
 pub mod agent;
 pub mod control;
+pub mod fleet;
 pub mod handling;
 pub mod rejection;
 pub mod service;

@@ -61,6 +61,10 @@ fn word_and_code(rejection: &Rejection) -> (&'static str, Code) {
         Rejection::BadService { .. } => ("bad-service", Code::FailedPrecondition),
         Rejection::ServiceState { .. } => ("wrong-state", Code::FailedPrecondition),
         Rejection::MemberOfService { .. } => ("member-of-service", Code::FailedPrecondition),
+        Rejection::OneOfMany { why, .. } => word_and_code(why),
+        Rejection::ConfigurationChanged { .. } => {
+            ("configuration-changed", Code::FailedPrecondition)
+        }
         Rejection::RequestReused(_) => ("request-reused", Code::InvalidArgument),
     }
 }

@@ -12,7 +12,7 @@ use model::node::{AfterFence, NodeRecord, NodeState, ProofOfDeath};
 use model::plan::{Candidate, Load, Plan, Reason};
 use model::service::{MemberKind, MemberMode, MemberSpec, ServiceOperation, ServiceRecord};
 use model::settings::Settings;
-use model::vm::{Desired, MigrationMode, OperationPhase, VmRecord};
+use model::vm::{Desired, MigrationMode, OperationPhase, VmPolicy, VmRecord};
 
 use crate::v1;
 
@@ -44,24 +44,7 @@ pub fn vm(
         generation: record.generation.0,
         memory_mib: record.spec.memory_mib,
         vcpus: record.spec.vcpus,
-        policy: Some(v1::VmPolicy {
-            recovery: policy.recovery.as_str().into(),
-            max_restarts: policy.restart_limit.max_restarts,
-            restart_expire_ms: policy.restart_limit.expire_ms,
-            failover_domain: policy.failover_domain.as_ref().map(ToString::to_string),
-            migration: migration_mode(policy.migration).into(),
-            stop_timeout_ms: policy.stop_timeout_ms,
-            on_isolation: policy.on_isolation.as_str().into(),
-            on_conflict: policy.on_conflict.as_str().into(),
-            migratable: policy.migratable.as_str().into(),
-            handling: Some(super::handling::write(&policy.handling)),
-            autostart: Some(policy.autostart),
-            exclusive: policy.exclusive,
-            depend: policy.depend.iter().map(dependency).collect(),
-            start_priority: policy.start_priority,
-            max_failures: policy.failure_tolerance.max_failures,
-            failure_expire_ms: policy.failure_tolerance.expire_ms,
-        }),
+        policy: Some(self::policy(policy)),
         disks: record
             .spec
             .disks
@@ -292,6 +275,28 @@ pub fn node(
         dark_fence: record.dark_fence.clone(),
         autostart: record.autostart.iter().map(ToString::to_string).collect(),
         lease_proof_ms: record.lease_proof_ms(state.settings.drift_percent),
+    }
+}
+
+/// How a VM is treated.
+pub fn policy(policy: &VmPolicy) -> v1::VmPolicy {
+    v1::VmPolicy {
+        recovery: policy.recovery.as_str().into(),
+        max_restarts: policy.restart_limit.max_restarts,
+        restart_expire_ms: policy.restart_limit.expire_ms,
+        failover_domain: policy.failover_domain.as_ref().map(ToString::to_string),
+        migration: migration_mode(policy.migration).into(),
+        stop_timeout_ms: policy.stop_timeout_ms,
+        on_isolation: policy.on_isolation.as_str().into(),
+        on_conflict: policy.on_conflict.as_str().into(),
+        migratable: policy.migratable.as_str().into(),
+        handling: Some(super::handling::write(&policy.handling)),
+        autostart: Some(policy.autostart),
+        exclusive: policy.exclusive,
+        depend: policy.depend.iter().map(dependency).collect(),
+        start_priority: policy.start_priority,
+        max_failures: policy.failure_tolerance.max_failures,
+        failure_expire_ms: policy.failure_tolerance.expire_ms,
     }
 }
 

@@ -1,6 +1,7 @@
 //! The operators' service.
 
 mod backup;
+mod fleet;
 mod replicas;
 mod services;
 mod watch;
@@ -84,7 +85,13 @@ impl ControlService {
 
     /// The settings speak for every replica's elections; this one's are known here (design section 5).
     fn check_elections(&self, operation: &Operation) -> Result<(), Status> {
-        let Operation::ChangeSettings(settings) = operation else { return Ok(()) };
+        let settings = match operation {
+            Operation::ChangeSettings(settings) => settings,
+            Operation::ApplyChanges { changes, .. } => {
+                return changes.iter().try_for_each(|change| self.check_elections(change));
+            }
+            _ => return Ok(()),
+        };
         let own = self.raft.timing().election_max_ms;
         if own <= settings.election_max_ms {
             return Ok(());
@@ -125,9 +132,13 @@ impl Control for ControlService {
         let message = request.into_inner();
         let request = convert::uuid("request_id", &message.request_id)
             .map_err(|error| status::invalid(&error))?;
-        let asked = message
+        let mut asked = message
             .operation
             .ok_or_else(|| Status::invalid_argument("operation: it is not given"))?;
+        if let Some(outcome) = self.keep_secrets(request, &mut asked).await? {
+            let revision = status::rejected(outcome)?.revision;
+            return Ok(Response::new(v1::SubmitReply { revision, vm: None }));
+        }
         let operation = convert_control::operation(asked, fresh_uuid(request))
             .and_then(|asked| convert_control::guarded(asked, message.expected_revision))
             .map_err(|error| status::invalid(&error))?;
@@ -138,6 +149,7 @@ impl Control for ControlService {
         };
         self.check_silent(&operation)?;
         self.check_elections(&operation)?;
+        let operation = self.stage(request, &by, operation).await?;
         let command = Command { request: RequestId(request), at: clock::now(), by, operation };
         let applied =
             self.raft.propose(command).await.map_err(|error| status::not_proposed(&error))?;
@@ -193,6 +205,11 @@ impl Control for ControlService {
         let state = self.newest().await?;
         let record = find(&state, &message.vm)?;
         Ok(Response::new(self.vm_view(&state, record, message.with_xml)))
+    }
+
+    async fn get_fleet(&self, request: Request<v1::GetFleetRequest>) -> Answer<v1::Fleet> {
+        or_forward!(self, request, get_fleet);
+        Ok(Response::new(proto::convert::fleet::fleet(&*self.newest().await?)))
     }
 
     type WatchVmStream = Streamed<v1::Vm>;

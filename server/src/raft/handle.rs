@@ -42,6 +42,8 @@ const CONFIRM_AGAIN: Duration = Duration::from_millis(50);
 const SHUTDOWN_PATIENCE: Duration = Duration::from_secs(2);
 /// What the entry around a command may take of a stored value.
 const ENTRY_MARGIN_BYTES: usize = 512;
+/// The largest command that is taken.
+pub const ENTRY_LIMIT_BYTES: usize = MAX_VALUE_BYTES - ENTRY_MARGIN_BYTES;
 /// Entries kept behind a snapshot, so that a replica that was away for a moment needs no snapshot.
 const LOG_KEPT: u64 = 1_000;
 /// A snapshot of a large state takes its time over a slow link; the library's default is 200 ms.
@@ -276,7 +278,7 @@ impl RaftHandle {
     async fn write(&self, command: Command, term: Option<u64>) -> Result<Applied, ProposeError> {
         let bytes =
             encode(&command).map_err(|error| ProposeError::Stopped(error.to_string()))?.len();
-        let limit = MAX_VALUE_BYTES - ENTRY_MARGIN_BYTES;
+        let limit = ENTRY_LIMIT_BYTES;
         if bytes > limit {
             return Err(ProposeError::TooLarge { bytes, limit });
         }

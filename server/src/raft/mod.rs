@@ -21,8 +21,8 @@ use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
 pub use handle::{
-    Applied, MembershipError, OpenError, ProposeError, RaftHandle, RaftOptions, ReplicaStatus,
-    ReplicaView, Timing,
+    Applied, ENTRY_LIMIT_BYTES, MembershipError, OpenError, ProposeError, RaftHandle, RaftOptions,
+    ReplicaStatus, ReplicaView, Timing,
 };
 pub use peer::PeerService;
 
@@ -44,6 +44,11 @@ impl fmt::Display for Entry {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
         formatter.write_str(&self.0.operation.subject())
     }
+}
+
+/// How many bytes a value takes in a log entry.
+pub fn encoded_bytes(value: &impl Serialize) -> std::io::Result<usize> {
+    log_store::encode(value).map(|bytes| bytes.len())
 }
 
 /// What applying an entry gave; `None` for the library's own entries.
