@@ -225,7 +225,7 @@ fn a_file_of_aliases_that_grows_without_end_is_refused() {
     );
     for level in 1..12 {
         let inner = format!("*a{}", level - 1);
-        let list = vec![inner.as_str(); 9].join(", ");
+        let list = [inner.as_str(); 9].join(", ");
         text.push_str(&format!("x{level}: &a{level} [{list}]\n"));
     }
     file::read(&text).unwrap_err();
