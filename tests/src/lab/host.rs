@@ -100,6 +100,11 @@ impl Host {
         self.directory.join("var/lib/berth")
     }
 
+    /// Its /run, as it is seen from outside.
+    pub(super) fn run_directory(&self) -> PathBuf {
+        self.directory.join("run")
+    }
+
     /// Its watchdog's pipe, as it is seen from outside; inside it is /run/berth-watchdog.
     pub(crate) fn watchdog_pipe(&self) -> PathBuf {
         self.directory.join("run/berth-watchdog")

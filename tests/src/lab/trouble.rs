@@ -102,6 +102,33 @@ impl Host {
         }
         Ok(())
     }
+
+    /// Joins this host's end of a link that was cut, where there is one.
+    pub fn forget_cut(&self, other: &Host) {
+        let address = format!("{}/32", other.address);
+        // None there: as wanted.
+        let _ = run("ip", &["-n", &self.name, "route", "del", "blackhole", &address]);
+    }
+}
+
+impl Host {
+    /// Whether libvirt has let the vCPUs of this QEMU run, by its own note of the domain.
+    pub fn vcpus_run(&self, domain: &str, pid: i32) -> bool {
+        let note = self.run_directory().join(format!("libvirt/qemu/{domain}.xml"));
+        let Ok(note) = fs::read_to_string(note) else { return false };
+        let Some(inside) = pid_inside(pid) else { return false };
+        let head = note.find("<domstatus").and_then(|at| note[at..].split_once('>'));
+        head.is_some_and(|(head, _)| {
+            head.contains("state='running'") && head.contains(&format!("pid='{inside}'"))
+        })
+    }
+}
+
+/// A process's number in its own namespace.
+fn pid_inside(pid: i32) -> Option<String> {
+    let status = fs::read_to_string(format!("/proc/{pid}/status")).ok()?;
+    let line = status.lines().find_map(|line| line.strip_prefix("NSpid:"))?;
+    line.split_whitespace().next_back().map(str::to_owned)
 }
 
 fn processes() -> Result<Vec<i32>> {

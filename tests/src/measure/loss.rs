@@ -1,6 +1,6 @@
 //! Hosts, leaders and QEMUs that are lost: from that moment to the proof, and to the QEMU elsewhere.
 
-use std::collections::BTreeSet;
+use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail, ensure};
@@ -46,9 +46,9 @@ impl With {
 pub struct Loss {
     /// The proof of death was proposed.
     pub proof: f64,
-    /// The first QEMU was there.
+    /// The first QEMU ran elsewhere: libvirt had let its vCPUs run.
     pub first: f64,
-    /// The last QEMU was there.
+    /// The last one did.
     pub last: f64,
 }
 
@@ -61,7 +61,6 @@ pub fn lose_host(
 ) -> Result<Loss> {
     let name = owner(cluster, &guests.first().context("no guest")?.name)?;
     let leader = cluster.leader()?;
-    let wanted: BTreeSet<Uuid> = guests.iter().map(|guest| guest.uuid).collect();
     let switch = cluster.lab.control_socket();
     if with.dark() {
         say(&switch, "dark on")?;
@@ -73,7 +72,7 @@ pub fn lose_host(
         let killed = if with.leader() { lose_replica(cluster, leader) } else { Ok(()) };
         cut.join().map_err(|_| anyhow::anyhow!("the power cut panicked"))?.and(killed)
     })?;
-    let (first, last) = wait_elsewhere(cluster, &wanted, &name, begun)?;
+    let (first, last) = wait_elsewhere(cluster, guests, &name, begun)?;
     let mended = if with.leader() { mend_replica(cluster, leader) } else { Ok(()) };
     mended.and_then(|()| if with.dark() { say(&switch, "dark off").map(drop) } else { Ok(()) })?;
     for guest in guests {
@@ -102,27 +101,27 @@ fn proven_at(client: &Client, node: &str, since_ms: u64) -> Result<u64> {
     bail!("no node-dead of {node} among the events")
 }
 
-/// The first and the last of these QEMUs on other hosts than the lost one.
+/// The first and the last of these guests to run on other hosts than the lost one.
 fn wait_elsewhere(
     cluster: &Cluster,
-    wanted: &BTreeSet<Uuid>,
+    guests: &[Guest],
     lost: &str,
     begun: Instant,
 ) -> Result<(f64, f64)> {
     let mut first = None;
+    let mut missing: BTreeMap<Uuid, &str> =
+        guests.iter().map(|guest| (guest.uuid, guest.name.as_str())).collect();
     while begun.elapsed() < PATIENCE {
-        let there: BTreeSet<Uuid> = cluster
-            .lab
-            .qemus()?
-            .into_iter()
-            .filter(|(uuid, host, _)| host != lost && wanted.contains(uuid))
-            .map(|(uuid, ..)| uuid)
-            .collect();
-        let now = begun.elapsed().as_secs_f64();
-        if !there.is_empty() {
-            first.get_or_insert(now);
+        let mut now = None;
+        for (uuid, host, pid) in cluster.lab.qemus()? {
+            let Some(name) = missing.get(&uuid).filter(|_| host != lost) else { continue };
+            if cluster.lab.host_named(&host)?.vcpus_run(name, pid) {
+                missing.remove(&uuid);
+                now = Some(begun.elapsed().as_secs_f64());
+            }
         }
-        if let (Some(first), true) = (first, there.len() == wanted.len()) {
+        first = first.or(now);
+        if let (Some(first), Some(now), true) = (first, now, missing.is_empty()) {
             return Ok((first, now));
         }
         std::thread::sleep(POLL);
@@ -174,8 +173,11 @@ pub fn kill_qemu(cluster: &Cluster, guest: &Guest) -> Result<f64> {
     let begun = Instant::now();
     kill(Pid::from_raw(old), Signal::SIGKILL)?;
     let back = loop {
-        let qemus = cluster.lab.qemus()?;
-        if qemus.iter().any(|(uuid, _, pid)| *uuid == guest.uuid && *pid != old) {
+        let mut qemus = cluster.lab.qemus()?.into_iter();
+        let new = qemus.find(|(uuid, _, pid)| *uuid == guest.uuid && *pid != old);
+        if let Some((_, host, pid)) = new
+            && cluster.lab.host_named(&host)?.vcpus_run(&guest.name, pid)
+        {
             break begun.elapsed().as_secs_f64();
         }
         ensure!(begun.elapsed() < PATIENCE, "{} did not come back", guest.name);
