@@ -139,9 +139,10 @@ impl AgentSession for AgentService {
         request: Request<v1::HeartbeatRequest>,
     ) -> Answer<v1::HeartbeatReply> {
         self.check_epoch(request.get_ref().epoch)?;
+        // Heard, also while nobody leads: this replica may lead next.
+        let message = request.get_ref();
+        self.leader.carry(NodeId(message.node_id), SessionId(message.session));
         if let Route::Leader(leader) = self.router.route(&request)? {
-            let message = request.get_ref();
-            self.leader.carry(NodeId(message.node_id), SessionId(message.session));
             let mut client = AgentSessionClient::new(leader.channel.clone());
             return leader.answer(client.heartbeat(forwarded(request))).await;
         }

@@ -46,10 +46,12 @@ pub type Carried = BTreeMap<NodeId, (SessionId, u64)>;
 impl FailureDetector {
     /// A new leader begins to listen: every lease is counted from this moment, and so is every silence but for those
     /// whose last heartbeats it carried itself as a follower. What it heard then lets it suspect at once, and renews
-    /// nothing (design section 3, lease).
-    pub fn begin(&mut self, now: u64, carried: &Carried) {
+    /// nothing (design section 3, lease). Until `led_until` another leader was heard of, who may have been told through
+    /// any replica; so no silence is longer than since then: an agent that went over to another replica long ago is not
+    /// dead.
+    pub fn begin(&mut self, now: u64, carried: &Carried, led_until: u64) {
         let times = |(node, (session, heard)): (&NodeId, &(SessionId, u64))| {
-            let (session, heard) = (*session, *heard);
+            let (session, heard) = (*session, (*heard).max(led_until).min(now));
             (*node, Times { session, heard, answered: now, ended: false, fresh: true, met: true })
         };
         let nodes = carried.iter().map(times);
@@ -193,15 +195,24 @@ mod tests {
         let node = test_node(NODE, SessionId(5));
         state.nodes.insert(NODE, Arc::new(node));
         let mut detector = FailureDetector::default();
-        detector.begin(10_000, &Carried::from([(NODE, (SessionId(5), 8_000))]));
+        detector.begin(10_000, &Carried::from([(NODE, (SessionId(5), 8_000))]), 7_000);
         let heard = detector.look(&state, 10_500).heard[&NODE];
         assert_eq!((heard.silent_ms, heard.unanswered_ms), (2_500, 500));
     }
 
     #[test]
+    fn an_agent_that_went_over_to_another_replica_long_ago_is_silent_only_since_the_leader_is() {
+        let mut state = ClusterState::default();
+        state.nodes.insert(NODE, Arc::new(test_node(NODE, SessionId(5))));
+        let mut detector = FailureDetector::default();
+        detector.begin(90_000, &Carried::from([(NODE, (SessionId(5), 8_000))]), 89_000);
+        assert_eq!(detector.look(&state, 90_100).heard[&NODE].silent_ms, 1_100);
+    }
+
+    #[test]
     fn a_session_that_was_given_up_is_heard_and_answered_no_more() {
         let mut detector = FailureDetector::default();
-        detector.begin(0, &Carried::new());
+        detector.begin(0, &Carried::new(), 0);
         assert_eq!(detector.heard(NODE, SessionId(5), 10), Ok(()));
         detector.end(NODE, SessionId(5), 20);
         assert_eq!(detector.heard(NODE, SessionId(5), 30), Err(SessionOver));

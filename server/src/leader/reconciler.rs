@@ -57,8 +57,9 @@ struct Reconciler {
 
 impl Reconciler {
     async fn lead(&mut self, leadership: &mut watch::Receiver<Option<u64>>) {
-        let carried = self.handle.carried();
-        self.handle.detector().begin(self.handle.elapsed_ms(), &carried);
+        let (now, carried) = (self.handle.elapsed_ms(), self.handle.carried());
+        let leaderless_ms = self.raft.since_another_led().as_millis() as u64;
+        self.handle.detector().begin(now, &carried, now.saturating_sub(leaderless_ms));
         self.compare_elections();
         let mut applied = self.raft.applied();
         let mut ticks = tokio::time::interval(PERIOD);

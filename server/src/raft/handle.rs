@@ -21,7 +21,7 @@ use uuid::Uuid;
 use super::identity::Identity;
 use super::log_store::{LogStore, encode};
 use super::network::Network;
-use super::peer::PeerService;
+use super::peer::{Led, PeerService};
 use super::recall::{self, Recall};
 use super::state_machine::{Published, StateMachine};
 use super::vouch::{self, Position, Standing};
@@ -212,6 +212,7 @@ pub struct RaftHandle {
     published: Published,
     leadership: watch::Receiver<Option<u64>>,
     timing: Timing,
+    led: Led,
 }
 
 impl RaftHandle {
@@ -238,7 +239,17 @@ impl RaftHandle {
         tokio::spawn(vouch::seek(standing.clone(), identity.clone(), recall, claim, tls));
         let leadership = watch_leadership(raft.clone());
         let (tls, timing) = (options.tls, options.timing);
-        Ok(Self { raft, identity, witness, standing, tls, published, leadership, timing })
+        Ok(Self {
+            raft,
+            identity,
+            witness,
+            standing,
+            tls,
+            published,
+            leadership,
+            timing,
+            led: Led::new(),
+        })
     }
 
     /// This replica's id.
@@ -251,6 +262,11 @@ impl RaftHandle {
         self.timing
     }
 
+    /// For how long no other replica was heard of that leads; at most since this process began.
+    pub fn since_another_led(&self) -> Duration {
+        self.led.since()
+    }
+
     /// The service for the other replicas.
     pub fn peer_service(&self) -> PeerService {
         PeerService::new(
@@ -258,6 +274,7 @@ impl RaftHandle {
             self.identity.clone(),
             self.witness.clone(),
             self.standing.clone(),
+            self.led.clone(),
         )
     }
 

@@ -1,6 +1,7 @@
 //! Incoming calls from the other replicas: checked for whom they are meant, and handed to the library.
 
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
 
 use openraft::storage::{Snapshot, SnapshotMeta};
 use proto::convert;
@@ -31,6 +32,25 @@ pub struct PeerService {
     identity: Identity,
     witness: Arc<Witness>,
     standing: Standing,
+    led: Led,
+}
+
+/// When this replica last heard of another one that leads.
+#[derive(Debug, Clone)]
+pub(super) struct Led(Arc<Mutex<Instant>>);
+
+impl Led {
+    pub(super) fn new() -> Self {
+        Self(Arc::new(Mutex::new(Instant::now())))
+    }
+
+    fn heard(&self) {
+        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = Instant::now();
+    }
+
+    pub(super) fn since(&self) -> Duration {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).elapsed()
+    }
 }
 
 impl PeerService {
@@ -39,8 +59,9 @@ impl PeerService {
         identity: Identity,
         witness: Arc<Witness>,
         standing: Standing,
+        led: Led,
     ) -> Self {
-        Self { raft, identity, witness, standing }
+        Self { raft, identity, witness, standing, led }
     }
 
     /// The same for a message of Raft itself, which has to wait until this replica takes part.
@@ -89,7 +110,11 @@ fn reply<T: Serialize, E: std::fmt::Display>(
 #[tonic::async_trait]
 impl RaftPeer for PeerService {
     async fn append(&self, request: Request<PeerRequest>) -> Result<Response<PeerReply>, Status> {
-        reply(self.raft.append_entries(self.message(request)?).await)
+        let appended = self.raft.append_entries(self.message(request)?).await;
+        if matches!(&appended, Ok(answer) if answer.is_success()) {
+            self.led.heard();
+        }
+        reply(appended)
     }
 
     async fn vote(&self, request: Request<PeerRequest>) -> Result<Response<PeerReply>, Status> {

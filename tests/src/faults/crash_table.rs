@@ -153,6 +153,10 @@ impl Stage {
         let target = names[(at + 1) % names.len()].clone();
         let qemu = self.cluster.lab.host_named(&source)?.qemus()?[&self.guest.uuid];
         let leader = self.cluster.leader()?;
+        for name in [&source, &target] {
+            // One that was killed in the last row is back.
+            self.cluster.lab.host_named(name)?.virsh(&["version"])?;
+        }
         self.cluster.lab.host_named(&source)?.slow_migrations(SLOW_KBIT)?;
         self.cluster.ctl(&["migrate", "g", "--to", &target, "--no-wait"])?;
         self.cluster.wait("memory to be copied", |status| {

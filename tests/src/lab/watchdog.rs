@@ -34,6 +34,8 @@ pub(crate) fn watch(host: Arc<Host>) -> Result<()> {
     });
     std::thread::spawn(move || {
         let mut armed = false;
+        // A host that lost its power meanwhile begins with a watchdog that nobody has armed.
+        let mut boot = 0;
         loop {
             let food = if armed {
                 fed.recv_timeout(TIMEOUT)
@@ -41,11 +43,14 @@ pub(crate) fn watch(host: Arc<Host>) -> Result<()> {
                 fed.recv().map_err(|_| RecvTimeoutError::Disconnected)
             };
             match food {
-                Ok(last) => armed = last != Some(b'V'),
+                Ok(last) => {
+                    armed = last != Some(b'V');
+                    boot = host.boots();
+                }
                 Err(RecvTimeoutError::Disconnected) => return,
                 Err(RecvTimeoutError::Timeout) => {
                     armed = false;
-                    if host.is_on() {
+                    if host.is_on() && host.boots() == boot {
                         eprintln!("lab: the watchdog of {} bites", host.name);
                         if let Err(error) = host.power_cut() {
                             eprintln!("lab: {} could not be powered off: {error:#}", host.name);

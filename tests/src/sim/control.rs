@@ -221,11 +221,12 @@ impl World {
         let old = plane_record.leader.filter(|old| *old != elected);
         plane_record.term += 1;
         plane_record.leader = Some(elected);
-        plane_record.leaderless_since = None;
+        let leaderless_ms = plane_record.leaderless_since.take().map_or(0, |since| now - since);
         let term = plane_record.term;
         let (elapsed, carried) =
             (replicas[elected].elapsed_ms(now), replicas[elected].carried.clone());
-        replicas[elected].leading = Some(Leading::begin(term, (now, elapsed), &carried));
+        replicas[elected].leading =
+            Some(Leading::begin(term, (now, elapsed), &carried, leaderless_ms));
         let name = self.replica_name(elected);
         self.trace.note(now, "leader", &[&name]);
         self.after(1, Event::Lead { replica: elected, term });

@@ -43,10 +43,15 @@ pub struct Leading {
 }
 
 impl Leading {
-    /// A leader begins to listen.
-    pub fn begin(term: u64, (now, elapsed): (u64, u64), carried: &Carried) -> Self {
+    /// A leader begins to listen; the last one is gone for so long.
+    pub fn begin(
+        term: u64,
+        (now, elapsed): (u64, u64),
+        carried: &Carried,
+        leaderless_ms: u64,
+    ) -> Self {
         let mut detector = FailureDetector::default();
-        detector.begin(elapsed, carried);
+        detector.begin(elapsed, carried, elapsed.saturating_sub(leaderless_ms));
         Self {
             term,
             since: now,
