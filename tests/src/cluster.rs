@@ -66,14 +66,23 @@ impl Cluster {
 
     /// The same, as quick as is said.
     pub fn start_tuned(options: &Options, fencing: Fencing, tuning: Tuning) -> Result<Self> {
+        Self::found(options, options.replicas, fencing, tuning)
+    }
+
+    /// The same with places for more replicas, which agents and operators know of, than found the cluster.
+    pub fn start_with_spares(options: &Options, founders: usize, fencing: Fencing) -> Result<Self> {
+        Self::found(options, founders, fencing, Tuning::Default)
+    }
+
+    fn found(options: &Options, founders: usize, fencing: Fencing, tuning: Tuning) -> Result<Self> {
         let lab = Lab::start(options)?;
         std::fs::write(lab.directory().join("server.toml"), tuning.replica_configuration())?;
         let mut cluster = Self { lab, replicas: Vec::new(), fencing, tuning };
-        for number in 1..=options.replicas {
-            cluster.replicas.push(None);
+        cluster.replicas.resize_with(options.replicas, || None);
+        for number in 1..=founders {
             cluster.start_replica(number)?;
         }
-        let members: Vec<String> = (1..=options.replicas)
+        let members: Vec<String> = (1..=founders)
             .map(|number| format!("{number}={}", cluster.replica_endpoint(number)))
             .collect();
         let mut init = vec!["replica", "init"];

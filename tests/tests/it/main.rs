@@ -1,10 +1,13 @@
 //! Integration with real processes, in one binary: on loopback (`processes`), and in the lab with real libvirt and QEMU.
 
 mod berth;
+mod faults;
 mod fence_agents;
 mod lab;
 mod linearizability;
 mod processes;
 mod replicas;
+mod restore;
 mod self_fence;
 mod simulation;
+mod standstill;
