@@ -92,7 +92,7 @@ impl fmt::Display for Moment {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Copying => write!(f, "copying"),
-            Self::Ending(ms) => write!(f, "{ms} ms before or after the handover"),
+            Self::Ending(ms) => write!(f, "{ms} ms after the brake was let go"),
         }
     }
 }
@@ -167,6 +167,8 @@ impl Stage {
             self.cluster.lab.host_named(&source)?.free_migrations();
             std::thread::sleep(Duration::from_millis(ms));
         }
+        let target_qemus = self.cluster.lab.host_named(&target)?.qemus()?;
+        let incoming = target_qemus.get(&self.guest.uuid).copied();
         let begun = Instant::now();
         for victim in victims {
             self.kill(*victim, &source, &target, leader)?;
@@ -177,16 +179,16 @@ impl Stage {
         self.judge.wait_settled(&self.cluster)?;
         let took = begun.elapsed();
         let place = self.cluster.where_runs(self.guest.uuid)?[0].clone();
-        let same =
-            self.cluster.lab.host_named(&place)?.qemus()?.get(&self.guest.uuid) == Some(&qemu);
+        let now = self.cluster.lab.host_named(&place)?.qemus()?.get(&self.guest.uuid).copied();
         let what = match (place == source, place == target) {
-            (true, _) if same => "stayed on the source".to_owned(),
-            (true, _) => "started again on the source".to_owned(),
-            (_, true) => "runs on the target".to_owned(),
-            _ => "started on another host".to_owned(),
+            (true, _) if now == Some(qemu) => "stayed on the source",
+            (true, _) => "started again on the source",
+            (_, true) if now == incoming => "came through to the target",
+            (_, true) => "started again on the target",
+            _ => "started again on another host",
         };
         self.mend(victims, &source, &target)?;
-        Ok(Outcome { what, took })
+        Ok(Outcome { what: what.to_owned(), took })
     }
 
     fn kill(&mut self, victim: Victim, source: &str, target: &str, leader: usize) -> Result<()> {
