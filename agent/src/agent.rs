@@ -32,6 +32,9 @@ use crate::hypervisor::{
     DomainFacts, HostFacts, HypervisorError, HypervisorEvent, HypervisorHandle, JobStats,
 };
 use crate::lease_file::LeaseFile;
+use crate::script::call::{Outcome, ScriptCall};
+use crate::script::command::Programs;
+use crate::script::run::Runner;
 use crate::session::{Outbox, Servers, Session, leave, register};
 use crate::vm::driver::VmCall;
 use crate::vm::ledger::Ledger;
@@ -80,6 +83,15 @@ pub enum Input {
         /// With what.
         answer: Result<Answer, HypervisorError>,
     },
+    /// A run of a script has ended.
+    ScriptEnded {
+        /// Of which service.
+        service: Uuid,
+        /// Which run.
+        id: u64,
+        /// How.
+        outcome: Outcome,
+    },
     /// Someone wants the inventory as the cluster is told of it, and the highest epoch that was met.
     Inventory(Vec<DomainFacts>, oneshot::Sender<(Inventory, u64)>),
 }
@@ -113,6 +125,7 @@ pub async fn run(config: Config) -> anyhow::Result<()> {
         reports,
         jobs: jobs.clone(),
         feed,
+        runner: Runner::new(Programs::default()),
     };
     let session = Arc::new(Mutex::new(None));
     let agent = Agent {
@@ -160,6 +173,7 @@ struct Shell {
     reports: mpsc::UnboundedSender<v1::Report>,
     jobs: Jobs,
     feed: watch::Sender<FeedState>,
+    runner: Runner,
 }
 
 impl Shell {
@@ -210,6 +224,9 @@ impl Shell {
             Input::Event(HypervisorEvent::Disconnected) => {}
             Input::Listed(domains) => core.listed(&domains, now),
             Input::Answered { uuid, id, answer } => core.answered(uuid, id, answer, now),
+            Input::ScriptEnded { service, id, outcome } => {
+                core.script_ended(service, id, &outcome, now);
+            }
             Input::Inventory(domains, asker) => {
                 let _ = asker.send((core.inventory(&domains, now), core.ledger().epoch()));
             }
@@ -239,6 +256,18 @@ impl Shell {
                 let answer = hypervisor.make(uuid, call).await;
                 let _ = inputs.send(Input::Answered { uuid, id, answer });
             });
+        }
+        for call in effects.scripts {
+            let (runner, inputs) = (self.runner.clone(), self.inputs.clone());
+            let cancel = runner.prepare(call.id);
+            tokio::spawn(async move {
+                let outcome = runner.run(&call, cancel).await;
+                let ScriptCall { service, id, .. } = call;
+                let _ = inputs.send(Input::ScriptEnded { service, id, outcome });
+            });
+        }
+        for id in effects.kills {
+            self.runner.cancel(id);
         }
         *lock(&self.jobs) = self.core.jobs().collect();
         let (lease, safe) = (self.core.lease(), self.core.is_safe());

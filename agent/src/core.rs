@@ -22,6 +22,10 @@ use crate::clock::Reading;
 use crate::hypervisor::call::Answer;
 use crate::hypervisor::{DomainFacts, JobStats, Result as Called};
 use crate::lease::Lease;
+use crate::script;
+use crate::script::call::{Outcome, ScriptCall};
+use crate::script::driver::ServiceDriver;
+use crate::script::order::{ScriptOrder, Watched};
 use crate::vm::driver::{Driver, SETTLE_MS, Scene, VmCall};
 use crate::vm::ledger::{Ledger, LedgerError};
 use crate::vm::order::{self, Order};
@@ -43,6 +47,8 @@ pub struct Given {
     pub isolation_hold_ms: u64,
     /// What a lost ledger has to know again.
     pub floors: Vec<(Uuid, u64)>,
+    /// The same of services, by their ids.
+    pub service_floors: Vec<(Uuid, u64)>,
 }
 
 impl Given {
@@ -57,6 +63,7 @@ impl Given {
             self_fence_ms: reply.self_fence_ms,
             isolation_hold_ms: reply.isolation_hold_ms,
             floors: reply.floors.iter().map(floor).collect::<Result<_, _>>()?,
+            service_floors: reply.service_floors.iter().map(floor).collect::<Result<_, _>>()?,
         })
     }
 }
@@ -86,6 +93,10 @@ pub struct Effects {
     pub calls: Vec<VmCall>,
     /// What the cluster is to hear, in order.
     pub reports: Vec<v1::Report>,
+    /// Scripts to be run; the outcome of each comes back by its number.
+    pub scripts: Vec<ScriptCall>,
+    /// Runs of scripts to be ended.
+    pub kills: Vec<u64>,
 }
 
 /// The agent's self-fence until a session says otherwise: the design's defaults.
@@ -100,6 +111,7 @@ pub struct AgentCore {
     /// The highest term whose orders were seen, in this epoch.
     term: u64,
     drivers: BTreeMap<Uuid, Driver>,
+    services: BTreeMap<Uuid, ServiceDriver>,
     next_call: u64,
     /// libvirt has said once what runs here: before that nothing is known to be safe.
     inventory_known: bool,
@@ -117,7 +129,10 @@ impl AgentCore {
     /// An agent that begins, with what one before it left behind.
     pub fn new(ledger: Ledger, lease: Lease) -> Self {
         let drivers = ledger.vms().map(|uuid| (uuid, Driver::new(uuid, &ledger, None))).collect();
+        let services =
+            ledger.services().map(|(id, it)| (id, ServiceDriver::new(id, &it.name))).collect();
         Self {
+            services,
             ledger_is_new: ledger.epoch() == 0,
             unknown_until: None,
             ledger,
@@ -186,6 +201,42 @@ impl AgentCore {
         }
     }
 
+    fn with_service(
+        &mut self,
+        id: Uuid,
+        now: Reading,
+        step: impl FnOnce(&mut ServiceDriver, &mut script::driver::Scene<'_>),
+    ) {
+        let driver = self.services.entry(id).or_insert_with(|| ServiceDriver::new(id, ""));
+        let mut scene = script::driver::Scene {
+            now: now.boot_ms,
+            lease: self.lease.holds(now),
+            ledger: &mut self.ledger,
+            calls: &mut self.effects.scripts,
+            kills: &mut self.effects.kills,
+            reports: &mut self.effects.reports,
+            next_call: &mut self.next_call,
+        };
+        step(driver, &mut scene);
+        if self.isolated && !driver.is_isolated() {
+            driver.isolate(&mut scene);
+        }
+        if driver.is_idle(&self.ledger) {
+            self.services.remove(&id);
+        }
+    }
+
+    fn with_all_services(
+        &mut self,
+        now: Reading,
+        mut step: impl FnMut(&mut ServiceDriver, &mut script::driver::Scene<'_>),
+    ) {
+        let all: Vec<Uuid> = self.services.keys().copied().collect();
+        for id in all {
+            self.with_service(id, now, &mut step);
+        }
+    }
+
     /// What is to be said of all domains at a registration: what libvirt listed, and what of it self-fence stopped.
     ///
     /// From here on the agent knows what runs here, and can make sure of it without a session.
@@ -232,6 +283,7 @@ impl AgentCore {
         }
         self.ledger.note_epoch(given.cluster, given.epoch)?;
         self.ledger.promise_all(&given.floors)?;
+        self.ledger.promise_scripts(&given.service_floors)?;
         self.self_fence_ms = given.self_fence_ms;
         self.isolation_hold_ms = given.isolation_hold_ms;
         self.session = Some(given);
@@ -258,6 +310,10 @@ impl AgentCore {
                 info!("the lease is back: what was stopped waits for the leader's word");
             }
             self.with_all(now, |driver, scene| {
+                driver.end_isolation(scene);
+                driver.consider(scene);
+            });
+            self.with_all_services(now, |driver, scene| {
                 driver.end_isolation(scene);
                 driver.consider(scene);
             });
@@ -301,6 +357,46 @@ impl AgentCore {
         for (uuid, orders) in by_vm {
             self.with(uuid, now, |driver, scene| driver.orders(scene, orders));
         }
+        self.script_orders(list.scripts, list.watched, session, now);
+    }
+
+    fn script_orders(
+        &mut self,
+        orders: Vec<v1::ScriptOrder>,
+        watched: Vec<v1::WatchedScript>,
+        session: u64,
+        now: Reading,
+    ) {
+        let mut work: BTreeMap<Uuid, (Vec<ScriptOrder>, Vec<Watched>)> =
+            self.services.keys().map(|id| (*id, Default::default())).collect();
+        for order in orders {
+            if order.session != session && !off(Rule::OrderOfSession) {
+                let of = order.session;
+                warn!(order = order.id, session = of, "an order of another session is refused");
+                continue;
+            }
+            match script::order::read(order) {
+                Ok(Some(order)) => work.entry(order.service).or_default().0.push(order),
+                Ok(None) => {
+                    warn!("an order of a kind that this version does not know is left alone");
+                }
+                Err(error) => warn!(%error, "an order that cannot be read is left alone"),
+            }
+        }
+        for watched in watched {
+            match script::order::read_watched(watched) {
+                Ok(watched) => work.entry(watched.service).or_default().1.push(watched),
+                Err(error) => warn!(%error, "a script that cannot be read is not checked"),
+            }
+        }
+        for (id, (orders, watched)) in work {
+            self.with_service(id, now, |driver, scene| driver.orders(scene, orders, watched));
+        }
+    }
+
+    /// A run of a script has ended.
+    pub fn script_ended(&mut self, service: Uuid, id: u64, outcome: &Outcome, now: Reading) {
+        self.with_service(service, now, |driver, scene| driver.answered(scene, id, outcome));
     }
 
     /// A domain changed, or ended for this cause.
@@ -329,18 +425,20 @@ impl AgentCore {
             warn!("the lease has run out: guests are stopped");
         }
         self.with_all(now, Driver::tick);
+        self.with_all_services(now, ServiceDriver::consider);
     }
 
     /// Something here is the lease's.
     fn has_bound(&self) -> bool {
-        !self.drivers.is_empty()
+        !self.drivers.is_empty() || !self.services.is_empty()
     }
 
     /// The next moment at which it wants a tick, on the clock that goes on while the host sleeps.
     pub fn wake_at(&self, now: Reading) -> Option<u64> {
         let left_ms = self.lease.left_ms(now);
         let lease = (left_ms > 0).then_some(now.boot_ms + left_ms);
-        self.drivers.values().filter_map(Driver::wake_at).chain(lease).min()
+        let scripts = self.services.values().filter_map(ServiceDriver::wake_at);
+        self.drivers.values().filter_map(Driver::wake_at).chain(scripts).chain(lease).min()
     }
 
     /// libvirt has told this agent of all its domains.
@@ -360,6 +458,8 @@ impl AgentCore {
 
     /// Every guest that the lease binds is stopped for sure, gone, or runs under a lock manager.
     pub fn is_safe(&self) -> bool {
-        self.inventory_known && self.drivers.values().all(|driver| driver.is_safe(&self.ledger))
+        self.inventory_known
+            && self.drivers.values().all(|driver| driver.is_safe(&self.ledger))
+            && self.services.values().all(|driver| driver.is_safe(&self.ledger))
     }
 }

@@ -10,6 +10,7 @@ pub mod host;
 pub mod hypervisor;
 pub mod lease;
 pub mod lease_file;
+pub mod script;
 pub mod session;
 pub mod vm;
 pub mod watchdog;

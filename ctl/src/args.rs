@@ -63,7 +63,7 @@ pub enum Command {
     },
     /// Start a VM and keep it running; track it where it runs already.
     Enable {
-        /// The VM.
+        /// The VM, as NAME or vm:NAME, or the service, as service:NAME.
         vm: String,
         /// The node to start it on.
         #[arg(long)]
@@ -71,12 +71,12 @@ pub enum Command {
     },
     /// Stop a VM and keep it so; the way out of `failed`.
     Disable {
-        /// The VM.
+        /// The VM, as NAME or vm:NAME, or the service, as service:NAME.
         vm: String,
     },
     /// Stop a VM: its guest is asked to shut down, and destroyed after the VM's stop time-out.
     Stop {
-        /// The VM.
+        /// The VM, as NAME or vm:NAME, or the service, as service:NAME.
         vm: String,
         /// Destroy at once.
         #[arg(long)]
@@ -84,12 +84,12 @@ pub enum Command {
     },
     /// Stop a VM and start it on the same node.
     Restart {
-        /// The VM.
+        /// The VM, as NAME or vm:NAME, or the service, as service:NAME.
         vm: String,
     },
     /// Stop a VM and start it on another node.
     Relocate {
-        /// The VM.
+        /// The VM, as NAME or vm:NAME, or the service, as service:NAME.
         vm: String,
         /// The node.
         #[arg(long)]
@@ -97,7 +97,7 @@ pub enum Command {
     },
     /// Move a running VM to another node.
     Migrate {
-        /// The VM.
+        /// The VM, as NAME or vm:NAME, or the service, as service:NAME.
         vm: String,
         /// The node.
         #[arg(long)]
@@ -111,7 +111,7 @@ pub enum Command {
     },
     /// Do nothing to a VM until it is unfrozen, while somebody works on it: no start, no stop, no recovery, no move.
     Freeze {
-        /// The VM.
+        /// The VM, as NAME or vm:NAME, or the service, as service:NAME.
         vm: String,
         /// Why, for whoever meets it frozen.
         #[arg(long)]
@@ -122,7 +122,7 @@ pub enum Command {
     },
     /// Give a VM back to the cluster; every node says first whether it runs there.
     Unfreeze {
-        /// The VM.
+        /// The VM, as NAME or vm:NAME, or the service, as service:NAME.
         vm: String,
     },
     /// Start nothing in the whole cluster until it is unlocked; stops go on.
@@ -135,22 +135,27 @@ pub enum Command {
     Unlock,
     /// Forget what counts against a VM: its restarts, failed checks, nodes tried in vain and waits.
     Convalesce {
-        /// The VM.
+        /// The VM, as NAME or vm:NAME, or the service, as service:NAME.
         vm: String,
     },
     /// Call off what is under way.
     Cancel {
-        /// The VM.
+        /// The VM, as NAME or vm:NAME, or the service, as service:NAME.
         vm: String,
     },
     /// Why a VM is as it is, and where it could run.
     Explain {
-        /// The VM.
+        /// The VM, as NAME or vm:NAME, or the service, as service:NAME.
         vm: String,
     },
     /// Put VMs under management, change, show and forget them.
     #[command(subcommand)]
     Vm(Box<Vm>),
+    /// Put services under management, change, show and forget them: ordered groups of VMs and scripts. `enable`,
+    /// `disable`, `stop`, `restart`, `relocate`, `migrate`, `freeze`, `unfreeze`, `convalesce`, `cancel` and `explain`
+    /// take them as `service:NAME`.
+    #[command(subcommand)]
+    Service(Service),
     /// Show nodes, say how they are fenced, remove them.
     #[command(subcommand)]
     Node(Node),
@@ -396,6 +401,35 @@ pub enum Migration {
     Live,
     /// Paused.
     Pause,
+}
+
+/// Services.
+#[derive(Debug, Subcommand)]
+pub enum Service {
+    /// Put a service under management. Starts nothing.
+    Add {
+        /// Its YAML file: name, policy, members in the order of their start; - for standard input.
+        #[arg(short, long)]
+        file: PathBuf,
+    },
+    /// Change a service to what a file says. Stops nothing.
+    Edit {
+        /// As for `add`; it names the service.
+        #[arg(short, long)]
+        file: PathBuf,
+    },
+    /// Take a service out of management. Stops nothing.
+    Forget {
+        /// The service.
+        service: String,
+    },
+    /// Show a service.
+    Show {
+        /// The service.
+        service: String,
+    },
+    /// List the services with their members.
+    List,
 }
 
 /// Nodes.

@@ -7,4 +7,5 @@ pub mod domain_file;
 pub mod exit;
 pub mod fleet;
 pub mod render;
+pub mod service_file;
 pub mod wait;

@@ -5,7 +5,7 @@ use std::time::Duration;
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use proto::v1;
 use tokio::time::{Instant, timeout_at};
-use tonic::Response;
+use tonic::{Response, Streaming};
 
 use crate::client::{Cluster, worth_another};
 use crate::exit::{Failure, Kind};
@@ -56,17 +56,57 @@ pub async fn wait(
     name: &str,
     quiet: bool,
 ) -> Result<v1::Vm, Failure> {
-    let begun = Instant::now();
-    let mut display = Display::new(quiet);
-    let mut stuck: Option<(Instant, String)> = None;
-    loop {
+    let open = async || {
         let message = v1::GetVmRequest { vm: name.to_owned(), with_xml: false };
-        let mut stream = cluster
+        cluster
             .ask(|mut client| {
                 let message = message.clone();
                 async move { client.watch_vm(message).await.map(Response::into_inner) }
             })
-            .await?;
+            .await
+    };
+    follow(cluster, request_id, quiet, open, v1::Vm::clone).await
+}
+
+/// The same of a service.
+pub async fn wait_service(
+    cluster: &Cluster,
+    request_id: &str,
+    name: &str,
+    quiet: bool,
+) -> Result<v1::Service, Failure> {
+    let open = async || {
+        let message = v1::GetServiceRequest { service: name.to_owned() };
+        cluster
+            .ask(|mut client| {
+                let message = message.clone();
+                async move { client.watch_service(message).await.map(Response::into_inner) }
+            })
+            .await
+    };
+    let look = |service: &v1::Service| v1::Vm {
+        name: format!("service:{name}"),
+        state: service.state.clone(),
+        operation: service.operation.clone(),
+        reason: service.reason.clone(),
+        ..v1::Vm::default()
+    };
+    follow(cluster, request_id, quiet, open, look).await
+}
+
+/// `open` begins a stream of views, `look` says what is judged of one.
+async fn follow<T>(
+    cluster: &Cluster,
+    request_id: &str,
+    quiet: bool,
+    open: impl AsyncFn() -> Result<Streaming<T>, Failure>,
+    look: impl Fn(&T) -> v1::Vm,
+) -> Result<T, Failure> {
+    let begun = Instant::now();
+    let mut display = Display::new(quiet);
+    let mut stuck: Option<(Instant, String)> = None;
+    loop {
+        let mut stream = open().await?;
         loop {
             let wake = stuck
                 .as_ref()
@@ -87,20 +127,21 @@ pub async fn wait(
                     });
                 }
             };
-            let vm = match next {
-                Ok(Some(vm)) => vm,
+            let seen = match next {
+                Ok(Some(seen)) => seen,
                 // The leader changed: the next one knows all that was acknowledged.
                 Ok(None) => break,
                 Err(status) if worth_another(&status) => break,
                 Err(status) => return Err(status.into()),
             };
+            let vm = look(&seen);
             display.show(&vm);
             match judge(request_id, &vm) {
                 Verdict::Pending => stuck = None,
                 Verdict::Stuck(why) => stuck = stuck.or_else(|| Some((Instant::now(), why))),
                 Verdict::Done => {
                     display.clear();
-                    return Ok(vm);
+                    return Ok(seen);
                 }
                 Verdict::Failed(why) => {
                     display.clear();

@@ -13,10 +13,11 @@ use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
 use crate::hypervisor::DomainFacts;
+use crate::script::ledger::ServiceEntry;
 use crate::vm::order::{Kind, Order};
 
 /// The format this version writes: a head line with version and checksum, then JSON.
-const VERSION: u32 = 2;
+const VERSION: u32 = 3;
 const MAGIC: &str = "berth-ledger";
 
 /// What an order came to.
@@ -56,6 +57,9 @@ pub struct Entries {
     pub cluster: Option<Uuid>,
     /// By VM.
     pub vms: BTreeMap<Uuid, Entry>,
+    /// By service; none in formats before the third.
+    #[serde(default)]
+    pub services: BTreeMap<Uuid, ServiceEntry>,
 }
 
 /// Where the ledger is kept; on stable storage when `write` returns.
@@ -288,8 +292,13 @@ impl Ledger {
         seen
     }
 
+    /// All that it holds.
+    pub(crate) fn entries(&self) -> &Entries {
+        &self.entries
+    }
+
     /// On disk first: what is not written down did not happen.
-    fn change(&mut self, change: impl FnOnce(&mut Entries)) -> Result<(), LedgerError> {
+    pub(crate) fn change(&mut self, change: impl FnOnce(&mut Entries)) -> Result<(), LedgerError> {
         let mut entries = self.entries.clone();
         change(&mut entries);
         if !off(Rule::LedgerFirst) {
@@ -385,7 +394,7 @@ mod tests {
         for (text, reason) in [
             (good.replace("\"floor\":9", "\"floor\":8"), "checksum"),
             (good[..good.len() - 3].to_owned(), "checksum"),
-            (good.replacen(" 2 ", " 3 ", 1), "formats up to 2"),
+            (good.replacen(" 3 ", " 4 ", 1), "formats up to 3"),
             (String::new(), "no head line"),
         ] {
             fs::write(&path, &text).unwrap();

@@ -11,6 +11,7 @@ mod hold;
 mod node;
 mod operation;
 mod replica;
+mod service;
 mod settings;
 mod status;
 mod vm;
@@ -36,8 +37,15 @@ pub async fn run(arguments: Arguments) -> Result<(), Failure> {
         no_wait: arguments.no_wait,
     };
     let cx = &context;
-    match arguments.command {
+    if let Some((service, ask)) = service::asked(&arguments.command) {
+        return service::ask(cx, service, ask).await;
+    }
+    match plain_vm(arguments.command) {
         Command::Status { stale, check } => status::run(cx, stale, check).await,
+        Command::Explain { vm } if service::named(&vm).is_some() => {
+            service::explain(cx, service::named(&vm).unwrap_or_default()).await
+        }
+        Command::Service(command) => service::run(cx, command).await,
         Command::Explain { vm } => explain::run(cx, &vm).await,
         Command::Vm(command) => vm::run(cx, *command).await,
         Command::Node(command) => node::run(cx, command).await,
@@ -66,4 +74,27 @@ pub async fn run(arguments: Arguments) -> Result<(), Failure> {
         Command::Convalesce { vm } => hold::convalesce(cx, vm).await,
         operation => operation::run(cx, operation).await,
     }
+}
+
+/// `vm:NAME` is the VM of that name.
+fn plain_vm(mut command: Command) -> Command {
+    let name = match &mut command {
+        Command::Enable { vm, .. }
+        | Command::Disable { vm }
+        | Command::Stop { vm, .. }
+        | Command::Restart { vm }
+        | Command::Relocate { vm, .. }
+        | Command::Migrate { vm, .. }
+        | Command::Freeze { vm, .. }
+        | Command::Unfreeze { vm }
+        | Command::Convalesce { vm }
+        | Command::Cancel { vm }
+        | Command::Resolve { vm, .. }
+        | Command::Explain { vm } => vm,
+        _ => return command,
+    };
+    if let Some(plain) = name.strip_prefix("vm:") {
+        *name = plain.to_owned();
+    }
+    command
 }

@@ -3,7 +3,7 @@
 use proto::v1;
 use tonic::Response;
 
-use crate::cmd::Context;
+use crate::cmd::{Context, service};
 use crate::exit::{Failure, Kind};
 use crate::render::{self, Status, note, owner, table, time};
 
@@ -63,7 +63,12 @@ fn text(status: &v1::Status) -> String {
         let count = status.unguarded.len();
         notes.push_str(&format!("\n\n{count} VMs run on hosts without a lock manager"));
     }
-    format!("{head}{stale}\n\n{}\n\n{}{notes}", nodes(&status.nodes), vms(&status.vms))
+    let services = match status.services.as_slice() {
+        [] => String::new(),
+        services => format!("\n\n{}", service::list(services)),
+    };
+    let (nodes, vms) = (nodes(&status.nodes), vms(&status.vms));
+    format!("{head}{stale}\n\n{nodes}\n\n{vms}{services}{notes}")
 }
 
 /// The table of nodes.
@@ -107,6 +112,16 @@ fn verdict(status: &v1::Status) -> Result<(), Failure> {
             || (vm.desired == "enabled" && vm.reason.as_ref().is_some_and(|reason| reason.stuck))
     };
     let vms = status.vms.iter().filter(bad).map(|vm| format!("{} is {}", vm.name, vm.state));
-    let all: Vec<_> = nodes.chain(vms).collect();
+    let broken = |service: &&v1::Service| {
+        service.state == "failed"
+            || service.partial
+            || (service.desired == "enabled"
+                && service.reason.as_ref().is_some_and(|reason| reason.stuck))
+    };
+    let services = status.services.iter().filter(broken).map(|service| {
+        let name = service.spec.as_ref().map(|spec| spec.name.as_str()).unwrap_or_default();
+        format!("service:{name} is {}", service::state(service))
+    });
+    let all: Vec<_> = nodes.chain(vms).chain(services).collect();
     if all.is_empty() { Ok(()) } else { Err(Failure::new(Kind::OperationFailed, all.join("; "))) }
 }

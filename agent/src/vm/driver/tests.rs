@@ -92,6 +92,7 @@ impl Bench {
             self_fence_ms: 1_000,
             isolation_hold_ms: 60_000,
             floors: Vec::new(),
+            service_floors: Vec::new(),
         };
         let domains = self.fake.domains().unwrap_or_default();
         let inventory = self.core.inventory(&domains, self.at());
@@ -398,6 +399,7 @@ fn a_session_of_an_older_epoch_is_not_taken() {
         self_fence_ms: 1_000,
         isolation_hold_ms: 60_000,
         floors: vec![(VM, 30)],
+        service_floors: Vec::new(),
     };
     bench.core.registered(given(2), &Default::default(), bench.at()).unwrap();
     let refused = bench.core.registered(given(1), &Default::default(), bench.at()).unwrap_err();
