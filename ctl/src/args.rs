@@ -321,7 +321,7 @@ pub struct Policy {
     /// Alone on its node among the cluster's VMs: 0 = no, else its priority; 1 takes the node of 2 where no other is free.
     #[arg(long)]
     pub exclusive: Option<u32>,
-    /// What has to be started before it is, as vm:NAME, or vm:NAME:soft for the start only; empty for nothing.
+    /// What has to be started before it is, as vm:NAME or service:NAME, with :soft for the start only; empty for nothing.
     #[arg(long, value_delimiter = ',', value_parser = dependency)]
     pub depend: Option<Vec<Depend>>,
     /// VMs with 1 are started before those with 2; 0 = after all that have a number.
@@ -643,7 +643,9 @@ fn dependency(text: &str) -> Result<Depend, String> {
         _ => (text, "hard"),
     };
     match on.split_once(':') {
-        Some((kind, _)) if kind != "vm" => Err(format!("{kind} is no kind; write it as vm:NAME")),
+        Some((kind, _)) if !matches!(kind, "vm" | "service") => {
+            Err(format!("{kind} is no kind; write it as vm:NAME or service:NAME"))
+        }
         _ => Ok(Depend { on: on.to_owned(), mode: mode.to_owned() }),
     }
 }

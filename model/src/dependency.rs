@@ -7,7 +7,8 @@ use std::collections::BTreeSet;
 use serde::{Deserialize, Serialize};
 
 use crate::cluster::ClusterState;
-use crate::id::VmName;
+use crate::id::{ServiceName, VmName};
+use crate::service::ServiceState;
 use crate::vm::{VmPolicy, VmState};
 
 /// Something that has to be started, wherever it runs, before what depends on it is.
@@ -19,11 +20,13 @@ pub struct Dependency {
     pub mode: DependMode,
 }
 
-/// What may be depended on; operators write `vm:NAME`.
+/// What may be depended on; operators write `vm:NAME` or `service:NAME`.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 pub enum Dependee {
     /// A VM.
     Vm(VmName),
+    /// A service: all of it that is wanted is up.
+    Service(ServiceName),
 }
 
 /// How long a dependency binds.
@@ -55,6 +58,7 @@ impl std::fmt::Display for Dependee {
     fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         match self {
             Self::Vm(name) => write!(formatter, "vm:{name}"),
+            Self::Service(name) => write!(formatter, "service:{name}"),
         }
     }
 }
@@ -65,14 +69,14 @@ pub enum Unmet {
     /// Nothing of that name is managed.
     Unknown,
     /// It is in this state.
-    NotStarted(VmState),
+    NotStarted(&'static str),
 }
 
 impl std::fmt::Display for Unmet {
     fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         match self {
             Self::Unknown => write!(formatter, "unknown"),
-            Self::NotStarted(state) => write!(formatter, "{}", state.as_str()),
+            Self::NotStarted(state) => write!(formatter, "{state}"),
         }
     }
 }
@@ -81,11 +85,21 @@ impl ClusterState {
     /// What of a VM's dependencies is not started now, wherever it would be. While it migrates it runs.
     pub fn unmet<'p>(&self, policy: &'p VmPolicy) -> impl Iterator<Item = (&'p Dependency, Unmet)> {
         policy.depend.iter().filter_map(|dependency| {
-            let Dependee::Vm(name) = &dependency.on;
-            match self.vms.get(name).map(|record| record.state) {
+            let state = match &dependency.on {
+                Dependee::Vm(name) => self.vms.get(name).map(|record| {
+                    let runs = matches!(record.state, VmState::Started | VmState::Migrating);
+                    (runs, record.state.as_str())
+                }),
+                Dependee::Service(name) => self.services.get(name).map(|record| {
+                    let runs =
+                        matches!(record.state, ServiceState::Started | ServiceState::Migrating);
+                    (runs, record.state.as_str())
+                }),
+            };
+            match state {
                 None => Some((dependency, Unmet::Unknown)),
-                Some(VmState::Started | VmState::Migrating) => None,
-                Some(state) => Some((dependency, Unmet::NotStarted(state))),
+                Some((true, _)) => None,
+                Some((false, state)) => Some((dependency, Unmet::NotStarted(state))),
             }
         })
     }

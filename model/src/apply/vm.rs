@@ -216,6 +216,11 @@ impl ClusterState {
             Dependee::Vm(name) => {
                 self.vms.get(name).map_or_else(Vec::new, |record| of(&record.spec.policy))
             }
+            // A service is up when its VMs are.
+            Dependee::Service(name) => {
+                let vms = self.services.get(name).into_iter().flat_map(|it| it.spec.vms());
+                vms.cloned().map(Dependee::Vm).collect()
+            }
         };
         let Some(way) = dependency::cycle(&mine, next) else { return Ok(()) };
         let way: Vec<_> = way.iter().chain([&mine]).map(ToString::to_string).collect();

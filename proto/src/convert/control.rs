@@ -7,7 +7,7 @@ use model::command::Operation;
 use model::dependency::{DependMode, Dependee, Dependency};
 use model::domain_xml;
 use model::failover_domain::{Failback, FailoverDomain, Window};
-use model::id::{FailoverDomainName, NodeName, VmName};
+use model::id::{FailoverDomainName, NodeName, ServiceName, VmName};
 use model::node::{AfterFence, FenceDevice};
 use model::recovery::{FailureTolerance, RecoveryPolicy, RestartLimit};
 use model::settings::Settings;
@@ -266,8 +266,11 @@ fn depend(asked: Vec<v1::Dependency>) -> Result<Vec<Dependency>, ConvertError> {
     Ok(depend)
 }
 
-/// `vm:NAME`, or a VM's bare name.
+/// `service:NAME`, `vm:NAME`, or a VM's bare name.
 fn dependee(text: &str) -> Result<Dependee, ConvertError> {
+    if let Some(name) = text.strip_prefix("service:") {
+        return Ok(Dependee::Service(self::name("depend", ServiceName::new(name))?));
+    }
     Ok(Dependee::Vm(vm(text.strip_prefix("vm:").unwrap_or(text))?))
 }
 

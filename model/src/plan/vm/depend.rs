@@ -20,10 +20,8 @@ impl Planner<'_> {
                     _ => None,
                 }
             })?;
-        let what = format!(
-            "{on}, on which it depends, is {}: it stops until that is started",
-            state.as_str()
-        );
+        let what =
+            format!("{on}, on which it depends, is {}: it stops until that is started", state);
         Some(self.decide(self.stop_decision(owner), what))
     }
 
