@@ -240,6 +240,7 @@ impl Session {
                 number,
                 jobs,
                 epoch: self.given.epoch,
+                loads: Vec::new(),
             });
             request.set_timeout(limit);
             let sent = Reading::now();

@@ -9,6 +9,7 @@ use clap_complete::Shell;
 use crate::exit;
 
 pub mod handling;
+pub mod placing;
 
 /// Runs a Berth cluster: VMs on libvirt hosts, each in one place at most.
 #[derive(Debug, Parser)]
@@ -162,6 +163,18 @@ pub enum Command {
     /// Failover domains.
     #[command(subcommand)]
     FailoverDomain(FailoverDomain),
+    /// Placement rules: VMs together or apart.
+    #[command(subcommand)]
+    Rule(placing::Rule),
+    /// Claim up all that is done by itself: nothing is started, stopped, moved, fenced or recovered.
+    Pause(placing::Pause),
+    /// Go on.
+    Unpause,
+    /// Hands off a VM: nothing is done about it until it is enabled, stopped or disabled.
+    Ignore {
+        /// The VM.
+        vm: String,
+    },
     /// What happened.
     Events {
         /// Go on with those that come.
@@ -267,6 +280,20 @@ pub enum Vm {
         /// The VM.
         vm: String,
     },
+    /// Say that an outside job, such as a backup, claims a VM: it is not started meanwhile. The claim ends with the proven death of the
+    /// VM's node.
+    Claim {
+        /// The VM.
+        vm: String,
+        /// What for.
+        #[arg(long)]
+        reason: String,
+    },
+    /// Say that the job is done.
+    Unclaim {
+        /// The VM.
+        vm: String,
+    },
     /// Show a VM.
     Show {
         /// The VM.
@@ -336,6 +363,9 @@ pub struct Policy {
     /// How it is treated on its host.
     #[command(flatten)]
     pub handling: handling::Handling,
+    /// How it is placed.
+    #[command(flatten)]
+    pub placing: placing::Placing,
 }
 
 /// One dependency of the command line; an empty name stands for none.
@@ -480,6 +510,21 @@ pub enum Node {
         /// `stay-off`, or `power-on/N` for N times an hour at the most.
         #[arg(long)]
         after_fence: Option<String>,
+    },
+    /// Move everything off a node and keep it empty until it has booted anew; VMs that cannot leave are named.
+    Drain {
+        /// The node.
+        node: String,
+        /// Keep it empty until `node maintenance NODE off`.
+        #[arg(long)]
+        stay: bool,
+    },
+    /// Move everything off a node and keep it empty, or take it back.
+    Maintenance {
+        /// The node.
+        node: String,
+        /// On or off.
+        switch: placing::Switch,
     },
     /// Remove a node that can run nothing any more.
     Remove {

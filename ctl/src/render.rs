@@ -75,6 +75,9 @@ pub struct Vm {
     frozen: Option<Freeze>,
     status_failures: u32,
     placed: bool,
+    claim: Option<Claim>,
+    home: Option<String>,
+    waits_for: Option<String>,
     revision: u64,
 }
 
@@ -254,6 +257,13 @@ impl From<&v1::Vm> for Vm {
             }),
             status_failures: vm.status_failures,
             placed: vm.placed,
+            claim: vm.claim.clone().map(|claim| Claim {
+                reason: claim.reason,
+                by: claim.by,
+                since: time(claim.at_ms),
+            }),
+            home: vm.home.clone(),
+            waits_for: vm.waits_for.clone(),
             revision: vm.revision,
         }
     }
@@ -284,6 +294,9 @@ pub struct Node {
     fence_devices: Vec<String>,
     silent_ms: Option<u64>,
     proof_of_death: Option<String>,
+    maintenance: bool,
+    maintenance_until_boot: bool,
+    shutdown: Option<String>,
     reason: Option<Reason>,
     unmanaged: Vec<Unmanaged>,
 }
@@ -318,6 +331,9 @@ impl From<&v1::Node> for Node {
             fence_devices: node.fence_devices,
             silent_ms: node.silent_ms,
             proof_of_death: node.proof_of_death,
+            maintenance: node.maintenance,
+            maintenance_until_boot: node.maintenance_until_boot,
+            shutdown: node.shutdown,
             reason: node.reason.as_ref().map(reason),
             unmanaged: node
                 .unmanaged
@@ -473,6 +489,36 @@ impl From<&v1::FailoverDomain> for FailoverDomain {
     }
 }
 
+/// A placement rule.
+#[derive(Debug, Serialize)]
+pub struct PlacementRule {
+    name: String,
+    kind: String,
+    vms: Vec<String>,
+}
+
+impl From<&v1::PlacementRule> for PlacementRule {
+    fn from(rule: &v1::PlacementRule) -> Self {
+        let rule = rule.clone();
+        Self { name: rule.name, kind: rule.kind, vms: rule.vms }
+    }
+}
+
+#[derive(Debug, Serialize)]
+struct Pause {
+    mode: String,
+    by: String,
+    why: String,
+    since: String,
+}
+
+#[derive(Debug, Serialize)]
+struct Claim {
+    reason: String,
+    by: String,
+    since: String,
+}
+
 /// An event.
 #[derive(Debug, Serialize)]
 pub struct Event {
@@ -517,6 +563,8 @@ pub struct Status {
     vms: Vec<Vm>,
     services: Vec<Service>,
     failover_domains: Vec<FailoverDomain>,
+    placement_rules: Vec<PlacementRule>,
+    pause: Option<Pause>,
     lock: Option<Lock>,
 }
 
@@ -544,6 +592,13 @@ impl From<&v1::Status> for Status {
                 by: lock.by.clone(),
                 why: lock.why.clone(),
                 since: time(lock.since_ms),
+            }),
+            placement_rules: status.placement_rules.iter().map(PlacementRule::from).collect(),
+            pause: status.pause.clone().map(|pause| Pause {
+                mode: pause.mode,
+                by: pause.by,
+                why: pause.why,
+                since: time(pause.at_ms),
             }),
         }
     }

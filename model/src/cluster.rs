@@ -9,12 +9,14 @@ use uuid::Uuid;
 use crate::command::{Command, Operation};
 use crate::event::{Event, EventKind};
 use crate::failover_domain::FailoverDomain;
+use crate::fleet::Pause;
 use crate::hold::Lock;
 use crate::id::{
-    ClusterId, Epoch, FailoverDomainName, NodeId, NodeName, RequestId, ServiceName, SessionId,
-    VmName,
+    ClusterId, Epoch, FailoverDomainName, NodeId, NodeName, PlacementRuleName, RequestId,
+    ServiceName, SessionId, VmName,
 };
 use crate::node::NodeRecord;
+use crate::placement_rule::PlacementRule;
 use crate::rejection::Rejection;
 use crate::sabotage::{Rule, off};
 use crate::service::ServiceRecord;
@@ -109,6 +111,12 @@ pub struct ClusterState {
     pub service_of: OrdMap<VmName, ServiceName>,
     /// By name.
     pub failover_domains: OrdMap<FailoverDomainName, Arc<FailoverDomain>>,
+    /// By name.
+    pub placement_rules: OrdMap<PlacementRuleName, Arc<PlacementRule>>,
+    /// An operator holds up all that is done by itself.
+    pub pause: Option<Pause>,
+    /// Since when load has been uneven beyond the threshold.
+    pub uneven_since: Option<Timestamp>,
     /// Too many nodes seemed lost at once.
     pub mass_loss: Option<MassLoss>,
     /// Nothing is started, by an operator's will.

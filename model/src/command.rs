@@ -9,12 +9,16 @@ use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
 use crate::failover_domain::FailoverDomain;
+use crate::fleet::PauseMode;
 use crate::hold::Lock;
 use crate::id::{
-    ClusterId, Epoch, FailoverDomainName, MemberName, NodeId, NodeName, OrderId, RequestId,
-    ServiceName, SessionId, VmName,
+    ClusterId, Epoch, FailoverDomainName, MemberName, NodeId, NodeName, OrderId, PlacementRuleName,
+    RequestId, ServiceName, SessionId, VmName,
 };
-use crate::node::{AfterFence, Capacity, FenceDevice, NodeRecord, ProofOfDeath, SeenDomain};
+use crate::node::{
+    AfterFence, AfterShutdown, Capacity, FenceDevice, NodeRecord, ProofOfDeath, SeenDomain,
+};
+use crate::placement_rule::PlacementRule;
 use crate::service::{ServiceRecord, ServiceSpec};
 use crate::settings::Settings;
 use crate::time::Timestamp;
@@ -307,6 +311,59 @@ pub enum Operation {
         /// In their order.
         changes: Vec<Operation>,
     },
+    /// Operator: set a placement rule.
+    PutPlacementRule(PlacementRule),
+    /// Operator: remove a placement rule.
+    RemovePlacementRule(PlacementRuleName),
+    /// A placement rule of the backup.
+    RestorePlacementRule(PlacementRule),
+    /// Operator: empty a node and keep it so, or take it back.
+    SetMaintenance {
+        /// Which.
+        node: NodeName,
+        /// On or off.
+        on: bool,
+        /// It ends by itself when the node has booted anew.
+        until_boot: bool,
+    },
+    /// Agent: my host shuts down in good order.
+    ShutdownAnnounced {
+        /// Whose.
+        node: NodeId,
+        /// In which session.
+        session: SessionId,
+        /// What follows.
+        then: AfterShutdown,
+    },
+    /// Leader: a node that had said so is off, and nothing of the cluster's was there any more.
+    NodeOff {
+        /// Which.
+        node: NodeId,
+        /// Of which session.
+        session: SessionId,
+    },
+    /// Operator: hold up all that is done by itself.
+    PauseCluster {
+        /// How.
+        mode: PauseMode,
+        /// Why.
+        why: String,
+    },
+    /// Operator: go on.
+    UnpauseCluster,
+    /// Operator: hands off this VM, until it is enabled, stopped or disabled again.
+    Ignore(VmName),
+    /// Operator: an outside job claims a VM; it is not started meanwhile.
+    Claim {
+        /// Which.
+        vm: VmName,
+        /// What for.
+        reason: String,
+    },
+    /// Operator: the job is done.
+    Unclaim(VmName),
+    /// Leader: load is uneven beyond the threshold, or no longer so.
+    Uneven(bool),
 }
 
 /// What an agent says when it begins a session.
@@ -623,6 +680,24 @@ pub enum Decision {
         /// Why, as a sentence.
         why: String,
     },
+    /// Ask by itself what an operator could: that it is moved.
+    AskMove {
+        /// Where to.
+        to: NodeId,
+        /// Why the cluster moves it.
+        cause: MoveCause,
+        /// Why there, as a sentence.
+        why: String,
+    },
+    /// Stop it for its host shuts down; it stays wanted.
+    StopForShutdown {
+        /// Where it runs.
+        node: NodeId,
+        /// Milliseconds for the guest; `None` destroys at once.
+        graceful_ms: Option<u64>,
+        /// It waits for its host to come back; else it is started elsewhere.
+        waits: bool,
+    },
 }
 
 /// Why the cluster moves a VM that runs well.
@@ -632,6 +707,28 @@ pub enum MoveCause {
     Failback,
     /// It gives way to a VM that has to be alone.
     Exclusive,
+    /// Its node is to be empty.
+    Drain,
+    /// It is where a placement rule or a restricted failover domain forbids it to be.
+    Rule,
+    /// The node that it was drained from is back.
+    Return,
+    /// To even out load.
+    Balance,
+}
+
+impl MoveCause {
+    /// For sentences: "it is moved: ...".
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Failback => "its failover domain prefers another node",
+            Self::Exclusive => "it gives way to a VM that has to be alone",
+            Self::Drain => "its node is to be empty",
+            Self::Rule => "it may not stay where it is",
+            Self::Return => "the node that it was drained from is back",
+            Self::Balance => "load is evened out",
+        }
+    }
 }
 
 impl Operation {
@@ -651,6 +748,9 @@ impl Operation {
             | Self::Freeze { vm, .. }
             | Self::Unfreeze(vm)
             | Self::Convalesce(vm)
+            | Self::Ignore(vm)
+            | Self::Claim { vm, .. }
+            | Self::Unclaim(vm)
             | Self::Decide { vm, .. } => Some(vm),
             Self::RestoreVm(record) => Some(&record.spec.name),
             Self::IfUnchanged { operation, .. } => operation.vm(),
@@ -689,7 +789,16 @@ impl Operation {
             | Self::Unlock
             | Self::RestoreLock(_)
             | Self::StageChanges { .. }
-            | Self::ApplyChanges { .. } => None,
+            | Self::ApplyChanges { .. }
+            | Self::PutPlacementRule(_)
+            | Self::RemovePlacementRule(_)
+            | Self::RestorePlacementRule(_)
+            | Self::SetMaintenance { .. }
+            | Self::ShutdownAnnounced { .. }
+            | Self::NodeOff { .. }
+            | Self::PauseCluster { .. }
+            | Self::UnpauseCluster
+            | Self::Uneven(_) => None,
         }
     }
 
@@ -769,6 +878,18 @@ impl Operation {
             Self::ApplyChanges { batch, based_on, .. } => {
                 format!("apply-changes {batch} {based_on}")
             }
+            Self::PutPlacementRule(rule) => format!("put-placement-rule {}", rule.name),
+            Self::RemovePlacementRule(name) => format!("remove-placement-rule {name}"),
+            Self::RestorePlacementRule(rule) => format!("restore-placement-rule {}", rule.name),
+            Self::SetMaintenance { node, on, .. } => format!("set-maintenance {node} {on}"),
+            Self::ShutdownAnnounced { node, .. } => format!("shutdown-announced {node}"),
+            Self::NodeOff { node, .. } => format!("node-off {node}"),
+            Self::PauseCluster { mode, .. } => format!("pause-cluster {}", mode.as_str()),
+            Self::UnpauseCluster => "unpause-cluster".into(),
+            Self::Ignore(vm) => format!("ignore {vm}"),
+            Self::Claim { vm, .. } => format!("claim {vm}"),
+            Self::Unclaim(vm) => format!("unclaim {vm}"),
+            Self::Uneven(uneven) => format!("uneven {uneven}"),
         }
     }
 }

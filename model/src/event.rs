@@ -190,6 +190,26 @@ kinds! {
     ServiceUnfrozen = "service-unfrozen", Info;
     /// Scripts of it were found running.
     ServiceSeen = "service-seen", Warning;
+    /// A placement rule was set or removed.
+    PlacementRuleChanged = "placement-rule-changed", Info;
+    /// A node is to be empty, or is taken back.
+    NodeMaintenance = "node-maintenance", Info;
+    /// A host shuts down in good order.
+    NodeShutsDown = "node-shuts-down", Info;
+    /// A host was shut down in good order.
+    NodeOff = "node-off", Info;
+    /// An operator holds up all that is done by itself.
+    ClusterPaused = "cluster-paused", Warning;
+    /// It goes on.
+    ClusterUnpaused = "cluster-unpaused", Info;
+    /// An outside job claims a VM.
+    VmClaimed = "vm-claimed", Info;
+    /// It no longer does.
+    VmUnclaimed = "vm-unclaimed", Info;
+    /// The cluster moves a VM by itself.
+    VmMoving = "vm-moving", Info;
+    /// Load is uneven.
+    LoadUneven = "load-uneven", Info;
 }
 
 /// One thing that happened.

@@ -105,6 +105,10 @@ name!(
     /// A failover domain's name.
     FailoverDomainName, "failover domain name", 100, plain
 );
+name!(
+    /// A placement rule's name.
+    PlacementRuleName, "placement rule name", 100, plain
+);
 
 macro_rules! number {
     ($(#[$doc:meta])* $name:ident) => {

@@ -2,7 +2,18 @@
 
 use std::collections::BTreeMap;
 
+use uuid::Uuid;
+
 use crate::id::{NodeId, SessionId};
+
+/// What one guest uses, as its agent measured it lately.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Measured {
+    /// Thousandths of a processor.
+    pub cpu_milli: u64,
+    /// Memory, in MiB.
+    pub memory_mib: u64,
+}
 
 /// How one node's session sounds, in the leader's own elapsed time.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -22,4 +33,6 @@ pub struct Heard {
 pub struct Liveness {
     /// By node.
     pub heard: BTreeMap<NodeId, Heard>,
+    /// What guests use, by the VM's UUID; nothing of those that no agent has measured lately.
+    pub measured: BTreeMap<Uuid, Measured>,
 }

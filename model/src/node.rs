@@ -109,6 +109,9 @@ pub enum NodeState {
     Fencing,
     /// Proven dead.
     Dead(ProofOfDeath),
+    /// Shut down in good order: its agent had said so, and that nothing of the cluster's ran there any more. Not a proof:
+    /// should a VM turn out to have it in its may-run set, its death is sought like any other's.
+    Off,
 }
 
 impl NodeState {
@@ -119,8 +122,38 @@ impl NodeState {
             Self::Lost => "lost",
             Self::Fencing => "fencing",
             Self::Dead(_) => "dead",
+            Self::Off => "off",
         }
     }
+}
+
+/// An operator has a node emptied and kept so.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Maintenance {
+    /// Who.
+    pub by: String,
+    /// Since when.
+    pub at: Timestamp,
+    /// It ends by itself when the node has booted anew.
+    pub until_boot: bool,
+}
+
+/// What follows an orderly shutdown of a host.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub enum AfterShutdown {
+    /// It stays off for now.
+    StayOff,
+    /// It boots again at once.
+    Reboot,
+}
+
+/// A host shuts down in good order.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Shutdown {
+    /// What follows.
+    pub then: AfterShutdown,
+    /// Since when.
+    pub at: Timestamp,
 }
 
 /// A domain as an agent sees it; the agent does not know which are the cluster's.
@@ -213,6 +246,10 @@ pub struct NodeRecord {
     pub autostart: BTreeSet<VmName>,
     /// Domains there that are not the cluster's.
     pub unmanaged: BTreeMap<Uuid, SeenDomain>,
+    /// An operator has it emptied and kept so.
+    pub maintenance: Option<Maintenance>,
+    /// Its host shuts down.
+    pub shutdown: Option<Shutdown>,
     /// The revision of the last change of this record.
     pub changed: u64,
 }
@@ -239,6 +276,11 @@ impl NodeRecord {
             };
         let drift_percent = if off(Rule::Drift) { 0 } else { drift_percent };
         Some((longest * (100 + drift_percent)).div_ceil(100))
+    }
+
+    /// VMs may be placed there: it is in session, and nothing says that it is to be empty.
+    pub fn serves(&self) -> bool {
+        self.state == NodeState::Online && self.maintenance.is_none() && self.shutdown.is_none()
     }
 
     /// The session, while it has one.

@@ -70,6 +70,16 @@ impl FailureTolerance {
     }
 }
 
+/// How often a start that fails is tried again before the VM is given up. Other managers let either be set; here both
+/// hold together, the retries on every node that is tried.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, Default)]
+pub struct StartLimit {
+    /// Tries on the same node after the first one, before another node is tried.
+    pub retries: u32,
+    /// Other nodes that are tried after that; `None` = all, again and again.
+    pub relocations: Option<u32>,
+}
+
 /// What to do about one failure.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Remedy {

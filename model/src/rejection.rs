@@ -240,6 +240,26 @@ pub enum Rejection {
         /// Why.
         why: String,
     },
+    /// No such placement rule.
+    #[error("no placement rule is named {rule}; `berthctl rule list` lists them")]
+    UnknownPlacementRule {
+        /// As asked.
+        rule: String,
+    },
+    /// Rules that can never hold.
+    #[error("that could never hold: {why}; change or remove one of them first")]
+    RulesClash {
+        /// What cannot hold.
+        why: String,
+    },
+    /// An operator holds up all that is done by itself.
+    #[error("the cluster is paused by {by} ({why}); `berthctl unpause` goes on")]
+    Paused {
+        /// Who.
+        by: String,
+        /// Why.
+        why: String,
+    },
     /// It is not locked.
     #[error("the cluster is not locked")]
     NotLocked,
@@ -271,6 +291,9 @@ pub enum Rejection {
         /// The revision of the last change.
         now: u64,
     },
+    /// Nothing to go on with.
+    #[error("the cluster is not paused")]
+    NotPaused,
     /// The same request came with another content.
     #[error("request {0} was used for another command; use a new id for each request")]
     RequestReused(RequestId),

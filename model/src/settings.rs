@@ -2,6 +2,8 @@
 
 use serde::{Deserialize, Serialize};
 
+use crate::fleet::{PlacementMode, ShutdownPolicy};
+
 /// Cluster-wide settings; the numbers are those of the design, section 5.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Settings {
@@ -33,6 +35,24 @@ pub struct Settings {
     /// The longest wait of any replica before it stands for election. Each replica has its own in its configuration; one
     /// whose wait is longer than this complains, and the leader refuses settings that are below its own.
     pub election_max_ms: u64,
+    /// How nodes are weighed.
+    pub placement: PlacementMode,
+    /// A VM that is to start goes where it fits best, and not where it ran before.
+    pub rebalance_on_start: bool,
+    /// Running VMs are moved to even out load.
+    pub auto_rebalance: bool,
+    /// Load is uneven when the busiest node is this much busier than the idlest, in per cent of a node. 1 to 100.
+    pub rebalance_threshold_percent: u64,
+    /// For how long it has to be so before a VM is moved.
+    pub rebalance_hold_ms: u64,
+    /// A move has to make the difference smaller by this much, in per cent of a node. 1 to 100.
+    pub rebalance_margin_percent: u64,
+    /// VMs that the cluster moves at once by itself, in all. 1 to 1,000.
+    pub moves_at_once: u64,
+    /// And from or to one node. 1 to 100.
+    pub moves_per_node: u64,
+    /// What becomes of the VMs of a host that shuts down in good order.
+    pub shutdown_policy: ShutdownPolicy,
 }
 
 /// Raft's longest wait before an election where nothing else is configured (design section 5).
@@ -71,6 +91,15 @@ impl Default for Settings {
             mass_loss_percent: 50,
             fence_probe_ms: 60_000,
             election_max_ms: DEFAULT_ELECTION_MAX_MS,
+            placement: PlacementMode::default(),
+            rebalance_on_start: false,
+            auto_rebalance: false,
+            rebalance_threshold_percent: 25,
+            rebalance_hold_ms: 60_000,
+            rebalance_margin_percent: 5,
+            moves_at_once: 16,
+            moves_per_node: 4,
+            shutdown_policy: ShutdownPolicy::default(),
         }
     }
 }
@@ -106,6 +135,11 @@ impl Settings {
             ("fence_probe_ms", self.fence_probe_ms, 1_000, 86_400_000),
             ("conflict_grace_ms", self.conflict_grace_ms, 100, 600_000),
             ("election_max_ms", election_ms, 20, 60_000),
+            ("rebalance_threshold_percent", self.rebalance_threshold_percent, 1, 100),
+            ("rebalance_hold_ms", self.rebalance_hold_ms, 0, 86_400_000),
+            ("rebalance_margin_percent", self.rebalance_margin_percent, 1, 100),
+            ("moves_at_once", self.moves_at_once, 1, 1_000),
+            ("moves_per_node", self.moves_per_node, 1, 100),
         ] {
             must(
                 (least..=most).contains(&value),

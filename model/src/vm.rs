@@ -18,12 +18,13 @@ use std::sync::Arc;
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
+use crate::command::MoveCause;
 use crate::dependency::Dependency;
 use crate::domain_xml::{Disk, HostTie, KeepsFrom};
 use crate::handling::Handling;
 use crate::hold::Freeze;
 use crate::id::{FailoverDomainName, Generation, NodeId, OrderId, RequestId, VmName};
-use crate::recovery::{FailureTolerance, RecoveryPolicy, RestartLimit};
+use crate::recovery::{FailureTolerance, RecoveryPolicy, RestartLimit, StartLimit};
 use crate::time::Timestamp;
 
 /// What the operator asked for: the domain and how to treat it.
@@ -124,6 +125,39 @@ pub struct VmPolicy {
     pub start_priority: u32,
     /// Failed status checks that are let pass.
     pub failure_tolerance: FailureTolerance,
+    /// How often a start that fails is tried again.
+    pub start_limit: StartLimit,
+    /// How the cluster may move it by itself.
+    pub automatic_moves: AutomaticMoves,
+}
+
+/// How the cluster may move a running VM by itself: for a drain, a placement rule, its failover domain or to even out load.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, Default)]
+pub enum AutomaticMoves {
+    /// By migration only.
+    #[default]
+    Live,
+    /// Stopped and started again: for what cannot be migrated, where a short stop is better than staying. Never only to
+    /// even out load.
+    Cold,
+    /// Not at all.
+    Never,
+}
+
+impl AutomaticMoves {
+    /// The word operators write.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Live => "live",
+            Self::Cold => "cold",
+            Self::Never => "never",
+        }
+    }
+
+    /// Reads the word operators write.
+    pub fn parse(text: &str) -> Option<Self> {
+        [Self::Live, Self::Cold, Self::Never].into_iter().find(|it| it.as_str() == text)
+    }
 }
 
 /// What a node that lost its lease does with a VM (design section 3, self-fence).
@@ -196,6 +230,8 @@ impl Default for VmPolicy {
             depend: Vec::new(),
             start_priority: 0,
             failure_tolerance: FailureTolerance::default(),
+            start_limit: StartLimit::default(),
+            automatic_moves: AutomaticMoves::default(),
         }
     }
 }
@@ -219,6 +255,20 @@ pub enum Desired {
     Stopped,
     /// It shall be down and stay so.
     Disabled,
+    /// Hands off: whatever it does, nothing is done about it.
+    Ignored,
+}
+
+impl Desired {
+    /// The word operators read.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Enabled => "enabled",
+            Self::Stopped => "stopped",
+            Self::Disabled => "disabled",
+            Self::Ignored => "ignored",
+        }
+    }
 }
 
 /// Where a VM is in its life. RGManager's states, plus conflict and lost.
@@ -418,6 +468,34 @@ pub struct OperationRecord {
     pub at: Timestamp,
     /// What it came to.
     pub phase: OperationPhase,
+    /// Why the cluster asked it by itself; `None` where an operator did.
+    pub cause: Option<MoveCause>,
+}
+
+/// An outside job, such as a backup, claims a VM: it is not started meanwhile.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Claim {
+    /// What for.
+    pub reason: String,
+    /// Who said so.
+    pub by: String,
+    /// Since when.
+    pub at: Timestamp,
+    /// The VM's node then, where the job runs: it ends with that node's proven death.
+    pub node: Option<NodeId>,
+}
+
+/// What the cluster itself did to place a VM, and what it has in mind for it.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Stay {
+    /// The node that a drain took it from, and to which it goes back.
+    pub home: Option<NodeId>,
+    /// It was stopped with this node, which is to come back, and waits for it.
+    pub waits_for: Option<NodeId>,
+    /// Automatic moves that failed in a row.
+    pub failed_moves: u32,
+    /// No automatic move before this.
+    pub not_before: Timestamp,
 }
 
 /// What an operator may ask of a VM.
@@ -452,6 +530,15 @@ pub enum Verb {
 }
 
 impl Verb {
+    /// Where it is to be brought, where the verb says so.
+    pub fn target(&self) -> Option<NodeId> {
+        match self {
+            Self::Migrate { to, .. } => Some(*to),
+            Self::Relocate { to } => *to,
+            Self::Enable { .. } | Self::Disable | Self::Stop { .. } | Self::Restart => None,
+        }
+    }
+
     /// The word operators write.
     pub fn as_str(&self) -> &'static str {
         match self {
@@ -500,6 +587,8 @@ pub struct Failure {
     pub tried: BTreeSet<NodeId>,
     /// How often all allowed nodes were tried in vain.
     pub rounds: u32,
+    /// Starts that failed in a row on `node`.
+    pub failed_starts: u32,
     /// No start before this.
     pub not_before: Timestamp,
 }
@@ -556,6 +645,10 @@ pub struct VmRecord {
     pub unhealthy: Option<String>,
     /// No failback by itself before this: the last one failed.
     pub failback_not_before: Timestamp,
+    /// An outside job claims it.
+    pub claim: Option<Claim>,
+    /// What the cluster itself did to place it.
+    pub stay: Stay,
     /// When `state` last changed.
     pub state_since: Timestamp,
     /// The revision of the last change of this record: a decision made on an older one is refused.

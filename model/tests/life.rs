@@ -183,7 +183,7 @@ impl Story {
                 },
             )
         });
-        Liveness { heard: heard.collect() }
+        Liveness { heard: heard.collect(), ..Liveness::default() }
     }
 
     fn reason(&self) -> Reason {
@@ -222,6 +222,12 @@ impl Story {
                         Decision::Delay { .. } => "delay".into(),
                         Decision::Conflict => "conflict".into(),
                         Decision::FailOperation { .. } => "give up".into(),
+                        Decision::AskMove { to, .. } => {
+                            format!("move to {}", self.state.node_name(*to))
+                        }
+                        Decision::StopForShutdown { node, .. } => {
+                            format!("stop with {}", self.state.node_name(*node))
+                        }
                         Decision::Resume { node } => {
                             format!("resume on {}", self.state.node_name(*node))
                         }

@@ -74,6 +74,10 @@ pub fn restore(state: &ClusterState) -> Result<Vec<Operation>, BackupError> {
         .failover_domains
         .values()
         .map(|domain| Operation::RestoreFailoverDomain((**domain).clone()));
+    let rules = state
+        .placement_rules
+        .values()
+        .map(|rule| Operation::RestorePlacementRule((**rule).clone()));
     let nodes = state.nodes.values().map(|node| Operation::RestoreNode(Box::new((**node).clone())));
     let vms = state.vms.values().map(|vm| Operation::RestoreVm(Box::new((**vm).clone())));
     // After the VMs that are their members.
@@ -81,6 +85,7 @@ pub fn restore(state: &ClusterState) -> Result<Vec<Operation>, BackupError> {
         state.services.values().map(|it| Operation::RestoreService(Box::new((**it).clone())));
     Ok(std::iter::once(begin)
         .chain(domains)
+        .chain(rules)
         .chain(nodes)
         .chain(vms)
         .chain(state.lock.clone().map(Operation::RestoreLock))

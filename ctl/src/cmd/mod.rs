@@ -10,6 +10,7 @@ mod handling;
 mod hold;
 mod node;
 mod operation;
+mod placing;
 mod replica;
 mod service;
 mod settings;
@@ -49,6 +50,9 @@ pub async fn run(arguments: Arguments) -> Result<(), Failure> {
         Command::Explain { vm } => explain::run(cx, &vm).await,
         Command::Vm(command) => vm::run(cx, *command).await,
         Command::Node(command) => node::run(cx, command).await,
+        Command::Rule(command) => placing::rule(cx, command).await,
+        Command::Pause(pause) => placing::pause(cx, pause).await,
+        Command::Unpause => placing::unpause(cx).await,
         Command::FailoverDomain(command) => failover_domain::run(cx, command).await,
         Command::Events { follow, after, vm, node } => {
             events::run(cx, follow, after, vm, node).await

@@ -5,8 +5,9 @@ use std::io::IsTerminal;
 
 use proto::v1::{self, FenceDevice, NodeAct, SetFenceDevices, SetNodePolicy};
 
+use crate::args::placing::Switch;
 use crate::args::{Deed, Node as Command};
-use crate::cmd::{Context, status};
+use crate::cmd::{Context, placing, status};
 use crate::exit::{Failure, Kind};
 use crate::render::{self, Node, note, table, time};
 
@@ -81,6 +82,10 @@ pub(super) async fn run(cx: &Context, command: Command) -> Result<(), Failure> {
             say(cx, &node, word);
             Ok(())
         }
+        Command::Drain { node, stay } => placing::maintenance(cx, node, true, !stay).await,
+        Command::Maintenance { node, switch } => {
+            placing::maintenance(cx, node, switch == Switch::On, false).await
+        }
         Command::Remove { node } => {
             cx.cluster.submit(Operation::RemoveNode(node.clone())).await?;
             say(cx, &node, "removed");
@@ -120,6 +125,12 @@ pub(super) fn say(cx: &Context, node: &str, what: &str) {
     }
 }
 
+fn maintenance(node: &v1::Node) -> String {
+    let end = if node.maintenance_until_boot { ", until it has booted anew" } else { "" };
+    let by = node.maintenance_by.as_deref().unwrap_or_default();
+    if node.maintenance { format!("kept empty by {by}{end}") } else { String::new() }
+}
+
 fn history(node: &v1::Node) -> String {
     let last = node.fence_history.iter().rev().take(5);
     let all: Vec<_> =
@@ -135,6 +146,8 @@ fn text(node: &v1::Node) -> String {
         ("name", node.name.clone()),
         ("state", format!("{} since {}", node.state, time(node.state_since_ms))),
         ("note", note(node.reason.as_ref())),
+        ("maintenance", maintenance(node)),
+        ("shutdown", node.shutdown.clone().unwrap_or_default()),
         ("proof of death", node.proof_of_death.clone().unwrap_or_default()),
         (
             "last heard",

@@ -30,6 +30,10 @@ pub(super) async fn run(cx: &Context, command: Command) -> Result<(), Failure> {
             cx.cluster.submit(Operation::Cancel(vm.clone())).await?;
             return say(cx, &vm, "cancelled").await;
         }
+        Command::Ignore { vm } => {
+            cx.cluster.submit(Operation::Ignore(vm.clone())).await?;
+            return say(cx, &vm, "nothing is done about it any more").await;
+        }
         Command::Resolve { vm, keep } => {
             let resolve = ResolveVm { vm: vm.clone(), keep: keep.clone() };
             cx.cluster.submit(Operation::Resolve(resolve)).await?;

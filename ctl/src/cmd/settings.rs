@@ -22,20 +22,52 @@ pub(super) async fn run(cx: &Context, command: Command) -> Result<(), Failure> {
                 false => known,
             };
             for (key, value) in &values {
-                let field = field(&mut wanted, key).ok_or_else(|| {
-                    let text = format!("no setting is named {key}; `settings show` lists them");
-                    Failure::new(Kind::Input, text)
-                })?;
-                *field = value.parse().map_err(|_| {
-                    Failure::new(Kind::Input, format!("{key} = {value} is not a whole number"))
-                })?;
+                set(&mut wanted, key, value)?;
             }
-            cx.cluster.submit(Operation::ChangeSettings(wanted)).await?;
+            cx.cluster.submit(Operation::ChangeSettings(wanted.clone())).await?;
             show(cx, &wanted);
             Ok(())
         }
     }
 }
+
+/// Sets one setting: a number, a word, or true or false. What words there are the replicas know.
+fn set(settings: &mut v1::Settings, key: &str, value: &str) -> Result<(), Failure> {
+    let input = |text: String| Failure::new(Kind::Input, text);
+    if let Some(word) = word(settings, key) {
+        *word = value.to_owned();
+    } else if let Some(flag) = flag(settings, key) {
+        *flag = value
+            .parse()
+            .map_err(|_| input(format!("{key} = {value} is neither true nor false")))?;
+    } else {
+        let field = field(settings, key).ok_or_else(|| {
+            input(format!("no setting is named {key}; `settings show` lists them"))
+        })?;
+        *field =
+            value.parse().map_err(|_| input(format!("{key} = {value} is not a whole number")))?;
+    }
+    Ok(())
+}
+
+fn word<'s>(settings: &'s mut v1::Settings, key: &str) -> Option<&'s mut String> {
+    Some(match key {
+        "placement" => &mut settings.placement,
+        "shutdown_policy" => &mut settings.shutdown_policy,
+        _ => return None,
+    })
+}
+
+fn flag<'s>(settings: &'s mut v1::Settings, key: &str) -> Option<&'s mut bool> {
+    Some(match key {
+        "rebalance_on_start" => &mut settings.rebalance_on_start,
+        "auto_rebalance" => &mut settings.auto_rebalance,
+        _ => return None,
+    })
+}
+
+const WORDS: [&str; 2] = ["placement", "shutdown_policy"];
+const FLAGS: [&str; 2] = ["rebalance_on_start", "auto_rebalance"];
 
 fn field<'s>(settings: &'s mut v1::Settings, key: &str) -> Option<&'s mut u64> {
     Some(match key {
@@ -52,11 +84,16 @@ fn field<'s>(settings: &'s mut v1::Settings, key: &str) -> Option<&'s mut u64> {
         "mass_loss_percent" => &mut settings.mass_loss_percent,
         "fence_probe_ms" => &mut settings.fence_probe_ms,
         "election_max_ms" => &mut settings.election_max_ms,
+        "rebalance_threshold_percent" => &mut settings.rebalance_threshold_percent,
+        "rebalance_hold_ms" => &mut settings.rebalance_hold_ms,
+        "rebalance_margin_percent" => &mut settings.rebalance_margin_percent,
+        "moves_at_once" => &mut settings.moves_at_once,
+        "moves_per_node" => &mut settings.moves_per_node,
         _ => return None,
     })
 }
 
-const KEYS: [&str; 13] = [
+const KEYS: [&str; 18] = [
     "heartbeat_ms",
     "suspect_after_ms",
     "lost_after_ms",
@@ -70,20 +107,33 @@ const KEYS: [&str; 13] = [
     "mass_loss_percent",
     "fence_probe_ms",
     "election_max_ms",
+    "rebalance_threshold_percent",
+    "rebalance_hold_ms",
+    "rebalance_margin_percent",
+    "moves_at_once",
+    "moves_per_node",
 ];
 
 fn show(cx: &Context, settings: &v1::Settings) {
-    let mut settings = *settings;
-    let values: Vec<(&str, u64)> =
-        KEYS.iter().filter_map(|key| Some((*key, *field(&mut settings, key)?))).collect();
+    let mut settings = settings.clone();
+    let mut values: Vec<(&str, serde_json::Value)> =
+        KEYS.iter().filter_map(|key| Some((*key, (*field(&mut settings, key)?).into()))).collect();
+    values.extend(
+        WORDS.iter().filter_map(|key| Some((*key, word(&mut settings, key)?.clone().into()))),
+    );
+    values.extend(FLAGS.iter().filter_map(|key| Some((*key, (*flag(&mut settings, key)?).into()))));
     if cx.json {
         let all: serde_json::Map<String, serde_json::Value> =
-            values.iter().map(|(key, value)| ((*key).to_owned(), (*value).into())).collect();
+            values.into_iter().map(|(key, value)| (key.to_owned(), value)).collect();
         render::json(&all);
-    } else {
-        let rows = values.iter().map(|(key, value)| [(*key).to_owned(), value.to_string()]);
-        render::line(&table(["SETTING", "VALUE"], rows));
+        return;
     }
+    let shown = |value: &serde_json::Value| match value.as_str() {
+        Some(word) => word.to_owned(),
+        None => value.to_string(),
+    };
+    let rows = values.iter().map(|(key, value)| [(*key).to_owned(), shown(value)]);
+    render::line(&table(["SETTING", "VALUE"], rows));
 }
 
 #[cfg(test)]

@@ -47,6 +47,12 @@ fn text(status: &v1::Status) -> String {
             lock.why
         ));
     }
+    if let Some(pause) = &status.pause {
+        notes.push_str(&format!(
+            "\n\nPAUSED ({}) by {}: {}; nothing is done by itself until `berthctl unpause`",
+            pause.mode, pause.by, pause.why
+        ));
+    }
     if let Some(alarm) = &status.mass_loss {
         notes.push_str(&format!(
             "\n\nALARM: {alarm}; `berthctl node release` if they are lost indeed"
@@ -76,7 +82,7 @@ pub(super) fn nodes(nodes: &[v1::Node]) -> String {
     let rows = nodes.iter().map(|node| {
         [
             node.name.clone(),
-            node.state.clone(),
+            state(node),
             node.vms.len().to_string(),
             format!("{}/{}", node.used_memory_mib, node.memory_mib),
             format!("{}/{}", node.used_vcpus, node.cpus),
@@ -84,6 +90,15 @@ pub(super) fn nodes(nodes: &[v1::Node]) -> String {
         ]
     });
     table(["NODE", "STATE", "VMS", "MEMORY MiB", "CPUS", "NOTE"], rows)
+}
+
+/// With what an operator or its host has in mind for it.
+fn state(node: &v1::Node) -> String {
+    match (node.maintenance, &node.shutdown) {
+        (_, Some(_)) if node.state == "online" => "online, shutting down".into(),
+        (true, _) => format!("{}, maintenance", node.state),
+        _ => node.state.clone(),
+    }
 }
 
 /// The table of VMs.
@@ -105,7 +120,7 @@ fn verdict(status: &v1::Status) -> Result<(), Failure> {
     let nodes = status
         .nodes
         .iter()
-        .filter(|node| node.state != "online")
+        .filter(|node| node.state != "online" && !node.maintenance)
         .map(|node| format!("{} is {}", node.name, node.state));
     let bad = |vm: &&v1::Vm| {
         matches!(vm.state.as_str(), "failed" | "conflict" | "lost")

@@ -9,7 +9,7 @@ use serde::Serialize;
 use uuid::Uuid;
 
 use crate::args::{Conflict, Isolation, Migratable, Migration, Policy, Recovery, Vm as Command};
-use crate::cmd::{Context, handling, status};
+use crate::cmd::{Context, handling, placing, status};
 use crate::domain_file::{self, DomainFile};
 use crate::exit::{Failure, Kind};
 use crate::render::{self, Vm, note, owner, ties, time};
@@ -21,6 +21,17 @@ pub(super) async fn run(cx: &Context, command: Command) -> Result<(), Failure> {
         Command::Forget { vm } => {
             cx.cluster.submit(Operation::ForgetVm(vm.clone())).await?;
             say(cx, &vm, "forgotten; nothing was stopped");
+            Ok(())
+        }
+        Command::Claim { vm, reason } => {
+            let claim = v1::ClaimVm { vm: vm.clone(), reason };
+            cx.cluster.submit(Operation::Claim(claim)).await?;
+            say(cx, &vm, "claimed; it is not started meanwhile");
+            Ok(())
+        }
+        Command::Unclaim { vm } => {
+            cx.cluster.submit(Operation::Unclaim(vm.clone())).await?;
+            say(cx, &vm, "no longer claimed");
             Ok(())
         }
         Command::Show { vm, xml } => show(cx, &vm, xml).await,
@@ -154,6 +165,7 @@ fn apply(flags: &Policy, policy: VmPolicy) -> Result<VmPolicy, Failure> {
         start_priority: flags.start_priority.unwrap_or(policy.start_priority),
         max_failures: flags.max_failures.unwrap_or(policy.max_failures),
         failure_expire_ms: flags.failure_expire_time.map_or(policy.failure_expire_ms, milliseconds),
+        placing: placing::placing(&flags.placing, policy.placing),
     })
 }
 
@@ -233,6 +245,7 @@ fn text(vm: &v1::Vm) -> String {
     ];
     let handling = policy.handling.as_ref().map(handling::rows).unwrap_or_default();
     rows.into_iter()
+        .chain(placing::rows(vm))
         .chain(handling)
         .map(|(key, value)| format!("{key:<16} {value}").trim_end().to_owned())
         .collect::<Vec<_>>()
@@ -345,10 +358,10 @@ mod tests {
         let before = VmPolicy { failover_domain: Some("d".into()), max_restarts: 3, ..defaults() };
         let flags = Policy { recovery: Some(Recovery::RestartDisable), ..Policy::default() };
         let after = apply(&flags, before.clone()).unwrap();
-        let handling = after.handling.clone();
+        let (handling, placing) = (after.handling.clone(), after.placing.clone());
         assert_eq!(
             after,
-            VmPolicy { recovery: "restart-disable".into(), handling, ..before.clone() }
+            VmPolicy { recovery: "restart-disable".into(), handling, placing, ..before.clone() }
         );
         let none = Policy { failover_domain: Some(String::new()), ..Policy::default() };
         assert_eq!(apply(&none, before).unwrap().failover_domain, None);

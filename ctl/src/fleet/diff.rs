@@ -66,7 +66,7 @@ pub fn request(based_on: u64, changes: &[Change]) -> Operation {
 /// All changes. What others refer to comes first, and goes last.
 pub fn changes(now: &v1::Fleet, wanted: &v1::Fleet) -> Vec<Change> {
     let mut changes = Vec::new();
-    if let Some(settings) = wanted.settings.filter(|_| now.settings != wanted.settings) {
+    if let Some(settings) = wanted.settings.clone().filter(|_| now.settings != wanted.settings) {
         changes.push(Change {
             verb: Verb::Change,
             object: "settings".into(),

@@ -27,6 +27,7 @@ impl ClusterState {
         }
         if acts(decision) {
             self.must_not_be_frozen(cx, vm)?;
+            self.must_not_be_paused()?;
         }
         match decision {
             Decision::Start { node, why, restart } => {
@@ -57,6 +58,10 @@ impl ClusterState {
                 let graceful_ms = self.vm(vm)?.spec.policy.stop_timeout_ms;
                 self.order_stop(cx, vm, *from, Some(graceful_ms))?;
                 self.moved(cx, vm, *from, *cause, why)
+            }
+            Decision::AskMove { to, cause, why } => self.move_by_itself(cx, vm, *to, *cause, why),
+            Decision::StopForShutdown { node, graceful_ms, waits } => {
+                self.stop_for_shutdown(cx, vm, *node, *graceful_ms, *waits)
             }
         }
     }
@@ -122,6 +127,9 @@ impl ClusterState {
         if record.desired != Desired::Enabled || !down || record.order.is_some() {
             return Err(record.wrong_state("nothing may be started now"));
         }
+        if let Some(claim) = &record.claim {
+            return Err(record.wrong_state(&format!("{} claims it ({})", claim.by, claim.reason)));
+        }
         let recovering = record.state == VmState::Recovering;
         let depends_met = self.unmet(&record.spec.policy).next().is_none();
         let by_hand = record.open_operation().is_some_and(|operation| {
@@ -144,6 +152,7 @@ impl ClusterState {
             record.restarts.clear();
         }
         record.restart_count += u32::from(recovering);
+        record.stay.waits_for = None;
         record.generation = Generation(cx.index);
         record.owner = Some(node);
         record.may_run = BTreeMap::from([(node, MayRun { since: cx.index })]);
@@ -159,7 +168,7 @@ impl ClusterState {
         Ok(())
     }
 
-    fn order_stop(
+    pub(super) fn order_stop(
         &mut self,
         cx: &mut Context,
         vm: &VmName,
@@ -273,6 +282,7 @@ impl ClusterState {
         }
         record.generation = Generation(cx.index);
         record.failure = None;
+        record.stay.waits_for = None;
         record.give_order(cx, node, OrderIntent::Adopt);
         record.set_state(cx, VmState::Started);
         let verb = record.open_operation().map(|operation| operation.verb.clone());
@@ -434,6 +444,8 @@ fn acts(decision: &Decision) -> bool {
         | Decision::Stop { .. }
         | Decision::Migrate { .. }
         | Decision::Move { .. }
+        | Decision::AskMove { .. }
+        | Decision::StopForShutdown { .. }
         | Decision::Disable { .. }
         | Decision::Delay { .. }
         | Decision::FailOperation { .. }

@@ -47,7 +47,7 @@ impl ClusterState {
                 let why = self.vm_mut(cx, vm)?.unhealthy.take().unwrap_or_default();
                 match self.vm(vm)?.desired {
                     Desired::Enabled => self.failed_at(cx, vm, node, why, false),
-                    Desired::Stopped | Desired::Disabled => self.settled(cx, vm),
+                    Desired::Stopped | Desired::Disabled | Desired::Ignored => self.settled(cx, vm),
                 }
             }
             VmState::Stopping | VmState::Failed if record.may_run.is_empty() => {
@@ -188,7 +188,7 @@ impl ClusterState {
             cx,
             match desired {
                 Desired::Disabled => VmState::Disabled,
-                Desired::Enabled | Desired::Stopped => VmState::Stopped,
+                Desired::Enabled | Desired::Stopped | Desired::Ignored => VmState::Stopped,
             },
         );
         if let Some(operation) = &mut record.operation

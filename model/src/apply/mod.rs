@@ -3,6 +3,7 @@
 mod changes;
 mod cold;
 mod decision;
+mod fleet;
 mod hold;
 mod life;
 mod node;
@@ -56,6 +57,7 @@ impl ClusterState {
                 Operation::RestoreVm(record) => self.restore_vm(cx, record),
                 Operation::RestoreLock(lock) => self.lock = Some(lock.clone()),
                 Operation::RestoreService(record) => self.restore_service(cx, record),
+                Operation::RestorePlacementRule(rule) => self.restore_placement_rule(rule),
                 Operation::RestoreEnd => self.restore_end(cx),
                 _ => return Err(Rejection::Restoring),
             }
@@ -70,6 +72,7 @@ impl ClusterState {
             | Operation::RestoreVm(_)
             | Operation::RestoreLock(_)
             | Operation::RestoreService(_)
+            | Operation::RestorePlacementRule(_)
             | Operation::RestoreEnd => return Err(Rejection::AlreadyInitialised),
             Operation::AddVm(spec) => self.add_vm(cx, spec)?,
             Operation::EditVm(spec) => self.edit_vm(cx, spec)?,
@@ -119,6 +122,21 @@ impl ClusterState {
                 self.powered_on(cx, *node, *session, error.as_deref())?
             }
             Operation::FenceProbed { node, dark } => self.fence_probed(cx, *node, dark)?,
+            Operation::PutPlacementRule(rule) => self.put_placement_rule(cx, rule)?,
+            Operation::RemovePlacementRule(name) => self.remove_placement_rule(cx, name)?,
+            Operation::SetMaintenance { node, on, until_boot } => {
+                self.set_maintenance(cx, node, *on, *until_boot)?
+            }
+            Operation::ShutdownAnnounced { node, session, then } => {
+                self.shutdown_announced(cx, *node, *session, *then)?
+            }
+            Operation::NodeOff { node, session } => self.node_off(cx, *node, *session)?,
+            Operation::PauseCluster { mode, why } => self.pause_cluster(cx, *mode, why)?,
+            Operation::UnpauseCluster => self.unpause_cluster(cx)?,
+            Operation::Ignore(vm) => self.ignore_vm(cx, vm)?,
+            Operation::Claim { vm, reason } => self.claim(cx, vm, reason)?,
+            Operation::Unclaim(vm) => self.unclaim(cx, vm)?,
+            Operation::Uneven(uneven) => self.uneven(cx, *uneven)?,
             Operation::IfUnchanged { changed, operation } => {
                 self.must_be_unchanged(operation, *changed)?;
                 return self.operate(cx, operation);
@@ -227,6 +245,9 @@ impl ClusterState {
         };
         operation.phase = end.clone();
         let verb = operation.verb.as_str();
+        if operation.cause.is_some() {
+            Self::note_move(record, cx, end == OperationPhase::Done);
+        }
         match end {
             OperationPhase::Done => {
                 self.emit(
@@ -262,12 +283,23 @@ impl VmRecord {
 
     /// Notes a failure; what was tried before without success in between is kept.
     fn fail(&mut self, cx: &Context, why: String, node: NodeId, node_died: bool) {
-        let (tried, rounds) = match self.failure.take() {
-            Some(earlier) => (earlier.tried, earlier.rounds),
+        let (tried, rounds, failed_starts) = match self.failure.take() {
+            Some(earlier) if earlier.node == node => {
+                (earlier.tried, earlier.rounds, earlier.failed_starts)
+            }
+            Some(earlier) => (earlier.tried, earlier.rounds, 0),
             None => Default::default(),
         };
-        self.failure =
-            Some(Failure { why, at: cx.at, node, node_died, tried, rounds, not_before: cx.at });
+        self.failure = Some(Failure {
+            why,
+            at: cx.at,
+            node,
+            node_died,
+            tried,
+            rounds,
+            failed_starts,
+            not_before: cx.at,
+        });
     }
 
     fn wrong_state(&self, why: &str) -> Rejection {

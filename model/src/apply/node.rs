@@ -69,6 +69,11 @@ impl ClusterState {
             .as_ref()
             .filter(|node| node.state == NodeState::Online && node.boot_id == registration.boot_id)
             .map_or(cx.at, |node| node.state_since);
+        let booted = known.as_ref().is_some_and(|node| node.boot_id != registration.boot_id);
+        let maintenance = known
+            .as_ref()
+            .and_then(|node| node.maintenance.clone())
+            .filter(|it| !(booted && it.until_boot));
         let record = NodeRecord {
             id,
             name: registration.name.clone(),
@@ -97,6 +102,9 @@ impl ClusterState {
             fence_attempts: None,
             autostart: BTreeSet::new(),
             unmanaged: BTreeMap::new(),
+            maintenance,
+            // Should it still be on its way down, its agent says so again.
+            shutdown: None,
             changed: cx.index,
         };
         self.nodes.insert(id, Arc::new(record));
@@ -196,8 +204,10 @@ impl ClusterState {
         silent_ms: u64,
     ) -> Result<(), Rejection> {
         let at = cx.at;
-        let record =
-            self.node_in_session(cx, node, session, |state| *state == NodeState::Online)?;
+        self.must_not_be_paused()?;
+        let record = self.node_in_session(cx, node, session, |state| {
+            matches!(state, NodeState::Online | NodeState::Off)
+        })?;
         record.state = NodeState::Lost;
         record.state_since = at;
         record.fence_attempts = None;
@@ -216,6 +226,7 @@ impl ClusterState {
         if self.braked() {
             return Err(Rejection::Braked);
         }
+        self.must_not_be_paused()?;
         let record = self.node_in_session(cx, node, session, |state| *state == NodeState::Lost)?;
         record.state = NodeState::Fencing;
         record.state_since = at;
@@ -253,8 +264,11 @@ impl ClusterState {
         session: SessionId,
         proof: &ProofOfDeath,
     ) -> Result<(), Rejection> {
-        if self.braked() && matches!(proof, ProofOfDeath::Lease { .. }) {
-            return Err(Rejection::Braked);
+        if matches!(proof, ProofOfDeath::Lease { .. }) {
+            if self.braked() {
+                return Err(Rejection::Braked);
+            }
+            self.must_not_be_paused()?;
         }
         self.node_in_session(cx, node, session, |state| {
             matches!(state, NodeState::Lost | NodeState::Fencing)
@@ -271,7 +285,7 @@ impl ClusterState {
     ) -> Result<(), Rejection> {
         let node = self.node(name)?;
         match node.state {
-            NodeState::Lost | NodeState::Fencing => {}
+            NodeState::Lost | NodeState::Fencing | NodeState::Off => {}
             NodeState::Online | NodeState::Dead(_) => {
                 return Err(Rejection::NodeAlive {
                     node: name.to_string(),
@@ -492,6 +506,7 @@ impl ClusterState {
         self.emit(cx, EventKind::NodeDead, None, Some(node), text);
         // Before their VMs: a member is not recovered for itself.
         self.bury_services(cx, node)?;
+        self.claim_ends_with(cx, node)?;
         for name in self.vms_touching(node) {
             let record = self.vm_mut(cx, &name)?;
             // A guest that runs on without a lease is not dead when the lease is; only its lock manager keeps it single.

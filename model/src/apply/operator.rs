@@ -6,8 +6,8 @@ use crate::id::{NodeId, NodeName, VmName};
 use crate::node::NodeState;
 use crate::rejection::Rejection;
 use crate::vm::{
-    Desired, MayRun, MigrationMode, OperationPhase, OperationRecord, OrderIntent, Verb, VmRecord,
-    VmState,
+    Desired, MayRun, MigrationMode, OperationPhase, OperationRecord, OrderIntent, Stay, Verb,
+    VmRecord, VmState,
 };
 
 impl ClusterState {
@@ -121,7 +121,10 @@ impl ClusterState {
             None => None,
         };
         self.ask(cx, vm, Verb::Relocate { to })?.starts_anew(cx);
-        Ok(())
+        match to {
+            Some(to) => self.bring_along(cx, vm, to, |_| Verb::Relocate { to: Some(to) }),
+            None => Ok(()),
+        }
     }
 
     pub(super) fn migrate(
@@ -139,6 +142,36 @@ impl ClusterState {
         let to = self.other_target(&record, to)?;
         let mode = mode.unwrap_or(record.spec.policy.migration);
         self.ask(cx, vm, Verb::Migrate { to, mode })?;
+        self.bring_along(cx, vm, to, |other| Verb::Migrate {
+            to,
+            mode: other.spec.policy.migration,
+        })
+    }
+
+    /// VMs that a placement rule keeps with one that is moved are moved with it; those that cannot be are left, and the
+    /// rule is seen to afterwards.
+    fn bring_along(
+        &mut self,
+        cx: &mut Context,
+        vm: &VmName,
+        to: NodeId,
+        verb: impl Fn(&VmRecord) -> Verb,
+    ) -> Result<(), Rejection> {
+        let others = self.rule_index().group(vm).cloned().unwrap_or_default();
+        for other in others.iter().filter(|other| *other != vm) {
+            let Some(record) = self.vms.get(other).cloned() else { continue };
+            let live = matches!(verb(&record), Verb::Migrate { .. });
+            let movable = record.state == VmState::Started
+                && record.desired == Desired::Enabled
+                && record.order.is_none()
+                && record.open_operation().is_none()
+                && record.owner != Some(to)
+                && record.frozen.is_none()
+                && !(live && record.spec.cannot_migrate().is_some());
+            if movable {
+                self.ask(cx, other, verb(&record))?;
+            }
+        }
         Ok(())
     }
 
@@ -277,8 +310,13 @@ impl ClusterState {
             verb,
             at: cx.at,
             phase: OperationPhase::Pending,
+            cause: None,
         };
         let record = self.vm_mut(cx, vm)?;
+        // Where it goes is the operator's now.
+        if !matches!(operation.verb, Verb::Restart | Verb::Stop { .. }) {
+            record.stay = Stay::default();
+        }
         record.operation = Some(operation);
         Ok(record)
     }

@@ -191,8 +191,12 @@ impl ClusterState {
             };
         };
         record.fail(cx, format!("the start on {place} failed: {error}"), order.node, false);
+        let retries = record.spec.policy.start_limit.retries;
         if let Some(failure) = &mut record.failure {
-            failure.tried.insert(order.node);
+            failure.failed_starts += 1;
+            if failure.failed_starts > retries {
+                failure.tried.insert(order.node);
+            }
         }
         record.failback_not_before = cx.at.plus(FAILBACK_AGAIN_MS);
         record.last_owner = Some(order.node);

@@ -10,11 +10,12 @@ use crate::event::EventKind;
 use crate::failover_domain::FailoverDomain;
 use crate::id::{ClusterId, Epoch, SessionId};
 use crate::node::{NodeRecord, NodeState};
+use crate::placement_rule::PlacementRule;
 use crate::rejection::Rejection;
 use crate::sabotage::{Rule, off};
 use crate::service::{MemberRecord, ServiceRecord, ServiceState};
 use crate::settings::Settings;
-use crate::vm::{Desired, MayRun, VmRecord, VmState};
+use crate::vm::{Desired, MayRun, Stay, VmRecord, VmState};
 
 /// Ten times the lease and the self-fence of the default settings.
 const QUIET_MS: u64 = 40_000;
@@ -43,6 +44,10 @@ impl ClusterState {
         self.failover_domains.insert(domain.name.clone(), Arc::new(domain.clone()));
     }
 
+    pub(super) fn restore_placement_rule(&mut self, rule: &PlacementRule) {
+        self.placement_rules.insert(rule.name.clone(), Arc::new(rule.clone()));
+    }
+
     /// A node is not in session and not proven dead; the old control plane may still be renewing its lease, so a proof
     /// by lease has to wait for a session of this epoch.
     pub(super) fn restore_node(&mut self, cx: &Context, node: &NodeRecord) {
@@ -54,6 +59,7 @@ impl ClusterState {
         node.last_session = SessionId(cx.index);
         node.away = true;
         node.fence_attempts = None;
+        node.shutdown = None;
         node.unmanaged.clear();
         node.changed = cx.index;
         self.nodes.insert(node.id, Arc::new(node));
@@ -74,8 +80,9 @@ impl ClusterState {
         record.keep = None;
         record.unhealthy = None;
         record.cold = !record.spec.policy.autostart && record.desired == Desired::Enabled;
+        record.stay = Stay::default();
         record.state = match record.desired {
-            Desired::Enabled | Desired::Stopped => VmState::Stopped,
+            Desired::Enabled | Desired::Stopped | Desired::Ignored => VmState::Stopped,
             Desired::Disabled => VmState::Disabled,
         };
         record.state_since = cx.at;
@@ -100,7 +107,7 @@ impl ClusterState {
             *member = MemberRecord::default();
         }
         record.state = match record.desired {
-            Desired::Enabled | Desired::Stopped => ServiceState::Stopped,
+            Desired::Enabled | Desired::Stopped | Desired::Ignored => ServiceState::Stopped,
             Desired::Disabled => ServiceState::Disabled,
         };
         record.state_since = cx.at;

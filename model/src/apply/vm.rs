@@ -12,7 +12,9 @@ use crate::node::{NodeState, SeenDomain};
 use crate::rejection::Rejection;
 use crate::sabotage::{Rule, off};
 use crate::time::Timestamp;
-use crate::vm::{Desired, MayRun, OrderIntent, Sighting, VmPolicy, VmRecord, VmSpec, VmState};
+use crate::vm::{
+    Desired, MayRun, OrderIntent, Sighting, Stay, VmPolicy, VmRecord, VmSpec, VmState,
+};
 
 impl ClusterState {
     pub(super) fn add_vm(&mut self, cx: &mut Context, spec: &VmSpec) -> Result<(), Rejection> {
@@ -57,6 +59,8 @@ impl ClusterState {
                 status_failures: Vec::new(),
                 unhealthy: None,
                 failback_not_before: Timestamp::default(),
+                claim: None,
+                stay: Stay::default(),
                 state_since: cx.at,
                 changed: cx.index,
             }),
@@ -105,6 +109,10 @@ impl ClusterState {
             });
         }
         self.check_spec(spec)?;
+        self.must_not_clash(|state| {
+            state.vm_mut(cx, &spec.name)?.spec = spec.clone();
+            Ok(())
+        })?;
         // Editing stops nothing: what it newly depends on binds it from when that is started.
         let depends_met = self.unmet(&spec.policy).next().is_none();
         let record = self.vm_mut(cx, &spec.name)?;
@@ -257,6 +265,10 @@ impl ClusterState {
                 range: "1 or more".into(),
             });
         }
+        self.must_not_clash(|state| {
+            state.failover_domains.insert(domain.name.clone(), Arc::new(domain.clone()));
+            Ok(())
+        })?;
         self.failover_domains.insert(domain.name.clone(), Arc::new(domain.clone()));
         let text = format!("failover domain {} was set by {}", domain.name, cx.by);
         self.emit(cx, EventKind::FailoverDomainChanged, None, None, text);

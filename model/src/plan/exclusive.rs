@@ -9,7 +9,8 @@ use crate::cluster::ClusterState;
 use crate::command::{Decision, MoveCause};
 use crate::id::{NodeId, VmName};
 use crate::liveness::Liveness;
-use crate::plan::placement::{self, Load};
+use crate::plan::load::Load;
+use crate::plan::placement;
 use crate::vm::{Desired, VmRecord, VmState};
 
 /// Who is on each node, as far as that matters here.

@@ -12,7 +12,8 @@ use crate::id::NodeId;
 use crate::liveness::Liveness;
 use crate::node::NodeState;
 use crate::plan::flow::Flow;
-use crate::plan::placement::{self, Load};
+use crate::plan::load::Load;
+use crate::plan::placement;
 use crate::time::Timestamp;
 use crate::vm::{MigrationMode, VmRecord};
 

@@ -1,6 +1,7 @@
 //! A node falls silent: its session ends, a proof of its death is sought by every way there is, and the first counts.
 //! Recovery follows from the proof alone, never from the silence.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use crate::cluster::ClusterState;
@@ -23,11 +24,34 @@ pub(super) fn plan_nodes(
     now: Timestamp,
     plan: &mut Plan,
 ) {
-    let seems_lost = seems_lost(state, liveness);
+    if let Some(pause) = &state.pause {
+        for node in state.nodes.keys() {
+            let (by, why) = (pause.by.clone(), pause.why.clone());
+            plan.nodes.insert(*node, Reason::Paused { by, why });
+        }
+        return;
+    }
+    let going = |node: &Arc<NodeRecord>| node.shutdown.is_some() || node.state == NodeState::Off;
+    let in_use: BTreeSet<NodeId> = match state.nodes.values().any(going) {
+        true => state.vms.values().flat_map(|vm| vm.may_run.keys().copied()).collect(),
+        // Asked of none.
+        false => BTreeSet::new(),
+    };
+    let seems_lost = seems_lost(state, liveness, &in_use);
     let braked = brake(state, &seems_lost, now, plan);
     for node in state.nodes.values() {
         let heard = liveness.heard.get(&node.id).filter(|heard| heard.session == node.last_session);
         let reason = match &node.state {
+            NodeState::Online if is_empty_on_its_way_off(node, &in_use) => {
+                going_off(state, node, heard, plan)
+            }
+            // Something of it is to be known after all: its death is sought like any other's.
+            NodeState::Off if in_use.contains(&node.id) && !braked => {
+                let (node, session) = (node.id, node.last_session);
+                plan.operations.push(Operation::NodeLost { node, session, silent_ms: 0 });
+                Reason::Deciding("it is off, and a VM may be there: its death is sought".into())
+            }
+            NodeState::Off => Reason::AsWanted,
             NodeState::Online if braked => held_up(state, heard),
             NodeState::Lost if braked => Reason::MassLoss,
             NodeState::Fencing if braked => Reason::Fencing,
@@ -41,8 +65,9 @@ pub(super) fn plan_nodes(
 }
 
 /// Nodes that should be heard and are not, and those whose loss is not settled.
-fn seems_lost(state: &ClusterState, liveness: &Liveness) -> Vec<NodeId> {
+fn seems_lost(state: &ClusterState, liveness: &Liveness, in_use: &BTreeSet<NodeId>) -> Vec<NodeId> {
     let silent = |node: &&Arc<NodeRecord>| match node.state {
+        NodeState::Online if is_empty_on_its_way_off(node, in_use) => false,
         NodeState::Online => liveness
             .heard
             .get(&node.id)
@@ -52,7 +77,7 @@ fn seems_lost(state: &ClusterState, liveness: &Liveness) -> Vec<NodeId> {
                 heard.silent_ms > limit
             }),
         NodeState::Lost | NodeState::Fencing => true,
-        NodeState::Dead(_) => false,
+        NodeState::Dead(_) | NodeState::Off => false,
     };
     state.nodes.values().filter(silent).map(|node| node.id).collect()
 }
@@ -60,9 +85,11 @@ fn seems_lost(state: &ClusterState, liveness: &Liveness) -> Vec<NodeId> {
 /// Whether nothing is to be fenced or recovered now: more nodes seem lost at once than the set share, and at least two
 /// (design section 3, mass loss). The brake and its release are in the log, so that every leader heeds them.
 fn brake(state: &ClusterState, lost: &[NodeId], now: Timestamp, plan: &mut Plan) -> bool {
-    let alive =
-        state.nodes.values().filter(|node| !matches!(node.state, NodeState::Dead(_))).count()
-            as u64;
+    let alive = state
+        .nodes
+        .values()
+        .filter(|node| !matches!(node.state, NodeState::Dead(_) | NodeState::Off))
+        .count() as u64;
     let many = lost.len() >= LEAST_MASS_LOSS
         && lost.len() as u64 * 100 > alive * state.settings.mass_loss_percent;
     if off(Rule::MassLossBrake) {
@@ -90,6 +117,25 @@ fn brake(state: &ClusterState, lost: &[NodeId], now: Timestamp, plan: &mut Plan)
         plan.wake(calm);
     }
     true
+}
+
+/// Its agent said that the host goes down, and by that agent's word nothing of the cluster's is there any more.
+fn is_empty_on_its_way_off(node: &NodeRecord, in_use: &BTreeSet<NodeId>) -> bool {
+    node.shutdown.is_some() && !in_use.contains(&node.id)
+}
+
+/// There is nothing to recover and nothing to prove: once it is silent it is off.
+fn going_off(
+    state: &ClusterState,
+    node: &NodeRecord,
+    heard: Option<&Heard>,
+    plan: &mut Plan,
+) -> Reason {
+    if heard.map_or(0, |heard| heard.silent_ms) > state.settings.lost_after_ms {
+        plan.operations.push(Operation::NodeOff { node: node.id, session: node.last_session });
+        return Reason::Deciding("it was shut down in good order".into());
+    }
+    Reason::ShuttingDown
 }
 
 fn held_up(state: &ClusterState, heard: Option<&Heard>) -> Reason {

@@ -3,17 +3,22 @@
 //! ```text
 //!  for every node:  silence ▶ lost ▶ fence asked │ lease proof ▶ dead            (failover.rs)
 //!  for every VM:    state × wanted × seen ▶ start, stop, migrate, adopt, wait    (vm.rs, recovery.rs, placement.rs)
+//!  for every node that is to be empty, every rule, uneven load: moves             (moves.rs, ruling.rs, balance.rs)
 //! ```
 //! Planning twice is harmless: every decision names the revision of the record it was made on, and `apply` refuses it
 //! on another. It takes no hint of what changed.
 
+mod automatic;
+mod balance;
 mod exclusive;
 mod failback;
 pub mod failover;
 mod flow;
+pub mod load;
 pub mod placement;
 pub mod reason;
 mod recovery;
+mod ruling;
 mod service;
 mod vm;
 
@@ -26,7 +31,8 @@ use crate::liveness::Liveness;
 use crate::plan::flow::Flow;
 use crate::time::Timestamp;
 
-pub use placement::{Candidate, Load, NoPlace, Placement};
+pub use load::Load;
+pub use placement::{Candidate, NoPlace, Placement};
 pub use reason::Reason;
 
 /// What the leader should do now, and why not more.
@@ -57,13 +63,16 @@ pub fn plan(state: &ClusterState, liveness: &Liveness, now: Timestamp) -> Plan {
         return plan;
     }
     failover::plan_nodes(state, liveness, now, &mut plan);
-    let mut load = Load::of(state);
+    let mut load = Load::measured(state, liveness);
     let mut flow = Flow::of(state);
+    let mut moves = automatic::Moves::of(state);
     for record in flow::in_order(state) {
-        vm::plan_vm(state, liveness, now, &mut load, &mut flow, record, &mut plan);
+        let counts = (&mut load, &mut flow, &mut moves);
+        vm::plan_vm(state, liveness, now, counts, record, &mut plan);
     }
     for record in state.services.values() {
         service::plan_service(state, liveness, now, &mut load, record, &mut plan);
     }
+    balance::even_out(state, liveness, now, &mut moves, &load, &mut plan);
     plan
 }

@@ -1,91 +1,17 @@
-//! Which node: by failover domain if there is one, and by free memory and processors otherwise. One total order, no
-//! ties, no chance.
+//! Which node: placement rules allow it, the failover domain ranks it, and among equals the least busy is taken. One total
+//! order, no ties, no chance.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 
 use crate::cluster::ClusterState;
 use crate::failover_domain::Rank;
+use crate::fleet::PlacementMode;
 use crate::id::NodeId;
 use crate::liveness::Liveness;
 use crate::node::{NodeRecord, NodeState};
-use crate::plan::exclusive::Tenants;
+use crate::plan::load::Load;
+use crate::plan::ruling::Ruling;
 use crate::vm::{OnIsolation, VmRecord};
-
-/// What is taken of each node, by VMs that may run there and by other domains.
-#[derive(Debug, Clone, Default)]
-pub struct Load {
-    memory_mib: BTreeMap<NodeId, u64>,
-    vcpus: BTreeMap<NodeId, u64>,
-    pub(super) tenants: Tenants,
-}
-
-impl Load {
-    /// Counted from the whole state.
-    pub fn of(state: &ClusterState) -> Self {
-        let mut load = Self::default();
-        for record in
-            state.vms.values().filter(|record| record.owner.is_some() || !record.seen.is_empty())
-        {
-            let places: BTreeSet<_> = record
-                .may_run
-                .keys()
-                .filter(|node| record.owner == Some(**node) || record.seen.contains_key(node))
-                .collect();
-            for node in places {
-                load.add(*node, record);
-            }
-            if let Some(target) = record.migration_target() {
-                load.add(target, record);
-            }
-        }
-        for node in state.nodes.values() {
-            let others: u64 = node
-                .unmanaged
-                .values()
-                .filter(|domain| domain.presence.is_some())
-                .map(|domain| domain.memory_mib)
-                .sum();
-            *load.memory_mib.entry(node.id).or_default() += others;
-        }
-        load
-    }
-
-    /// Counts one more VM on a node, so that the next placement of the same plan sees it.
-    pub fn add(&mut self, node: NodeId, record: &VmRecord) {
-        *self.memory_mib.entry(node).or_default() += record.spec.memory_mib;
-        *self.vcpus.entry(node).or_default() += u64::from(record.spec.vcpus);
-        self.tenants.add(node, record);
-    }
-
-    /// Counts one VM less on a node: what would be if it went.
-    pub(super) fn remove(&mut self, node: NodeId, record: &VmRecord) {
-        if let Some(memory) = self.memory_mib.get_mut(&node) {
-            *memory = memory.saturating_sub(record.spec.memory_mib);
-        }
-        if let Some(vcpus) = self.vcpus.get_mut(&node) {
-            *vcpus = vcpus.saturating_sub(u64::from(record.spec.vcpus));
-        }
-        self.tenants.remove(node, record);
-    }
-
-    /// Memory taken of a node, in MiB.
-    pub fn used_memory_mib(&self, node: NodeId) -> u64 {
-        self.memory_mib.get(&node).copied().unwrap_or(0)
-    }
-
-    /// Virtual processors on a node.
-    pub fn used_vcpus(&self, node: NodeId) -> u64 {
-        self.vcpus.get(&node).copied().unwrap_or(0)
-    }
-
-    fn free_memory_mib(&self, node: &NodeRecord) -> i64 {
-        node.capacity.memory_mib as i64 - self.used_memory_mib(node.id) as i64
-    }
-
-    fn free_vcpus(&self, node: &NodeRecord) -> i64 {
-        i64::from(node.capacity.cpus) - self.used_vcpus(node.id) as i64
-    }
-}
 
 /// One node, weighed.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -100,6 +26,8 @@ pub struct Candidate {
     pub free_memory_mib: i64,
     /// Processors left before the VM comes; below zero where they are shared.
     pub free_vcpus: i64,
+    /// How busy it would be with the VM, see [`Load::busy`].
+    pub busy: u64,
     /// Why it cannot take the VM.
     pub refused: Option<String>,
 }
@@ -146,26 +74,32 @@ pub fn candidates(
         .failover_domain
         .as_ref()
         .and_then(|name| state.failover_domains.get(name));
+    let ruling = Ruling::of(state, load, record);
     let mut candidates: Vec<Candidate> = state
         .nodes
         .values()
         .map(|node| {
             let rank = domain.map_or(Some(Rank::Member(0)), |domain| domain.rank(&node.name));
             let free_memory_mib = load.free_memory_mib(node);
+            // What is counted there already is not counted twice.
+            let with = (!counted(record, node.id)).then_some(record);
             Candidate {
                 node: node.id,
                 name: node.name.to_string(),
                 rank,
                 free_memory_mib,
                 free_vcpus: load.free_vcpus(node),
+                busy: load.busy(node, with),
                 refused: refusal(state, liveness, node, record, rank, free_memory_mib, avoid)
-                    .or_else(|| load.tenants.refusal(node.id, record)),
+                    .or_else(|| load.tenants.refusal(node.id, record))
+                    .or_else(|| ruling.refuses(state, node, free_memory_mib)),
             }
         })
         .collect();
     candidates.sort_by(|one, other| {
         (one.refused.is_some().cmp(&other.refused.is_some()))
             .then(one.rank.cmp(&other.rank))
+            .then(one.busy.cmp(&other.busy))
             .then(other.free_memory_mib.cmp(&one.free_memory_mib))
             .then(other.free_vcpus.cmp(&one.free_vcpus))
             .then(one.name.cmp(&other.name))
@@ -199,6 +133,12 @@ fn refusal(
     if node.away {
         return Some("its agent is about to end".into());
     }
+    if let Some(maintenance) = &node.maintenance {
+        return Some(format!("it is kept empty by {}", maintenance.by));
+    }
+    if node.shutdown.is_some() {
+        return Some("it is being shut down".into());
+    }
     if rank.is_none() {
         return Some("it is not in the restricted failover domain".into());
     }
@@ -207,13 +147,16 @@ fn refusal(
     }
     let need = record.spec.memory_mib as i64;
     // What already runs there, or is counted there, needs no second room.
-    let counted = record.owner == Some(node.id) || record.seen.contains_key(&node.id);
-    (need > free_memory_mib && !counted)
+    (need > free_memory_mib && !counted(record, node.id))
         .then(|| format!("{free_memory_mib} MiB are free, {need} MiB are needed"))
 }
 
-/// The best node for a VM: lowest rank in its failover domain, then most free memory, then most free processors, then
-/// the name.
+fn counted(record: &VmRecord, node: NodeId) -> bool {
+    record.owner == Some(node) || record.seen.contains_key(&node)
+}
+
+/// The best node for a VM: lowest rank in its failover domain, then the least busy, then most free
+/// memory, then most free processors, then the name.
 pub fn place(
     state: &ClusterState,
     liveness: &Liveness,
@@ -236,10 +179,15 @@ pub fn place(
                 }
                 (None, _) => String::new(),
             };
-            Ok(Placement {
-                node: best.node,
-                why: format!("{domain}{} MiB free", best.free_memory_mib),
-            })
+            let room = match state.settings.placement {
+                PlacementMode::Count => {
+                    format!("the fewest VMs ({})", (best.busy / 1_000).saturating_sub(1))
+                }
+                PlacementMode::Static | PlacementMode::Dynamic => {
+                    format!("{} MiB free", best.free_memory_mib)
+                }
+            };
+            Ok(Placement { node: best.node, why: format!("{domain}{room}") })
         }
         None => Err(NoPlace {
             refused: candidates

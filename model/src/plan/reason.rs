@@ -138,6 +138,44 @@ pub enum Reason {
         /// Why.
         why: String,
     },
+    /// Its host shuts down in good order.
+    ShuttingDown,
+    /// An operator holds up all that is done by itself.
+    Paused {
+        /// Who.
+        by: String,
+        /// Why.
+        why: String,
+    },
+    /// Nothing is done about it, as an operator said.
+    Ignored,
+    /// An outside job claims it.
+    Claimed {
+        /// What for.
+        reason: String,
+        /// Who said so.
+        by: String,
+    },
+    /// It was stopped with its host, which is to come back.
+    WaitsForHost {
+        /// Which.
+        node: String,
+    },
+    /// It is to be moved, and cannot be.
+    CannotLeave {
+        /// Why.
+        why: String,
+    },
+    /// It was moved, or a move of it failed, a moment ago.
+    MoveWaits {
+        /// Milliseconds from now.
+        wait_ms: u64,
+    },
+    /// It is to be moved as soon as there is room among the moves under way.
+    MoveQueued {
+        /// Where to.
+        to: String,
+    },
     /// The fence failed, or there is none; the lease may still prove it.
     NoProofYet {
         /// What has been tried and what is waited for.
@@ -176,6 +214,14 @@ impl Reason {
             Self::MemberStuck { .. } => "member-stuck",
             Self::MemberElsewhere { .. } => "member-elsewhere",
             Self::ServiceFrozen { .. } => "frozen",
+            Self::ShuttingDown => "shutting-down",
+            Self::Paused { .. } => "paused",
+            Self::Ignored => "ignored",
+            Self::Claimed { .. } => "claimed",
+            Self::WaitsForHost { .. } => "waits-for-host",
+            Self::CannotLeave { .. } => "cannot-leave",
+            Self::MoveWaits { .. } => "move-waits",
+            Self::MoveQueued { .. } => "move-queued",
         }
     }
 
@@ -193,6 +239,11 @@ impl Reason {
                 | Self::MassLoss
                 | Self::NoProofYet { .. }
                 | Self::MemberStuck { .. }
+                | Self::Paused { .. }
+                | Self::Ignored
+                | Self::Claimed { .. }
+                | Self::WaitsForHost { .. }
+                | Self::CannotLeave { .. }
         )
     }
 }
@@ -294,6 +345,33 @@ impl std::fmt::Display for Reason {
             Self::ServiceFrozen { by, why } => write!(formatter, "{by} froze it: {why}"),
             Self::NoProofYet { waiting_for } => {
                 write!(formatter, "its death is not proven: {waiting_for}")
+            }
+            Self::ShuttingDown => write!(formatter, "its host shuts down in good order"),
+            Self::Paused { by, why } => {
+                write!(formatter, "{by} paused the cluster ({why}); `berthctl unpause` goes on")
+            }
+            Self::Ignored => write!(
+                formatter,
+                "nothing is done about it, as an operator said; `berthctl enable` takes it back"
+            ),
+            Self::Claimed { reason, by } => write!(
+                formatter,
+                "{by} claims it ({reason}), so it is not started; `berthctl vm unclaim` ends that"
+            ),
+            Self::WaitsForHost { node } => write!(
+                formatter,
+                "it was stopped with its host {node} and waits for it; `berthctl enable` starts it elsewhere"
+            ),
+            Self::CannotLeave { why } => {
+                write!(formatter, "it is to be moved and cannot be: {why}")
+            }
+            Self::MoveWaits { wait_ms } => write!(
+                formatter,
+                "it is to be moved, in {} s: the last move of it is not long ago",
+                wait_ms.div_ceil(1_000)
+            ),
+            Self::MoveQueued { to } => {
+                write!(formatter, "it is to be moved to {to} when fewer moves are under way")
             }
         }
     }

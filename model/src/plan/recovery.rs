@@ -6,7 +6,8 @@ use crate::cluster::ClusterState;
 use crate::command::Decision;
 use crate::liveness::Liveness;
 use crate::node::NodeState;
-use crate::plan::placement::{self, Load, NoPlace};
+use crate::plan::load::Load;
+use crate::plan::placement::{self, NoPlace};
 use crate::recovery::{RecoveryPolicy, Remedy, remedy, start_retry_ms};
 use crate::time::Timestamp;
 use crate::vm::{Failure, VmRecord};
@@ -31,6 +32,16 @@ pub(super) fn step(
 ) -> Step {
     if failure.not_before > now {
         return Step::Wait(failure.not_before);
+    }
+    let retries = record.spec.policy.start_limit.retries;
+    if (1..=retries).contains(&failure.failed_starts) && !failure.tried.contains(&failure.node) {
+        let here = placement::candidates(state, liveness, load, record, &failure.tried)
+            .into_iter()
+            .any(|candidate| candidate.node == failure.node && candidate.refused.is_none());
+        if here {
+            let why = format!("retry {} of {retries} after {}", failure.failed_starts, failure.why);
+            return Step::Decide(Decision::Start { node: failure.node, why, restart: false });
+        }
     }
     let policy = record.spec.policy.recovery;
     // With this policy it is never moved because a restart in place failed or cannot be made. RGManager moved it all the
@@ -87,8 +98,18 @@ fn elsewhere(
     failure: &Failure,
     now: Timestamp,
 ) -> Step {
+    let limit = record.spec.policy.start_limit.relocations;
+    if let Some(limit) = limit
+        && failure.tried.len() as u64 > u64::from(limit)
+    {
+        let why = format!("{}, and {limit} other nodes were tried", failure.why);
+        return Step::Decide(Decision::Disable { why });
+    }
     match placement::place(state, liveness, load, record, &failure.tried) {
         Ok(place) => start(place, &failure.why),
+        Err(_) if limit.is_some() && !failure.tried.is_empty() => Step::Decide(Decision::Disable {
+            why: format!("{}, and no other node can take it", failure.why),
+        }),
         Err(no_place) if failure.tried.is_empty() => Step::NoPlace(no_place),
         Err(_) => Step::Decide(Decision::Delay {
             until: now.plus(start_retry_ms(failure.rounds)),

@@ -18,7 +18,7 @@ use crate::cluster::ClusterState;
 use crate::command::{Operation, ServiceAsk, ServiceDecision};
 use crate::id::NodeId;
 use crate::liveness::Liveness;
-use crate::plan::placement::Load;
+use crate::plan::load::Load;
 use crate::plan::{Plan, Reason};
 use crate::service::{
     MemberView, ScriptIntent, ServiceRecord, ServiceState, ServiceVerb, VmStanding,
@@ -103,7 +103,9 @@ impl Planner<'_> {
         let record = self.record;
         let settled = match record.desired {
             Desired::Disabled => record.state == ServiceState::Disabled,
-            Desired::Enabled | Desired::Stopped => record.state == ServiceState::Stopped,
+            Desired::Enabled | Desired::Stopped | Desired::Ignored => {
+                record.state == ServiceState::Stopped
+            }
         };
         if !settled || record.open_operation().is_some() {
             return self.decide(ServiceDecision::Down, "it is down");

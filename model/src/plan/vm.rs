@@ -12,39 +12,41 @@ use crate::command::{Decision, Operation};
 use crate::id::NodeId;
 use crate::liveness::Liveness;
 use crate::node::NodeState;
+use crate::plan::automatic::Moves;
 use crate::plan::flow::Flow;
-use crate::plan::placement::{self, Load};
+use crate::plan::load::Load;
+use crate::plan::placement;
 use crate::plan::{Plan, Reason};
 use crate::sabotage::{Rule, off};
 use crate::time::Timestamp;
 use crate::vm::{Desired, OrderIntent, OrderRecord, Presence, Sighting, Verb, VmRecord, VmState};
 
-struct Planner<'p> {
-    state: &'p ClusterState,
-    liveness: &'p Liveness,
-    now: Timestamp,
-    load: &'p mut Load,
-    flow: &'p mut Flow,
-    record: &'p VmRecord,
-    plan: &'p mut Plan,
+pub(super) struct Planner<'p> {
+    pub(super) state: &'p ClusterState,
+    pub(super) liveness: &'p Liveness,
+    pub(super) now: Timestamp,
+    pub(super) load: &'p mut Load,
+    pub(super) flow: &'p mut Flow,
+    pub(super) moves: &'p mut Moves,
+    pub(super) record: &'p VmRecord,
+    pub(super) plan: &'p mut Plan,
 }
 
 pub(super) fn plan_vm(
     state: &ClusterState,
     liveness: &Liveness,
     now: Timestamp,
-    load: &mut Load,
-    flow: &mut Flow,
+    (load, flow, moves): (&mut Load, &mut Flow, &mut Moves),
     record: &VmRecord,
     plan: &mut Plan,
 ) {
-    let mut planner = Planner { state, liveness, now, load, flow, record, plan };
+    let mut planner = Planner { state, liveness, now, load, flow, moves, record, plan };
     let reason = planner.reason();
     planner.plan.vms.insert(record.spec.name.clone(), reason);
 }
 
 impl Planner<'_> {
-    fn decide(&mut self, decision: Decision, what: impl Into<String>) -> Reason {
+    pub(super) fn decide(&mut self, decision: Decision, what: impl Into<String>) -> Reason {
         if let Decision::Start { node, .. } = &decision {
             if let Some(reason) = self.held_up() {
                 return reason;
@@ -70,11 +72,20 @@ impl Planner<'_> {
         if let Some(freeze) = &record.frozen {
             return self.frozen(freeze, &guests);
         }
-        if let Some(reason) = self.twice(&guests) {
+        if record.desired != Desired::Ignored
+            && self.state.pause.is_none()
+            && let Some(reason) = self.twice(&guests)
+        {
             return reason;
         }
         if let Some(order) = &record.order {
             return self.order_out(order);
+        }
+        if record.desired == Desired::Ignored {
+            return Reason::Ignored;
+        }
+        if let Some(reason) = self.paused() {
+            return reason;
         }
         let wanted = record.desired == Desired::Enabled;
         if let Some(reason) = self.stopped_copies(wanted, &guests) {
@@ -130,6 +141,23 @@ impl Planner<'_> {
                 self.decide(Decision::Settle, "it is nowhere any more")
             }
             _ => self.unknown_places().unwrap_or(Reason::AsWanted),
+        }
+    }
+
+    /// While the cluster is paused nothing is done, but that a guest which Berth itself suspended is let run on: that
+    /// keeps what was.
+    fn paused(&mut self) -> Option<Reason> {
+        let pause = self.state.pause.as_ref()?;
+        let record = self.record;
+        let (by, why) = (pause.by.clone(), pause.why.clone());
+        let paused = Reason::Paused { by, why };
+        let suspended = record.seen.values().any(|it| it.presence == Presence::Suspended);
+        if record.desired != Desired::Enabled || !suspended || record.seen.len() != 1 {
+            return Some(paused);
+        }
+        match self.stopped_copies(true, &[]) {
+            Some(reason @ Reason::Deciding(_)) => Some(reason),
+            _ => Some(paused),
         }
     }
 
@@ -366,6 +394,7 @@ impl Planner<'_> {
     /// It runs as it is wanted: the cluster may move it by its own will.
     fn at_rest(&mut self, owner: NodeId) -> Reason {
         self.dependencies_met()
+            .or_else(|| self.automatic_move(owner))
             .or_else(|| self.leave_to_be_alone(owner))
             .or_else(|| self.failback(owner))
             .unwrap_or(Reason::AsWanted)
@@ -409,7 +438,9 @@ impl Planner<'_> {
         let record = self.record;
         let settled = match record.desired {
             Desired::Disabled => record.state == VmState::Disabled,
-            Desired::Enabled | Desired::Stopped => record.state == VmState::Stopped,
+            Desired::Enabled | Desired::Stopped | Desired::Ignored => {
+                record.state == VmState::Stopped
+            }
         };
         if settled && record.open_operation().is_none() {
             return Reason::AsWanted;

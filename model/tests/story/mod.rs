@@ -316,7 +316,7 @@ impl Story {
             };
             (node.id, heard)
         });
-        Liveness { heard: heard.collect() }
+        Liveness { heard: heard.collect(), ..Liveness::default() }
     }
 
     pub(crate) fn reason(&self, name: &str) -> Reason {

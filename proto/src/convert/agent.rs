@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 
 use model::command::{Registration, Report};
 use model::id::{MemberName, NodeName, OrderId, SessionId};
+use model::liveness::Measured;
 use model::node::{Capacity, SeenDomain};
 use model::order::{Order, OrderKind};
 use model::service::MAX_MEMBERS;
@@ -16,6 +17,10 @@ use crate::v1;
 
 /// The most domains one host may report: far above real hosts, and below what one log entry may hold.
 const MAX_DOMAINS: usize = 500;
+/// Ten thousand processors.
+const MAX_CPU_MILLI: u64 = 10_000_000;
+/// A hundred tebibytes.
+const MAX_MEMORY_MIB: u64 = 100 << 20;
 /// libvirt's names have no limit of their own; this one keeps entries small.
 const MAX_TEXT: usize = 1_000;
 
@@ -191,6 +196,16 @@ pub fn watched_script(watched: &WatchedScript) -> v1::WatchedScript {
         started_by: watched.started_by.0,
         script: Some(super::service::write_script(&watched.script)),
     }
+}
+
+/// Reads what a guest uses; what makes no sense is left out, for it decides nothing but a weight.
+pub fn guest_load(message: &v1::GuestLoad) -> Option<(Uuid, Measured)> {
+    let uuid = uuid("uuid", &message.uuid).ok()?;
+    let sane = message.cpu_milli <= MAX_CPU_MILLI && message.memory_mib <= MAX_MEMORY_MIB;
+    sane.then_some((
+        uuid,
+        Measured { cpu_milli: message.cpu_milli, memory_mib: message.memory_mib },
+    ))
 }
 
 /// Writes an order.

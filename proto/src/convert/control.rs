@@ -14,7 +14,7 @@ use model::settings::Settings;
 use model::vm::{Migratable, MigrationMode, OnConflict, OnIsolation, VmPolicy, VmSpec};
 use uuid::Uuid;
 
-use crate::convert::{ConvertError, fleet, name};
+use crate::convert::{ConvertError, fleet, name, placing};
 use crate::v1;
 
 /// A guest that takes longer than a day to shut down will not.
@@ -65,7 +65,7 @@ pub fn operation(
             devices: set.devices.into_iter().map(fence_device).collect::<Result<_, _>>()?,
         },
         Asked::RemoveNode(name) => Operation::RemoveNode(node(&name)?),
-        Asked::ChangeSettings(asked) => Operation::ChangeSettings(settings(&asked)),
+        Asked::ChangeSettings(asked) => Operation::ChangeSettings(settings(&asked)?),
         Asked::ConfirmOff(act) => {
             Operation::ConfirmOff { node: node(&act.node)?, why: why(act.why)? }
         }
@@ -99,6 +99,24 @@ pub fn operation(
         Asked::ForgetService(name) => Operation::ForgetService(super::service::service(&name)?),
         Asked::AskService(ask) => super::service::ask(ask)?,
         Asked::ApplyFleet(apply) => fleet::changes(apply, fresh)?,
+        Asked::PutPlacementRule(rule) => {
+            Operation::PutPlacementRule(placing::placement_rule(rule)?)
+        }
+        Asked::RemovePlacementRule(name) => {
+            Operation::RemovePlacementRule(placing::placement_rule_name(&name)?)
+        }
+        Asked::SetMaintenance(set) => Operation::SetMaintenance {
+            node: node(&set.node)?,
+            on: set.on,
+            until_boot: set.until_boot,
+        },
+        Asked::PauseCluster(pause) => placing::pause(pause)?,
+        Asked::UnpauseCluster(_) => Operation::UnpauseCluster,
+        Asked::Ignore(name) => Operation::Ignore(vm(&name)?),
+        Asked::Claim(claim) => {
+            Operation::Claim { vm: vm(&claim.vm)?, reason: one_line("reason", claim.reason)? }
+        }
+        Asked::Unclaim(name) => Operation::Unclaim(vm(&name)?),
     })
 }
 
@@ -111,10 +129,15 @@ pub(super) fn freeze_span(milliseconds: u64) -> Result<u64, ConvertError> {
 
 /// Why an operator does it: one line for the record.
 pub(super) fn why(text: String) -> Result<String, ConvertError> {
+    one_line("why", text)
+}
+
+/// One line for the record.
+pub(super) fn one_line(field: &'static str, text: String) -> Result<String, ConvertError> {
     let text = text.trim();
     if text.is_empty() || text.len() > MAX_WHY || text.contains(char::is_control) {
         let reason = format!("it has to be one line of 1 to {MAX_WHY} bytes");
-        return Err(ConvertError::new("why", reason));
+        return Err(ConvertError::new(field, reason));
     }
     Ok(text.to_owned())
 }
@@ -131,8 +154,8 @@ fn after_fence(text: &str) -> Result<AfterFence, ConvertError> {
 }
 
 /// What holds for the whole cluster, from the wire; it is checked where it is applied.
-pub fn settings(asked: &v1::Settings) -> Settings {
-    Settings {
+pub fn settings(asked: &v1::Settings) -> Result<Settings, ConvertError> {
+    let settings = Settings {
         heartbeat_ms: asked.heartbeat_ms,
         suspect_after_ms: asked.suspect_after_ms,
         lost_after_ms: asked.lost_after_ms,
@@ -146,7 +169,9 @@ pub fn settings(asked: &v1::Settings) -> Settings {
         mass_loss_percent: asked.mass_loss_percent,
         fence_probe_ms: asked.fence_probe_ms,
         election_max_ms: asked.election_max_ms,
-    }
+        ..Settings::default()
+    };
+    placing::settings(asked, settings)
 }
 
 /// The operation, to be refused if the VM's record is no longer at the revision that is expected, if one is.
@@ -215,7 +240,11 @@ pub fn policy(policy: v1::VmPolicy) -> Result<VmPolicy, ConvertError> {
     if Duration::from_millis(policy.stop_timeout_ms) > MAX_STOP_TIMEOUT {
         return Err(ConvertError::new("stop_timeout", "it is longer than a day"));
     }
+    let placing = policy.placing.as_ref().map(placing::placing).transpose()?;
+    let (start_limit, automatic_moves) = placing.unwrap_or_default();
     Ok(VmPolicy {
+        start_limit,
+        automatic_moves,
         recovery,
         restart_limit: RestartLimit {
             max_restarts: policy.max_restarts,

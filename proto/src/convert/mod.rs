@@ -4,6 +4,7 @@ pub mod agent;
 pub mod control;
 pub mod fleet;
 pub mod handling;
+pub mod placing;
 pub mod rejection;
 pub mod service;
 pub mod view;

@@ -65,6 +65,10 @@ fn word_and_code(rejection: &Rejection) -> (&'static str, Code) {
         Rejection::ConfigurationChanged { .. } => {
             ("configuration-changed", Code::FailedPrecondition)
         }
+        Rejection::UnknownPlacementRule { .. } => ("unknown-placement-rule", Code::NotFound),
+        Rejection::RulesClash { .. } => ("rules-clash", Code::FailedPrecondition),
+        Rejection::Paused { .. } => ("paused", Code::FailedPrecondition),
+        Rejection::NotPaused => ("not-paused", Code::FailedPrecondition),
         Rejection::RequestReused(_) => ("request-reused", Code::InvalidArgument),
     }
 }

@@ -8,11 +8,11 @@ use model::failover_domain::Rank;
 use model::hold::Lock;
 use model::id::NodeId;
 use model::liveness::Liveness;
-use model::node::{AfterFence, NodeRecord, NodeState, ProofOfDeath};
+use model::node::{AfterFence, AfterShutdown, NodeRecord, NodeState, ProofOfDeath};
 use model::plan::{Candidate, Load, Plan, Reason};
 use model::service::{MemberKind, MemberMode, MemberSpec, ServiceOperation, ServiceRecord};
 use model::settings::Settings;
-use model::vm::{Desired, MigrationMode, OperationPhase, VmPolicy, VmRecord};
+use model::vm::{MigrationMode, OperationPhase, VmPolicy, VmRecord};
 
 use crate::v1;
 
@@ -38,7 +38,7 @@ pub fn vm(
         name: record.spec.name.to_string(),
         uuid: record.spec.uuid.to_string(),
         state: record.state.as_str().into(),
-        desired: desired(record.desired).into(),
+        desired: record.desired.as_str().into(),
         owner: record.owner.map(name),
         last_owner: record.last_owner.map(name),
         generation: record.generation.0,
@@ -66,6 +66,13 @@ pub fn vm(
             .collect(),
         may_run: record.may_run.keys().map(|node| name(*node)).collect(),
         restart_count: record.restart_count,
+        claim: record.claim.as_ref().map(|claim| v1::Claim {
+            reason: claim.reason.clone(),
+            by: claim.by.clone(),
+            at_ms: claim.at.0,
+        }),
+        home: record.stay.home.map(name),
+        waits_for: record.stay.waits_for.map(name),
         state_since_ms: record.state_since.0,
         revision: record.changed,
         spec_revision: record.spec_revision,
@@ -145,7 +152,7 @@ pub fn service(
         spec: Some(super::service::write_spec(&record.spec)),
         id: record.spec.id.to_string(),
         state: record.state.as_str().into(),
-        desired: desired(record.desired).into(),
+        desired: record.desired.as_str().into(),
         owner: record.owner.map(name),
         last_owner: record.last_owner.map(name),
         partial: record.is_partial(),
@@ -162,14 +169,6 @@ pub fn service(
             .owner
             .and_then(|owner| state.nodes.get(&owner))
             .is_some_and(|node| node.state != NodeState::Online),
-    }
-}
-
-fn desired(desired: Desired) -> &'static str {
-    match desired {
-        Desired::Enabled => "enabled",
-        Desired::Stopped => "stopped",
-        Desired::Disabled => "disabled",
     }
 }
 
@@ -253,7 +252,7 @@ pub fn node(
             NodeState::Dead(ProofOfDeath::Confirmed { by, why }) => {
                 Some(format!("{by} made sure: {why}"))
             }
-            NodeState::Online | NodeState::Lost | NodeState::Fencing => None,
+            NodeState::Online | NodeState::Lost | NodeState::Fencing | NodeState::Off => None,
         },
         pausable: record.pausable,
         vouched: record.vouched,
@@ -275,6 +274,16 @@ pub fn node(
         dark_fence: record.dark_fence.clone(),
         autostart: record.autostart.iter().map(ToString::to_string).collect(),
         lease_proof_ms: record.lease_proof_ms(state.settings.drift_percent),
+        maintenance: record.maintenance.is_some(),
+        maintenance_by: record.maintenance.as_ref().map(|it| it.by.clone()),
+        maintenance_until_boot: record.maintenance.as_ref().is_some_and(|it| it.until_boot),
+        shutdown: record.shutdown.map(|shutdown| {
+            match shutdown.then {
+                AfterShutdown::StayOff => "stay-off",
+                AfterShutdown::Reboot => "reboot",
+            }
+            .into()
+        }),
     }
 }
 
@@ -291,6 +300,7 @@ pub fn policy(policy: &VmPolicy) -> v1::VmPolicy {
         on_conflict: policy.on_conflict.as_str().into(),
         migratable: policy.migratable.as_str().into(),
         handling: Some(super::handling::write(&policy.handling)),
+        placing: Some(super::placing::write_placing(policy)),
         autostart: Some(policy.autostart),
         exclusive: policy.exclusive,
         depend: policy.depend.iter().map(dependency).collect(),
@@ -316,6 +326,15 @@ pub fn settings(settings: &Settings) -> v1::Settings {
         mass_loss_percent: settings.mass_loss_percent,
         fence_probe_ms: settings.fence_probe_ms,
         election_max_ms: settings.election_max_ms,
+        placement: settings.placement.as_str().into(),
+        rebalance_on_start: settings.rebalance_on_start,
+        auto_rebalance: settings.auto_rebalance,
+        rebalance_threshold_percent: settings.rebalance_threshold_percent,
+        rebalance_hold_ms: settings.rebalance_hold_ms,
+        rebalance_margin_percent: settings.rebalance_margin_percent,
+        moves_at_once: settings.moves_at_once,
+        moves_per_node: settings.moves_per_node,
+        shutdown_policy: settings.shutdown_policy.as_str().into(),
     }
 }
 
@@ -361,6 +380,7 @@ pub fn candidate(candidate: Candidate) -> v1::Candidate {
         free_memory_mib: candidate.free_memory_mib,
         free_vcpus: candidate.free_vcpus,
         refused: candidate.refused,
+        busy_permille: candidate.busy,
     }
 }
 

@@ -7,6 +7,7 @@ use futures::Stream;
 use model::cluster::Detail;
 use model::command::{Command, Operation};
 use model::id::{NodeId, RequestId, SessionId};
+use model::node::AfterShutdown;
 use model::order;
 use model::rejection::Rejection;
 use model::service::order as script_order;
@@ -169,6 +170,8 @@ impl AgentSession for AgentService {
                 },
             ))
         }));
+        let loads = message.loads.iter().filter_map(convert_agent::guest_load);
+        self.leader.detector().measured(node, loads, self.leader.elapsed_ms());
         self.raft.read_barrier().await.map_err(|error| status::not_proposed(&error))?;
         let term = self
             .raft
@@ -198,6 +201,36 @@ impl AgentSession for AgentService {
         let by = self.raft.state().node_name(node);
         self.propose(&message.request_id, by, Operation::Away { node, session }).await?;
         Ok(Response::new(v1::LeaveReply {}))
+    }
+
+    async fn announce_shutdown(
+        &self,
+        request: Request<v1::AnnounceShutdownRequest>,
+    ) -> Answer<v1::AnnounceShutdownReply> {
+        if let Route::Leader(leader) = self.router.route(&request)? {
+            let mut client = AgentSessionClient::new(leader.channel.clone());
+            return leader.answer(client.announce_shutdown(forwarded(request))).await;
+        }
+        let message = request.into_inner();
+        let (node, session) = (NodeId(message.node_id), SessionId(message.session));
+        let then = match message.reboot {
+            true => AfterShutdown::Reboot,
+            false => AfterShutdown::StayOff,
+        };
+        let state = self.raft.state();
+        let known = state.nodes.get(&node).is_some_and(|it| {
+            it.session() == Some(session) && it.shutdown.is_some_and(|it| it.then == then)
+        });
+        if known {
+            // An agent says so again until nothing is left there: that costs no log entry.
+            self.raft.read_barrier().await.map_err(|error| status::not_proposed(&error))?;
+        } else {
+            let operation = Operation::ShutdownAnnounced { node, session, then };
+            self.propose(&message.request_id, state.node_name(node), operation).await?;
+        }
+        let state = self.raft.state();
+        let empty = !state.vms.values().any(|vm| vm.may_run.contains_key(&node));
+        Ok(Response::new(v1::AnnounceShutdownReply { empty }))
     }
 
     async fn report(&self, request: Request<v1::ReportRequest>) -> Answer<v1::ReportReply> {

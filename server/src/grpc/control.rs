@@ -17,7 +17,7 @@ use model::plan::{Load, placement};
 use model::rejection::Rejection;
 use model::vm::VmRecord;
 use proto::convert::control as convert_control;
-use proto::convert::{self, rejection, view};
+use proto::convert::{self, placing, rejection, view};
 use proto::v1::control_client::ControlClient;
 use proto::v1::control_server::Control;
 use proto::v1::{self};
@@ -166,7 +166,10 @@ impl Control for ControlService {
             self.newest().await?
         };
         let leader = self.leader.view().borrow().clone();
-        let load = Load::of(&state);
+        let load = match leader.as_deref() {
+            Some(view) => Load::measured(&state, &view.liveness),
+            None => Load::of(&state),
+        };
         let replicas = self.replicas();
         Ok(Response::new(v1::Status {
             cluster: state.cluster.map(|cluster| cluster.to_string()).unwrap_or_default(),
@@ -196,6 +199,13 @@ impl Control for ControlService {
                 .values()
                 .map(|record| self.service_view(&state, record))
                 .collect(),
+            placement_rules: state
+                .placement_rules
+                .values()
+                .map(|rule| placing::write_placement_rule(rule))
+                .collect(),
+            pause: placing::write_pause(&state),
+            uneven_since_ms: state.uneven_since.map(|since| since.0),
         }))
     }
 
@@ -269,8 +279,8 @@ impl Control for ControlService {
             .as_ref()
             .map(|view| view.liveness.clone())
             .unwrap_or_default();
-        let candidates =
-            placement::candidates(&state, &liveness, &Load::of(&state), record, &BTreeSet::new());
+        let load = Load::measured(&state, &liveness);
+        let candidates = placement::candidates(&state, &liveness, &load, record, &BTreeSet::new());
         let mut events: Vec<_> = state
             .events
             .iter()

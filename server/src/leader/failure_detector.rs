@@ -6,8 +6,9 @@ use std::collections::BTreeMap;
 
 use model::cluster::ClusterState;
 use model::id::{NodeId, SessionId};
-use model::liveness::{Heard, Liveness};
+use model::liveness::{Heard, Liveness, Measured};
 use model::sabotage::{Rule, off};
+use uuid::Uuid;
 
 /// A gap between two looks that is longer than this means that this process itself stood still: what was not heard
 /// then says nothing about the nodes. Above the reconciler's period by far, below `suspect_after` by default.
@@ -38,7 +39,12 @@ pub struct FailureDetector {
     nodes: BTreeMap<NodeId, Times>,
     /// When anything was heard of a node, of whatever session.
     contact: BTreeMap<NodeId, u64>,
+    /// What guests use, with the node that said so and when.
+    measured: BTreeMap<Uuid, (NodeId, u64, Measured)>,
 }
+
+/// What was measured longer ago says nothing any more.
+const MEASURED_FOR_MS: u64 = 120_000;
 
 /// The heartbeats that a follower carried to the leader: by node the session and when the last one came.
 pub type Carried = BTreeMap<NodeId, (SessionId, u64)>;
@@ -60,7 +66,18 @@ impl FailureDetector {
             looked: now,
             nodes: nodes.collect(),
             contact: carried.iter().map(|(node, (_, heard))| (*node, *heard)).collect(),
+            measured: BTreeMap::new(),
         };
+    }
+
+    /// A node's agent says what guests use; kept in memory only, and of no weight for the law.
+    pub fn measured(
+        &mut self,
+        node: NodeId,
+        loads: impl IntoIterator<Item = (Uuid, Measured)>,
+        now: u64,
+    ) {
+        self.measured.extend(loads.into_iter().map(|(uuid, load)| (uuid, (node, now, load))));
     }
 
     /// Milliseconds since anything was heard of the node, of whatever session; `None` where nothing ever was.
@@ -132,7 +149,11 @@ impl FailureDetector {
                 },
             );
         }
-        Liveness { heard }
+        self.measured.retain(|uuid, (_, at, _)| {
+            now.saturating_sub(*at) <= MEASURED_FOR_MS && state.vm_by_uuid.contains_key(uuid)
+        });
+        let measured = self.measured.iter().map(|(uuid, (_, _, load))| (*uuid, *load)).collect();
+        Liveness { heard, measured }
     }
 
     /// A session met for the first time counts from now, or from the begin of listening for one that is older.
@@ -185,6 +206,8 @@ mod tests {
             fence_attempts: None,
             autostart: Default::default(),
             unmanaged: BTreeMap::new(),
+            maintenance: None,
+            shutdown: None,
             changed: 1,
         }
     }

@@ -162,6 +162,7 @@ impl Agent {
                 number,
                 jobs: Vec::new(),
                 epoch: 0,
+                loads: Vec::new(),
             };
             let mut client = self.client(replica);
             match tokio::time::timeout(session.heartbeat, client.heartbeat(message)).await {

@@ -9,4 +9,5 @@ pub mod expect;
 pub mod file;
 pub mod needs;
 pub mod play;
+mod seed;
 pub mod stage;

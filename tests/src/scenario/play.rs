@@ -4,14 +4,18 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use model::ClusterState;
 use model::command::Operation;
+use model::fleet::PauseMode;
 use model::id::{NodeName, VmName};
-use model::node::NodeState;
+use model::node::{AfterShutdown, NodeState};
 use model::plan::Reason;
 use model::vm::{Desired as Wanted, Presence, VmRecord, VmState};
 use serde_json::{Map, Value, json};
 use uuid::Uuid;
 
-use super::file::{Condition, Desired, Event, Link, Part, Scenario, Step, Switch, Wait, Word};
+use super::file::{
+    self, Condition, Desired, Event, Link, LoadKind, Part, Scenario, Size, Step, StorePath,
+    StoreState, Switch, Then, Vm, Wait, Word,
+};
 use super::stage;
 use crate::sim::World;
 use crate::sim::host::{Failing, SimDomain};
@@ -44,6 +48,8 @@ struct Play<'s> {
     /// Operators' requests whose answers are still to be looked at: event and subject.
     asked: BTreeMap<Uuid, (&'static str, String)>,
     removed: BTreeSet<String>,
+    /// VMs' sizes as they are configured now.
+    sizes: BTreeMap<String, Size>,
     operation_failures: usize,
 }
 
@@ -55,6 +61,11 @@ pub fn play(scenario: &Scenario, seed: u64) -> Result<Played, String> {
         world,
         asked: BTreeMap::new(),
         removed: BTreeSet::new(),
+        sizes: scenario
+            .vms
+            .iter()
+            .filter_map(|(name, vm)| Some((name.clone(), vm.size?)))
+            .collect(),
         operation_failures: 0,
     };
     play.check_names()?;
@@ -244,6 +255,7 @@ impl Play<'_> {
             return Ok(match condition.is {
                 Word::Up => node.state == NodeState::Online && self.world.hosts[host].on,
                 Word::Unknown => node.state != NodeState::Online,
+                Word::Maintenance => node.maintenance.is_some(),
                 Word::BeingFenced => matches!(node.state, NodeState::Lost | NodeState::Fencing),
                 _ => false,
             });
@@ -263,9 +275,12 @@ impl Play<'_> {
             Word::Running => record.state == VmState::Started && !waits_for_fence,
             Word::Stopped => matches!(record.state, VmState::Stopped | VmState::Disabled),
             Word::MovingLive => record.state == VmState::Migrating,
-            Word::Recovering => matches!(record.state, VmState::Recovering | VmState::Starting),
+            Word::Recovering => {
+                record.state == VmState::Recovering
+                    || (record.state == VmState::Starting && record.failure.is_some())
+            }
             Word::WaitingForFence => waits_for_fence,
-            Word::Failed => record.state == VmState::Failed,
+            Word::Failed => record.state == VmState::Failed || gave_up(record),
             _ => false,
         })
     }
@@ -298,13 +313,11 @@ impl Play<'_> {
             Event::Move { vm, to, live } => {
                 let to_node = NodeName::new(to).map_err(|error| error.to_string())?;
                 let name = vm_name(vm)?;
-                let operation = match live {
+                // Of what cannot be migrated, a move can only be the other kind.
+                let able = self.scenario.vms.get(vm).is_none_or(|vm| vm.live);
+                let operation = match *live && able {
                     true => Operation::Migrate { vm: name, to: to_node, mode: None },
-                    false => {
-                        let from = self.place_of(vm);
-                        self.world.trace.note(self.world.now, "move", &[vm, &from, to, "cold"]);
-                        Operation::Relocate { vm: name, to: Some(to_node) }
-                    }
+                    false => Operation::Relocate { vm: name, to: Some(to_node) },
                 };
                 self.submit("vm.move", vm, operation);
             }
@@ -364,17 +377,79 @@ impl Play<'_> {
                 let until = self.world.now + (seconds * 1_000.0) as u64;
                 self.go_on(until);
             }
-            // Skipped by name before it came to this.
-            Event::Shutdown { .. }
-            | Event::Load { .. }
-            | Event::Lock { .. }
-            | Event::Maintenance { .. }
-            | Event::Pause { .. }
-            | Event::Resume { .. }
-            | Event::ControlStore { .. } => {
-                return Err("an event was played that nothing stands for".into());
+            Event::Shutdown { node, then } => {
+                let host = self.host(node)?;
+                let then = match then {
+                    Then::StayOff => AfterShutdown::StayOff,
+                    Then::PowerOn => AfterShutdown::Reboot,
+                };
+                self.world.shut_down(host, then);
+            }
+            Event::Load { vm, kind, cpu, mem_mib } => {
+                let size = Size { cpu: *cpu, mem_mib: *mem_mib };
+                match kind {
+                    LoadKind::Load => {
+                        self.world.loads.insert(self.uuid(vm)?, stage::measured(size));
+                    }
+                    LoadKind::Size => self.resize(vm, size)?,
+                }
+            }
+            Event::Lock { vm, reason } => {
+                let claim = Operation::Claim { vm: vm_name(vm)?, reason: reason.clone() };
+                self.submit("vm.lock", vm, claim);
+            }
+            Event::Maintenance { node, on } => {
+                let name = NodeName::new(node).map_err(|error| error.to_string())?;
+                let set = Operation::SetMaintenance { node: name, on: *on, until_boot: false };
+                self.submit("admin.maintenance", node, set);
+            }
+            Event::Pause { mode } => {
+                let mode = match mode {
+                    file::PauseMode::Freeze => PauseMode::Freeze,
+                    file::PauseMode::Ignore => PauseMode::Ignore,
+                };
+                let pause = Operation::PauseCluster { mode, why: "the story has it".into() };
+                self.submit("admin.pause", mode.as_str(), pause);
+            }
+            Event::Resume { .. } => {
+                self.submit("admin.resume", "cluster", Operation::UnpauseCluster);
+            }
+            Event::ControlStore { node, path, to } => {
+                let host = self.host(node)?;
+                self.control_store(host, *path, *to == StoreState::Fail);
             }
         }
+        Ok(())
+    }
+
+    /// A replica whose storage fails stops rather than serve; an agent that is cut off reaches none.
+    fn control_store(&mut self, host: usize, path: StorePath, fails: bool) {
+        match path {
+            StorePath::Update if fails => drop(self.world.network.agents_cut.insert(host)),
+            StorePath::Update => drop(self.world.network.agents_cut.remove(&host)),
+            StorePath::ReadWrite => {
+                for replica in self.world.replicas_on(host) {
+                    self.world.replicas[replica].storage_fails = fails;
+                    if fails {
+                        self.world.stop_replica(replica);
+                    } else if self.world.hosts[host].on {
+                        self.world.start_replica(replica);
+                    }
+                }
+            }
+        }
+    }
+
+    /// A VM is configured anew; what is not said stays.
+    fn resize(&mut self, vm: &str, size: Size) -> Result<(), String> {
+        let number = self.scenario.vms.keys().position(|name| name == vm).unwrap_or_default();
+        let mut told = self.sizes.get(vm).copied().unwrap_or_default();
+        told = Size { cpu: size.cpu.or(told.cpu), mem_mib: size.mem_mib.or(told.mem_mib) };
+        self.sizes.insert(vm.to_owned(), told);
+        let changed = self.scenario.vms.get(vm).map(|it| Vm { size: Some(told), ..it.clone() });
+        let policy = stage::policy(self.scenario, vm)?;
+        let spec = stage::spec(vm, changed.as_ref(), number, policy)?;
+        self.submit("vm.load", vm, Operation::EditVm(Box::new(spec)));
         Ok(())
     }
 
@@ -383,7 +458,8 @@ impl Play<'_> {
         let operation = match state {
             Desired::Running => Operation::Enable { vm: name, on: None },
             Desired::Stopped => Operation::Stop { vm: name, now: false },
-            Desired::Disabled | Desired::Ignored => Operation::Disable(name),
+            Desired::Disabled => Operation::Disable(name),
+            Desired::Ignored => Operation::Ignore(name),
         };
         self.submit("vm.desire", vm, operation);
         Ok(())
@@ -424,15 +500,9 @@ impl Play<'_> {
         // The two come one after the other.
         self.go_on(self.world.now + 1_500);
         match desired.or(told.map(|vm| vm.desired)) {
-            Some(Desired::Running) => self.desire(vm, Desired::Running),
+            Some(wanted @ (Desired::Running | Desired::Ignored)) => self.desire(vm, wanted),
             _ => Ok(()),
         }
-    }
-
-    fn place_of(&self, vm: &str) -> String {
-        let truth = self.world.truth();
-        let record = VmName::new(vm).ok().and_then(|name| truth.vms.get(&name).cloned());
-        record.and_then(|it| it.owner).map(|owner| truth.node_name(owner)).unwrap_or_default()
     }
 
     // ---- settled -------------------------------------------------------------------------------------------------
@@ -441,6 +511,9 @@ impl Play<'_> {
     fn settled(&self) -> bool {
         let world = &self.world;
         if world.migrating() {
+            return false;
+        }
+        if world.shutting_down() || self.balances() {
             return false;
         }
         // A host that boots is something in flight.
@@ -460,13 +533,17 @@ impl Play<'_> {
         let Some(leader) = plane.leader else { return false };
         for (number, host) in world.hosts.iter().enumerate() {
             let node = truth.nodes.values().find(|node| node.name.as_str() == host.name);
+            if truth.pause.is_some() {
+                // Nothing is done about a node that is not heard.
+                continue;
+            }
             let reachable =
                 host.on && world.network.connected(Place::Host(number), Place::Replica(leader));
             let Some(node) = node else { return false };
             let session = host.agent.as_ref().and_then(|agent| agent.session);
             let known = match node.state {
                 NodeState::Online => reachable && session == Some((node.id, node.last_session)),
-                NodeState::Dead(_) => !reachable,
+                NodeState::Dead(_) | NodeState::Off => !reachable,
                 NodeState::Lost => !reachable && truth.braked(),
                 NodeState::Fencing => false,
             };
@@ -479,6 +556,20 @@ impl Play<'_> {
             let reason = reasons.and_then(|reasons| reasons.get(record.spec.name.as_str()));
             self.vm_settled(&truth, record, reason)
         })
+    }
+
+    /// Load is uneven, and the hold is not over yet, or a VM was moved a moment ago and the next may follow.
+    fn balances(&self) -> bool {
+        let truth = self.world.truth();
+        let Some(since) = truth.uneven_since else { return false };
+        let last_move = truth
+            .events
+            .iter()
+            .rev()
+            .find(|event| event.kind == model::event::EventKind::VmMigrated)
+            .map_or(since, |event| event.at);
+        let begun = since.max(last_move);
+        self.world.wall().since(begun) < truth.settings.rebalance_hold_ms + 2 * SETTLED_MS
     }
 
     fn quiet(&self, host: &crate::sim::host::SimHost) -> bool {
@@ -494,8 +585,16 @@ impl Play<'_> {
             || reason.is_some_and(Reason::is_stuck);
         let waits_for_mass_loss = truth.braked() && !record.may_run.is_empty();
         let asked = record.open_operation().is_some();
+        if record.desired == Wanted::Ignored || truth.pause.is_some() {
+            return true;
+        }
+        let moves = matches!(
+            reason,
+            Some(Reason::Deciding(_) | Reason::MoveWaits { .. } | Reason::MoveQueued { .. })
+        );
         match (record.desired, record.state) {
             (_, VmState::Conflict | VmState::Lost | VmState::Failed) => true,
+            (Wanted::Enabled, VmState::Started) if moves => false,
             (Wanted::Enabled, VmState::Started) => {
                 !asked
                     && self.world.copies(record.spec.uuid).iter().any(|(host, presence)| {
@@ -531,7 +630,7 @@ impl Play<'_> {
                     None => ("unmanaged", place),
                     Some(record) => {
                         let reason = reasons.and_then(|reasons| reasons.get(name));
-                        let state = state(record, reason, decided, place.is_some());
+                        let state = state(&truth, record, reason, decided, place.is_some());
                         let last = record.owner.or(record.last_owner);
                         (state, place.or(last.map(|node| truth.node_name(node))))
                     }
@@ -545,10 +644,12 @@ impl Play<'_> {
             .iter()
             .map(|host| {
                 let node = truth.nodes.values().find(|node| node.name.as_str() == host.name);
+                let maintained = node.is_some_and(|node| node.maintenance.is_some());
                 let word = match node.map(|node| &node.state) {
+                    Some(NodeState::Online) if maintained => "maintenance",
                     Some(NodeState::Online) => "up",
                     Some(NodeState::Lost | NodeState::Fencing) => "being-fenced",
-                    Some(NodeState::Dead(_)) | None => "unknown",
+                    Some(NodeState::Dead(_) | NodeState::Off) | None => "unknown",
                 };
                 (host.name.clone(), json!(word))
             })
@@ -565,16 +666,32 @@ impl Play<'_> {
     }
 }
 
-fn state(record: &VmRecord, reason: Option<&Reason>, decided: bool, runs: bool) -> &'static str {
+/// Its recovery policy or its start limit gave up on it.
+fn gave_up(record: &VmRecord) -> bool {
+    record.state == VmState::Disabled && record.failure.is_some()
+}
+
+fn state(
+    truth: &ClusterState,
+    record: &VmRecord,
+    reason: Option<&Reason>,
+    decided: bool,
+    runs: bool,
+) -> &'static str {
+    let let_go = truth.pause.as_ref().is_some_and(|pause| pause.mode == PauseMode::Ignore);
     match record.state {
+        _ if record.desired == Wanted::Ignored || let_go => "unmanaged",
         _ if runs && record.state != VmState::Conflict => "running",
         _ if !decided && record.desired == Wanted::Enabled => "no-quorum",
         VmState::Conflict => "conflict",
         VmState::Lost => "lost",
         VmState::Failed => "failed",
+        VmState::Disabled if gave_up(record) => "failed",
         VmState::Stopped | VmState::Disabled if record.desired != Wanted::Enabled => "stopped",
+        _ if truth.pause.is_some() => "frozen",
         // Its recovery policy gave up on it.
         VmState::Disabled => "failed",
+        _ if matches!(reason, Some(Reason::WaitsForHost { .. })) => "frozen",
         VmState::Recovering if matches!(reason, Some(Reason::WaitingUntil { .. })) => "failed",
         _ if matches!(reason, Some(Reason::NoPlace(_))) => "unplaceable",
         VmState::Recovering => "failed",

@@ -5,13 +5,20 @@ use std::collections::BTreeMap;
 use model::command::{Command, Decision, Operation, Registration, Report};
 use model::domain_xml;
 use model::failover_domain::FailoverDomain;
-use model::id::{ClusterId, FailoverDomainName, NodeName, OrderId, RequestId, VmName};
+use model::fleet::{PlacementMode, ShutdownPolicy};
+use model::id::{
+    ClusterId, FailoverDomainName, NodeName, OrderId, PlacementRuleName, RequestId, VmName,
+};
+use model::liveness::Measured;
 use model::node::{Capacity, FenceDevice, SeenDomain};
+use model::placement_rule::{PlacementRule, PlacementRuleKind};
+use model::recovery::StartLimit;
 use model::settings::Settings;
-use model::vm::{OrderIntent, Presence, StopCause, VmPolicy, VmSpec};
+use model::vm::{AutomaticMoves, Migratable, OrderIntent, Presence, StopCause, VmPolicy, VmSpec};
 use uuid::Uuid;
 
-use super::file::{Desired, OnePerNode, Replicas, RuleKind, Scenario, Switch, Vm};
+use super::file::{self, AutoMoves, Desired, OnePerNode, Replicas, RuleKind, Scenario, Switch, Vm};
+use super::seed;
 use crate::sim::control::{Plane, Replica};
 use crate::sim::host::{SimFence, SimWatchdog};
 use crate::sim::invariant;
@@ -22,6 +29,8 @@ use crate::sim::world::{Event, Options, Pace, World};
 const WATCHDOG_MS: u64 = 2_000;
 const MEMORY_MIB: u64 = 131_072;
 const VM_MEMORY_MIB: u64 = 1_024;
+/// How long load has to be uneven before a VM is moved: three rounds of ten seconds.
+const REBALANCE_HOLD_MS: u64 = 30_000;
 
 /// A world in which the story can begin. An error is the story's: a name that is none, or a node nobody told of.
 pub fn set(scenario: &Scenario, seed: u64) -> Result<World, String> {
@@ -47,6 +56,11 @@ pub fn set(scenario: &Scenario, seed: u64) -> Result<World, String> {
         let host = world.add_host(name, memory_mib, node.cpu.unwrap_or(8.0) as u32);
         world.hosts[host].watchdog = Some(SimWatchdog { timeout_ms: WATCHDOG_MS, fed: None });
         world.hosts[host].fence = Some(SimFence::default());
+    }
+    for (number, vm) in scenario.vms.values().enumerate() {
+        if let Some(load) = vm.load {
+            world.loads.insert(Uuid::from_u128(0x1000 + number as u128), measured(load));
+        }
     }
     replicas(&mut world, &scenario.cluster.replicas);
     seed_log(&mut world, scenario)?;
@@ -83,13 +97,25 @@ fn replicas(world: &mut World, replicas: &Replicas) {
     world.planes.push(Plane::new((0..world.replicas.len()).collect(), traced));
 }
 
+/// A measured load.
+pub fn measured(load: file::Size) -> Measured {
+    Measured {
+        cpu_milli: (load.cpu.unwrap_or(0.0).max(0.0) * 1_000.0) as u64,
+        memory_mib: load.mem_mib.unwrap_or(0),
+    }
+}
+
 /// Writes the log of the cluster's life before the story.
-struct Scribe<'w> {
-    world: &'w mut World,
+pub(super) struct Scribe<'w> {
+    pub(super) world: &'w mut World,
 }
 
 impl Scribe<'_> {
-    fn write(&mut self, operation: Operation) -> Result<(), String> {
+    pub(super) fn state(&self) -> std::sync::Arc<model::ClusterState> {
+        self.world.planes[0].state.clone()
+    }
+
+    pub(super) fn write(&mut self, operation: Operation) -> Result<(), String> {
         let request = RequestId(self.world.uuid());
         let command = Command { request, at: self.world.wall(), by: "before".into(), operation };
         let plane = &mut self.world.planes[0];
@@ -111,10 +137,11 @@ pub fn spec(
     policy: VmPolicy,
 ) -> Result<VmSpec, String> {
     let uuid = Uuid::from_u128(0x1000 + number as u128);
-    let memory_mib =
-        vm.and_then(|vm| vm.size).and_then(|size| size.mem_mib).unwrap_or(VM_MEMORY_MIB).max(1);
+    let size = vm.and_then(|vm| vm.size).unwrap_or_default();
+    let memory_mib = size.mem_mib.unwrap_or(VM_MEMORY_MIB).max(1);
+    let vcpus = size.cpu.map_or(1, |cpu| cpu.ceil().clamp(1.0, 4_096.0) as u32);
     let xml = format!(
-        "<domain type='kvm'><name>{name}</name><uuid>{uuid}</uuid><memory unit='MiB'>{memory_mib}</memory></domain>"
+        "<domain type='kvm'><name>{name}</name><uuid>{uuid}</uuid><memory unit='MiB'>{memory_mib}</memory><vcpu>{vcpus}</vcpu></domain>"
     );
     let domain = domain_xml::parse(&xml).map_err(|error| format!("VM {name}: {error}"))?;
     Ok(VmSpec {
@@ -132,7 +159,7 @@ pub fn spec(
 fn seed_log(world: &mut World, scenario: &Scenario) -> Result<(), String> {
     let mut scribe = Scribe { world };
     let cluster = ClusterId(Uuid::from_u128(0xC1));
-    scribe.write(Operation::Initialise { cluster, settings: Settings::default() })?;
+    scribe.write(Operation::Initialise { cluster, settings: settings(&scenario.cluster) })?;
     for (number, (name, node)) in scenario.cluster.nodes.iter().enumerate() {
         let node_name = NodeName::new(name).map_err(|error| error.to_string())?;
         scribe.write(Operation::Register(Box::new(Registration {
@@ -160,36 +187,113 @@ fn seed_log(world: &mut World, scenario: &Scenario) -> Result<(), String> {
         scribe.write(Operation::SetFenceDevices { node: node_name, devices: vec![device] })?;
     }
     for rule in scenario.rules.iter().filter(|rule| rule.kind == RuleKind::NodeAffinity) {
-        scribe.write(Operation::PutFailoverDomain(domain_of(&rule.id, rule)?))?;
+        for nofailback in [false, true] {
+            scribe.write(Operation::PutFailoverDomain(domain_of(rule, nofailback)?))?;
+        }
+    }
+    if scenario.vms.keys().any(|vm| policy(scenario, vm).is_ok_and(|it| stays(&it))) {
+        scribe.write(Operation::PutFailoverDomain(anywhere(scenario)?))?;
     }
     for (number, (name, vm)) in scenario.vms.iter().enumerate() {
         if !vm.added_later {
             ran_before(&mut scribe, scenario, number, name, vm)?;
         }
     }
-    let nodes: Vec<_> =
-        scribe.world.planes[0].state.nodes.values().map(|it| (it.id, it.last_session)).collect();
-    for (node, session) in nodes {
-        scribe.write(Operation::NodeLost { node, session, silent_ms: 3_001 })?;
+    for rule in scenario.rules.iter().filter(|rule| rule.kind != RuleKind::NodeAffinity) {
+        placement_rule(&mut scribe, rule)?;
+    }
+    seed::nodes(&mut scribe, scenario)
+}
+
+/// What the story says of the whole cluster; a story's rounds of ten seconds are what its balancing waits by.
+fn settings(cluster: &file::Cluster) -> Settings {
+    Settings {
+        placement: match cluster.placement {
+            file::PlacementMode::Count => PlacementMode::Count,
+            file::PlacementMode::Static => PlacementMode::Static,
+            file::PlacementMode::Dynamic => PlacementMode::Dynamic,
+        },
+        shutdown_policy: match cluster.shutdown_policy {
+            file::ShutdownPolicy::Conditional => ShutdownPolicy::Conditional,
+            file::ShutdownPolicy::Freeze => ShutdownPolicy::Freeze,
+            file::ShutdownPolicy::Failover => ShutdownPolicy::Failover,
+            file::ShutdownPolicy::Migrate => ShutdownPolicy::Migrate,
+        },
+        rebalance_on_start: cluster.rebalance_on_start,
+        auto_rebalance: cluster.auto_rebalance,
+        rebalance_hold_ms: REBALANCE_HOLD_MS,
+        ..Settings::default()
+    }
+}
+
+/// A rule that cannot hold beside the others is refused, as it would be an operator, and the trace says so.
+fn placement_rule(scribe: &mut Scribe<'_>, rule: &file::Rule) -> Result<(), String> {
+    let kind = match rule.kind {
+        RuleKind::Together => PlacementRuleKind::Together,
+        RuleKind::Apart | RuleKind::NodeAffinity => PlacementRuleKind::Apart,
+    };
+    let vms = rule.vms.iter().map(|vm| VmName::new(vm).map_err(|error| error.to_string()));
+    let name = PlacementRuleName::new(plain(&rule.id)).map_err(|error| error.to_string())?;
+    let put = PlacementRule { name, kind, vms: vms.collect::<Result<_, _>>()? };
+    if let Err(why) = scribe.write(Operation::PutPlacementRule(put)) {
+        let now = scribe.world.now;
+        scribe.world.trace.note(now, "rejected", &["rule", &rule.id, &why]);
     }
     Ok(())
 }
 
-fn domain_of(id: &str, rule: &super::file::Rule) -> Result<FailoverDomain, String> {
+/// A name with only the characters that names of rules and domains may have.
+fn plain(id: &str) -> String {
+    let lawful = |letter: char| letter.is_ascii_alphanumeric() || "-_.".contains(letter);
+    id.chars().map(|letter| if lawful(letter) { letter } else { '-' }).collect()
+}
+
+/// One for the VMs that come back to a better node, and one for those that stay.
+fn domain_name(id: &str, nofailback: bool) -> Result<FailoverDomainName, String> {
+    let name = if nofailback { format!("{}.stay", plain(id)) } else { plain(id) };
+    FailoverDomainName::new(name).map_err(|error| error.to_string())
+}
+
+fn domain_of(rule: &file::Rule, nofailback: bool) -> Result<FailoverDomain, String> {
     let best = rule.nodes.values().copied().max().unwrap_or(0);
     let mut nodes = BTreeMap::new();
     for (name, preference) in &rule.nodes {
         let node = NodeName::new(name).map_err(|error| error.to_string())?;
         nodes.insert(node, u8::try_from(best - preference + 1).unwrap_or(100).min(100));
     }
+    let name = domain_name(&rule.id, nofailback)?;
     Ok(FailoverDomain {
-        name: FailoverDomainName::new(id).map_err(|error| error.to_string())?,
+        name,
         nodes,
         ordered: true,
         restricted: rule.strict,
+        nofailback,
+        failback: Default::default(),
+    })
+}
+
+/// Where VMs stay that no rule binds to nodes, and that do not come back.
+const ANYWHERE: &str = "anywhere";
+
+fn anywhere(scenario: &Scenario) -> Result<FailoverDomain, String> {
+    let mut nodes = BTreeMap::new();
+    for name in scenario.cluster.nodes.keys() {
+        nodes.insert(NodeName::new(name).map_err(|error| error.to_string())?, 1);
+    }
+    let name = domain_name(ANYWHERE, true)?;
+    Ok(FailoverDomain {
+        name,
+        nodes,
+        ordered: false,
+        restricted: false,
         nofailback: true,
         failback: Default::default(),
     })
+}
+
+fn stays(policy: &VmPolicy) -> bool {
+    let name = policy.failover_domain.as_ref().map(FailoverDomainName::as_str);
+    name.is_some_and(|name| name.strip_suffix(".stay") == Some(ANYWHERE))
 }
 
 /// How a VM of the story is treated.
@@ -198,11 +302,27 @@ pub fn policy(scenario: &Scenario, name: &str) -> Result<VmPolicy, String> {
         .rules
         .iter()
         .find(|rule| rule.kind == RuleKind::NodeAffinity && rule.vms.iter().any(|vm| vm == name));
+    let told = scenario.vms.get(name);
+    let nofailback = told.is_some_and(|vm| !vm.failback);
     let failover_domain = match rule {
-        Some(rule) => Some(FailoverDomainName::new(&rule.id).map_err(|error| error.to_string())?),
+        Some(rule) => Some(domain_name(&rule.id, nofailback)?),
+        None if nofailback => Some(domain_name(ANYWHERE, true)?),
         None => None,
     };
-    Ok(VmPolicy { failover_domain, ..VmPolicy::default() })
+    let cold = told.is_some_and(|vm| !vm.live || vm.auto_moves == Some(AutoMoves::Cold));
+    Ok(VmPolicy {
+        failover_domain,
+        start_limit: StartLimit {
+            retries: told.and_then(|vm| vm.max_restart).unwrap_or(1),
+            relocations: Some(told.and_then(|vm| vm.max_relocate).unwrap_or(1)),
+        },
+        automatic_moves: if cold { AutomaticMoves::Cold } else { AutomaticMoves::Live },
+        migratable: match told.is_some_and(|vm| !vm.live) {
+            true => Migratable::No,
+            false => Migratable::default(),
+        },
+        ..VmPolicy::default()
+    })
 }
 
 /// It ran on its node, was stopped with the cluster, and is wanted as the story says. Its node has yet to say that it
@@ -218,15 +338,21 @@ fn ran_before(
     let (vm_name, uuid) = (spec.name.clone(), spec.uuid);
     scribe.write(Operation::AddVm(Box::new(spec)))?;
     let state = scribe.world.planes[0].state.clone();
-    let home =
-        state.nodes.values().find(|node| node.name.as_str() == vm.node).ok_or_else(|| {
-            format!("VM {name} is on {}, which is no node of the cluster", vm.node)
-        })?;
+    let told = scenario.initial_state.as_ref().and_then(|told| told.vms.get(name));
+    let place = told.map_or(&vm.node, |told| &told.node);
+    let home = state
+        .nodes
+        .values()
+        .find(|node| node.name.as_str() == place)
+        .ok_or_else(|| format!("VM {name} is on {place}, which is no node of the cluster"))?;
     for node in state.nodes.values() {
         let absent = Report::Absent { uuid, floor: u64::MAX, cause: None };
         let report =
             Operation::Report { node: node.id, session: node.last_session, reports: vec![absent] };
         scribe.write(report)?;
+    }
+    if vm.desired == Desired::Ignored {
+        return scribe.write(Operation::Ignore(vm_name));
     }
     if vm.desired == Desired::Disabled {
         return Ok(());
@@ -234,6 +360,9 @@ fn ran_before(
     let (node, session) = (home.id, home.last_session);
     scribe.write(Operation::Enable { vm: vm_name.clone(), on: None })?;
     decide(scribe, &vm_name, Decision::Start { node, why: "before".into(), restart: false })?;
+    if let Some(told) = told {
+        return seed::vm(scribe, &vm_name, told);
+    }
     let seen = Report::Seen { uuid, domain: SeenDomain::active(name, Presence::Running, 1) };
     let order = order(scribe, &vm_name);
     let done = Report::OrderDone { uuid, order, error: None };
@@ -253,12 +382,16 @@ fn ran_before(
     Ok(())
 }
 
-fn decide(scribe: &mut Scribe<'_>, vm: &VmName, decision: Decision) -> Result<(), String> {
+pub(super) fn decide(
+    scribe: &mut Scribe<'_>,
+    vm: &VmName,
+    decision: Decision,
+) -> Result<(), String> {
     let changed = scribe.world.planes[0].state.vms.get(vm).map_or(0, |record| record.changed);
     scribe.write(Operation::Decide { vm: vm.clone(), changed, decision })
 }
 
-fn order(scribe: &Scribe<'_>, vm: &VmName) -> OrderId {
+pub(super) fn order(scribe: &Scribe<'_>, vm: &VmName) -> OrderId {
     let state = &scribe.world.planes[0].state;
     let order = state.vms.get(vm).and_then(|record| record.order.as_ref());
     debug_assert!(order.is_none_or(|it| !matches!(it.intent, OrderIntent::Migrate { .. })));

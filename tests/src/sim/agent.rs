@@ -10,7 +10,8 @@ use agent::hypervisor::{Hypervisor, HypervisorError, JobStats};
 use agent::vm::ledger::{Entries, Ledger, LedgerError, LedgerStorage};
 use model::command::{Operation, Registration};
 use model::id::{NodeId, NodeName, SessionId};
-use model::node::SeenDomain;
+use model::liveness::Measured;
+use model::node::{AfterShutdown, SeenDomain};
 use proto::convert::agent as convert;
 use proto::v1;
 use uuid::Uuid;
@@ -50,6 +51,8 @@ pub enum Request {
         number: u64,
         /// Of the session.
         epoch: u64,
+        /// What guests use.
+        loads: Vec<(Uuid, Measured)>,
     },
     /// What an agent saw and did.
     Report {
@@ -74,6 +77,19 @@ pub enum Request {
         node: NodeId,
         /// In which session.
         session: SessionId,
+    },
+    /// A host is about to go down in good order.
+    AnnounceShutdown {
+        /// By which a repeated one is known.
+        request: Uuid,
+        /// Of which agent on the host.
+        incarnation: u64,
+        /// Whose.
+        node: NodeId,
+        /// In which session.
+        session: SessionId,
+        /// What follows.
+        then: AfterShutdown,
     },
     /// An operator's wish.
     Submit {
@@ -101,6 +117,8 @@ pub enum Reply {
     Reported(Uuid),
     /// It may disarm its watchdog and end.
     Left,
+    /// Its host's shutdown is noted; whether nothing of the cluster's may be running there any more.
+    ShutdownNoted(bool),
     /// All orders of its node.
     Orders(Box<v1::OrderList>),
 }
@@ -141,6 +159,13 @@ pub struct SimAgent {
     fed_at: u64,
     /// Its watchdog is armed, or there is none.
     armed: bool,
+}
+
+impl SimAgent {
+    /// The replica it speaks to.
+    pub fn server(&self) -> usize {
+        self.server
+    }
 }
 
 fn short(call: &Call) -> String {
@@ -384,11 +409,19 @@ impl World {
         agent.pending = Some((agent.number, sent));
         let (beat, server, limit) = (agent.number, agent.server, agent.limit_ms);
         let epoch = agent.core.ledger().epoch();
-        let request = Request::Heartbeat { node, session, number: beat, epoch };
+        let loads = self.measure(number);
+        let request = Request::Heartbeat { node, session, number: beat, epoch, loads };
         let message =
             Event::ToReplica { replica: server, host: Some(number), request, forwarded: false };
         self.send(Place::Host(number), Place::Replica(server), message);
         self.after(limit, Event::HeartbeatLate(number, incarnation, beat));
+    }
+
+    /// What its guests use, where anything is known of that.
+    fn measure(&self, number: usize) -> Vec<(Uuid, Measured)> {
+        let machine = self.hosts[number].hypervisor.machine();
+        let here = self.loads.iter().filter(|(uuid, _)| machine.domains.contains_key(uuid));
+        here.map(|(uuid, load)| (*uuid, *load)).collect()
     }
 
     pub(super) fn heartbeat_late(&mut self, number: usize, incarnation: u64, beat: u64) {
@@ -481,6 +514,7 @@ impl World {
                 self.with_core(number, |core, now| core.orders(*list, now));
                 self.observe(&Observation::Heard { host: number });
             }
+            Reply::ShutdownNoted(empty) => self.shutdown_noted(number, empty),
             Reply::Left => {
                 if let Some(watchdog) = &mut self.hosts[number].watchdog {
                     watchdog.fed = None;

@@ -74,6 +74,8 @@ pub struct Replica {
     pub drift_ppm: i64,
     /// It has met a higher epoch and has stopped for good.
     pub superseded: bool,
+    /// Its storage fails: it stops rather than serve.
+    pub storage_fails: bool,
 }
 
 impl Replica {
@@ -91,6 +93,7 @@ impl Replica {
             carried: Carried::new(),
             drift_ppm: 0,
             superseded: false,
+            storage_fails: false,
         }
     }
 
@@ -126,6 +129,8 @@ pub enum Waiting {
     Report(usize, u64, SessionId),
     /// An agent that is about to end, by host and incarnation.
     Leave(usize, u64),
+    /// An agent whose host shuts down, by host, incarnation and node.
+    Shutdown(usize, u64, NodeId),
     /// An operator.
     Operator,
     /// Nobody.
@@ -138,7 +143,7 @@ impl World {
     /// A replica's process begins; its log and its state are as they were.
     pub fn start_replica(&mut self, number: usize) {
         let replica = &mut self.replicas[number];
-        if replica.up || replica.superseded {
+        if replica.up || replica.superseded || replica.storage_fails {
             return;
         }
         replica.up = true;
@@ -384,6 +389,11 @@ impl World {
                 };
                 self.reply(number, host, incarnation, reply);
             }
+            Waiting::Shutdown(host, incarnation, node) => {
+                if outcome.is_ok() {
+                    self.shutdown_reply(number, host, incarnation, node);
+                }
+            }
             Waiting::Leave(host, incarnation) => {
                 if outcome.is_ok() {
                     self.reply(number, host, incarnation, Reply::Left);
@@ -397,6 +407,12 @@ impl World {
                 self.reply(number, host, incarnation, reply);
             }
         }
+    }
+
+    fn shutdown_reply(&mut self, number: usize, host: usize, incarnation: u64, node: NodeId) {
+        let state = &self.replicas[number].state;
+        let empty = !state.vms.values().any(|vm| vm.may_run.contains_key(&node));
+        self.reply(number, host, incarnation, Reply::ShutdownNoted(empty));
     }
 
     fn register_reply(&self, number: usize, node: NodeId, session: SessionId) -> v1::RegisterReply {
@@ -494,7 +510,27 @@ impl World {
                     waiting,
                 );
             }
-            (Request::Heartbeat { node, session, number: beat, .. }, Some(host)) => {
+            (
+                Request::AnnounceShutdown { request, incarnation, node, session, then },
+                Some(host),
+            ) => {
+                let state = &self.replicas[number].state;
+                let known = state.nodes.get(&node).is_some_and(|it| {
+                    it.session() == Some(session) && it.shutdown.is_some_and(|it| it.then == then)
+                });
+                if known && self.reaches_majority(number) {
+                    return self.shutdown_reply(number, host, incarnation, node);
+                }
+                let by = state.node_name(node);
+                let operation = Operation::ShutdownAnnounced { node, session, then };
+                let waiting = Waiting::Shutdown(host, incarnation, node);
+                self.propose(number, term, (request, by, operation), waiting);
+            }
+            (Request::Heartbeat { node, session, number: beat, loads, .. }, Some(host)) => {
+                let elapsed = self.replicas[number].elapsed_ms(self.now);
+                if let Some(leading) = &mut self.replicas[number].leading {
+                    leading.detector.measured(node, loads, elapsed);
+                }
                 self.take_heartbeat(number, term, host, (node, session, beat));
             }
             (Request::Submit { request, operation }, _) => {

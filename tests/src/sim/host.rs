@@ -15,6 +15,7 @@ use model::vm::{Presence, StopCause};
 use uuid::Uuid;
 
 use super::agent::SimAgent;
+use super::shutdown::SimShutdown;
 
 /// Who stopped a domain's vCPUs.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -326,6 +327,8 @@ pub struct SimHost {
     pub drift_ppm: (i64, i64),
     /// It comes back by itself after it lost its power.
     pub boots_after_ms: Option<u64>,
+    /// It is going down in good order, or coming back from that.
+    pub shutdown: Option<SimShutdown>,
 }
 
 impl SimHost {

@@ -22,6 +22,7 @@ pub mod leader;
 pub mod migration;
 pub mod network;
 pub mod operators;
+pub mod shutdown;
 pub mod sweep;
 pub mod theme;
 pub mod trace;

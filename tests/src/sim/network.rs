@@ -18,6 +18,8 @@ pub struct Network {
     cuts: BTreeSet<(Place, Place)>,
     /// Machines that reach nobody and that nobody reaches.
     isolated: BTreeSet<Place>,
+    /// Hosts whose agents reach no replica, not even one on the same machine.
+    pub agents_cut: BTreeSet<usize>,
     /// Where each replica lives: two of one machine always reach each other.
     pub homes: Vec<Option<usize>>,
     /// Milliseconds, least and most.
@@ -46,6 +48,12 @@ impl Network {
 
     /// Whether a message from the one reaches the other.
     pub fn reaches(&self, from: Place, to: Place) -> bool {
+        if let (Place::Host(host), Place::Replica(_)) | (Place::Replica(_), Place::Host(host)) =
+            (from, to)
+            && self.agents_cut.contains(&host)
+        {
+            return false;
+        }
         let (from, to) = (self.machine(from), self.machine(to));
         from == to
             || !(self.cuts.contains(&(from, to))
@@ -87,6 +95,7 @@ impl Network {
     pub fn heal(&mut self) {
         self.cuts.clear();
         self.isolated.clear();
+        self.agents_cut.clear();
         (self.loss_permille, self.twice_permille) = (0, 0);
     }
 }

@@ -4,6 +4,7 @@ use model::ClusterState;
 use model::cluster::Outcome;
 use model::command::{Command, Decision, Operation};
 use model::node::NodeState;
+use model::vm::Verb;
 use serde_json::{Map, Value, json};
 
 use super::world::World;
@@ -132,6 +133,14 @@ impl World {
                     let from = before.node_name(failure.node);
                     let to = before.node_name(*node);
                     self.trace.note(now, "recover", &[vm.as_str(), &from, &to]);
+                }
+            }
+            Operation::Decide { vm, decision: Decision::Stop { node, .. }, .. } => {
+                let record = before.vms.get(vm);
+                let verb = record.and_then(|it| it.open_operation()).map(|it| &it.verb);
+                if let Some(Verb::Relocate { to: Some(to) }) = verb {
+                    let (from, to) = (before.node_name(*node), before.node_name(*to));
+                    self.trace.note(now, "move", &[vm.as_str(), &from, &to, "cold"]);
                 }
             }
             Operation::Decide { vm, decision: Decision::Conflict, .. } => {

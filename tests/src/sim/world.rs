@@ -11,6 +11,7 @@ use fastrand::Rng;
 use model::ClusterState;
 use model::command::Command;
 use model::id::{NodeId, SessionId};
+use model::liveness::Measured;
 use model::time::Timestamp;
 use model::vm::{Presence, StopCause};
 use uuid::Uuid;
@@ -177,6 +178,8 @@ pub enum Event {
     AgentGone(usize, u64),
     /// A replica is started.
     StartReplica(usize),
+    /// A host that goes down in good order is looked after.
+    Shutdown(usize, u64),
     /// Something goes wrong, or right again.
     Fault(Fault),
     /// An operator does something.
@@ -234,6 +237,8 @@ pub struct World {
     pub answers: BTreeMap<Uuid, Result<u64, String>>,
     /// Times of things that differ between the sweep and a scenario.
     pub pace: Pace,
+    /// What guests use, where it is measured.
+    pub loads: BTreeMap<Uuid, Measured>,
     queue: BinaryHeap<Reverse<Due>>,
     number: u64,
     invariants: Vec<Box<dyn Invariant>>,
@@ -286,6 +291,7 @@ impl World {
             trace,
             answers: BTreeMap::new(),
             pace: Pace::default(),
+            loads: BTreeMap::new(),
             queue: BinaryHeap::new(),
             number: 0,
             invariants,
@@ -386,7 +392,7 @@ impl World {
                 let libvirt = if *call == Call::Kill { 0 } else { host.libvirt_stalled_until };
                 libvirt.max(host.paused_until)
             }
-            Event::HostTick(host, _) => self.hosts[*host].paused_until,
+            Event::HostTick(host, _) | Event::Shutdown(host, _) => self.hosts[*host].paused_until,
             Event::Apply(replica)
             | Event::Lead { replica, .. }
             | Event::StepDown { replica, .. }
@@ -455,6 +461,7 @@ impl World {
             Event::StartAgent(host, incarnation) => self.start_agent(host, incarnation),
             Event::AgentGone(host, incarnation) => self.agent_gone(host, incarnation),
             Event::StartReplica(replica) => self.start_replica(replica),
+            Event::Shutdown(host, boot) => self.shutdown_step(host, boot),
             Event::Fault(fault) => self.strike(fault),
             Event::Operate(act) => self.operate(act),
         }
@@ -485,6 +492,7 @@ impl World {
             return;
         }
         host.on = true;
+        host.shutdown = None;
         host.boot += 1;
         host.incarnation += 1;
         host.hypervisor.machine().libvirt_down = false;
@@ -507,6 +515,7 @@ impl World {
             return;
         }
         host.on = false;
+        host.shutdown = None;
         host.guarded = false;
         host.agent = None;
         host.incarnation += 1;
@@ -682,6 +691,7 @@ impl World {
             paused_ms: 0,
             drift_ppm: (0, 0),
             boots_after_ms: None,
+            shutdown: None,
         });
         number
     }

@@ -301,7 +301,7 @@ impl ClusterState {
         let recovers = record.failure.is_some() && record.desired == Desired::Enabled;
         let state = match record.desired {
             Desired::Enabled if recovers => ServiceState::Recovering,
-            Desired::Enabled | Desired::Stopped => ServiceState::Stopped,
+            Desired::Enabled | Desired::Stopped | Desired::Ignored => ServiceState::Stopped,
             Desired::Disabled => ServiceState::Disabled,
         };
         if !recovers {

@@ -187,6 +187,12 @@ impl Planner<'_> {
         if silent_ms > self.state.settings.suspect_after_ms {
             return Some(format!("it was not heard for {silent_ms} ms"));
         }
+        if let Some(maintenance) = &node.maintenance {
+            return Some(format!("it is kept empty by {}", maintenance.by));
+        }
+        if node.shutdown.is_some() {
+            return Some("it is being shut down".into());
+        }
         node.away.then(|| "its agent is about to end".into())
     }
 

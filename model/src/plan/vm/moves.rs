@@ -11,7 +11,7 @@ use crate::plan::{Reason, placement};
 impl Planner<'_> {
     /// All that the cluster moves by its own will has to be seen running at one place in a living session, and nowhere
     /// else in question.
-    fn may_move(&self, owner: NodeId) -> bool {
+    pub(in crate::plan) fn may_move(&self, owner: NodeId) -> bool {
         let record = self.record;
         record.order.is_none()
             && record.may_run.keys().eq([&owner])

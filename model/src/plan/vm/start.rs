@@ -30,6 +30,12 @@ impl Planner<'_> {
         if let Some(service) = self.state.governing(&record.spec.name) {
             return Reason::Member { service: service.spec.name.to_string() };
         }
+        if let Some(claim) = &record.claim {
+            return Reason::Claimed { reason: claim.reason.clone(), by: claim.by.clone() };
+        }
+        if let Some(reason) = self.waits_for_host() {
+            return reason;
+        }
         if record.cold && record.open_operation().is_none() {
             let why = "the whole cluster was down, and its autostart is off".to_owned();
             return self.decide(Decision::Disable { why: why.clone() }, why);
@@ -73,7 +79,8 @@ impl Planner<'_> {
         {
             return Reason::Deciding("the node where it ran before is about to be heard".into());
         }
-        if let Some(last) = record.last_owner.filter(|last| !avoid.contains(last))
+        let anew = self.state.settings.rebalance_on_start;
+        if let Some(last) = record.last_owner.filter(|last| !avoid.contains(last) && !anew)
             && self.is_among_the_best(last)
         {
             let why = "it ran there before".to_owned();
@@ -150,13 +157,13 @@ impl Planner<'_> {
         }
     }
 
-    fn can_take(&self, node: NodeId) -> bool {
+    pub(in crate::plan) fn can_take(&self, node: NodeId) -> bool {
         placement::candidates(self.state, self.liveness, self.load, self.record, &BTreeSet::new())
             .iter()
             .any(|candidate| candidate.node == node && candidate.refused.is_none())
     }
 
-    fn is_about_to_be_heard(&self, node: NodeId) -> bool {
+    pub(in crate::plan) fn is_about_to_be_heard(&self, node: NodeId) -> bool {
         let session = self.state.nodes.get(&node).and_then(|node| node.session());
         let heard = self.liveness.heard.get(&node);
         session.is_some() && heard.is_some_and(|it| Some(it.session) == session && !it.met)
@@ -184,6 +191,8 @@ fn decision_text(decision: &Decision) -> String {
         | Decision::FailOperation { .. }
         | Decision::Unfreeze
         | Decision::DependsMet
-        | Decision::Move { .. } => String::new(),
+        | Decision::Move { .. }
+        | Decision::AskMove { .. }
+        | Decision::StopForShutdown { .. } => String::new(),
     }
 }

@@ -51,6 +51,8 @@ pub fn converged(world: &World) -> Option<String> {
                     return Some(format!("{name} is started on {owner:?}, and there is {there:?}"));
                 }
             }
+            // Nothing is done about it.
+            (Desired::Ignored, _) => {}
             // A conflict and a lost VM are the operator's, and both say so.
             (_, VmState::Conflict | VmState::Lost | VmState::Failed) => {}
             (Desired::Enabled, state) => {
