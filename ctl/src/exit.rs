@@ -70,6 +70,8 @@ pub struct Failure {
     pub kind: Kind,
     /// For people.
     pub message: String,
+    /// The word of the cluster's rejection, where there is one.
+    pub rejection: Option<String>,
 }
 
 #[derive(Serialize)]
@@ -87,7 +89,7 @@ struct JsonError<'a> {
 impl Failure {
     /// A failure of this kind.
     pub fn new(kind: Kind, message: impl Into<String>) -> Self {
-        Self { kind, message: message.into() }
+        Self { kind, message: message.into(), rejection: None }
     }
 
     /// An error of our own.
@@ -125,7 +127,8 @@ impl From<Status> for Failure {
             }
             _ => Kind::Internal,
         };
-        Self::new(kind, status.message())
+        let rejection = rejection::word(&status).map(str::to_owned);
+        Self { rejection, ..Self::new(kind, status.message()) }
     }
 }
 

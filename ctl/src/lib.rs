@@ -8,4 +8,5 @@ pub mod exit;
 pub mod fleet;
 pub mod render;
 pub mod service_file;
+pub mod rgmanager;
 pub mod wait;

@@ -6,6 +6,10 @@ use clap::Parser;
 use ctl::args::Arguments;
 
 fn main() -> ExitCode {
+    // Symbolic links by these names do what RGManager's tools did.
+    if let Some(code) = ctl::rgmanager::main() {
+        return code;
+    }
     let arguments = Arguments::parse();
     let json = arguments.json;
     let runtime = match tokio::runtime::Builder::new_current_thread().enable_all().build() {
