@@ -11,6 +11,9 @@ const DEFAULTS: [(&str, &str); 5] = [
     ("Settings", "crate::file::settings"),
 ];
 
+/// The files whose messages can be written in files.
+const WRITTEN: [&str; 3] = ["types.proto", "service.proto", "fleet.proto"];
+
 fn main() -> Result<(), Box<dyn std::error::Error>> {
     let root = Path::new("proto");
     let mut files: Vec<_> = std::fs::read_dir(root.join("berth/v1"))?
@@ -20,9 +23,14 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     println!("cargo::rerun-if-changed=proto");
     let descriptors = protox::compile(&files, [root])?;
     let mut builder = tonic_prost_build::configure().bytes(".");
-    // What operators define is written in files with the fields' own names: all of `types.proto` can be.
-    let types = descriptors.file.iter().find(|file| file.name().ends_with("types.proto"));
-    for message in types.iter().flat_map(|file| &file.message_type) {
+    // What operators define is written in files with the fields' own names: all of these can be.
+    let written = |name: &str| WRITTEN.iter().any(|file| name.ends_with(file));
+    for message in descriptors
+        .file
+        .iter()
+        .filter(|file| written(file.name()))
+        .flat_map(|file| &file.message_type)
+    {
         let path = format!(".berth.v1.{}", message.name());
         let default = DEFAULTS.iter().find(|(name, _)| *name == message.name());
         let default =

@@ -231,6 +231,24 @@ pub enum Command {
         #[arg(long)]
         xml_dir: Option<PathBuf>,
     },
+    /// Make a file for `apply` of RGManager's cluster.conf, and say line by line what maps, what differs and what cannot
+    /// be. Asks no cluster; starts and stops nothing.
+    Import {
+        /// The cluster.conf.
+        file: PathBuf,
+        /// Say it, and write nothing.
+        #[arg(long)]
+        dry_run: bool,
+        /// Where the file for `apply` is written. It holds the secrets of the fence devices.
+        #[arg(long, default_value = "fleet.yaml")]
+        output: PathBuf,
+        /// Where the paths in the cluster.conf begin, for one that was copied from its hosts.
+        #[arg(long, default_value = "/")]
+        root: PathBuf,
+        /// Where libvirt keeps its definitions, below the root.
+        #[arg(long, default_value = "etc/libvirt/qemu")]
+        libvirt: PathBuf,
+    },
     /// Write the control plane's state to a file.
     Backup {
         /// The file.

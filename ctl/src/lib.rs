@@ -6,6 +6,7 @@ pub mod cmd;
 pub mod domain_file;
 pub mod exit;
 pub mod fleet;
+pub mod import;
 pub mod render;
 pub mod service_file;
 pub mod rgmanager;

@@ -8,6 +8,7 @@ mod fence;
 mod fleet;
 mod handling;
 mod hold;
+mod import;
 mod node;
 mod operation;
 mod placing;
@@ -61,6 +62,10 @@ pub async fn run(arguments: Arguments) -> Result<(), Failure> {
         Command::Settings(command) => settings::run(cx, command).await,
         Command::Backup { file } => backup::backup(cx, &file).await,
         Command::Restore { file, members } => backup::restore(cx, &file, members).await,
+        Command::Import { file, dry_run, output, root, libvirt } => {
+            let below = import::Where { root: &root, libvirt: &libvirt };
+            import::run(cx, &file, below, (!dry_run).then_some(output.as_path()))
+        }
         Command::Apply { file, dry_run, yes } => fleet::apply(cx, &file, dry_run, yes).await,
         Command::Diff { file, exit_code } => fleet::diff(cx, &file, exit_code).await,
         Command::Export { xml_dir } => fleet::export(cx, xml_dir.as_deref()).await,

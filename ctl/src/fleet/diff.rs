@@ -81,6 +81,13 @@ pub fn changes(now: &v1::Fleet, wanted: &v1::Fleet) -> Vec<Change> {
         |domain, _| Operation::PutFailoverDomain(domain.clone()),
     ));
     changes.extend(wanted.nodes.iter().filter_map(|node| node_change(now, node)));
+    // A service lets go of its members before they can go, and takes them up when they are there.
+    changes.extend(gone(
+        "service",
+        (&now.services, &wanted.services),
+        |service| &service.name,
+        Operation::ForgetService,
+    ));
     changes.extend(gone("vm", (&now.vms, &wanted.vms), |vm| &vm.name, Operation::ForgetVm));
     changes.extend(objects(
         "vm",
@@ -89,6 +96,15 @@ pub fn changes(now: &v1::Fleet, wanted: &v1::Fleet) -> Vec<Change> {
         |vm, known| {
             let add = AddVm { xml: vm.xml.clone(), policy: vm.policy.clone() };
             if known { Operation::EditVm(add) } else { Operation::AddVm(add) }
+        },
+    ));
+    changes.extend(objects(
+        "service",
+        (&now.services, &wanted.services),
+        |service| &service.name,
+        |service, known| match known {
+            true => Operation::EditService(service.clone()),
+            false => Operation::AddService(service.clone()),
         },
     ));
     changes.extend(gone(

@@ -55,6 +55,9 @@ pub struct FleetFile {
     /// By name.
     #[serde(default)]
     pub vms: Option<BTreeMap<String, VmEntry>>,
+    /// By name.
+    #[serde(default)]
+    pub services: Option<BTreeMap<String, v1::ServiceSpec>>,
 }
 
 /// What is said of a node; what is not said is left alone.
@@ -62,10 +65,13 @@ pub struct FleetFile {
 #[serde(default, deny_unknown_fields)]
 pub struct NodeEntry {
     /// How it is fenced.
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub fence_devices: Option<Vec<FenceEntry>>,
     /// Its clock is never paused, though it is a virtual machine.
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub vouched: Option<bool>,
     /// `stay-off` or `power-on/N`.
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub after_fence: Option<String>,
 }
 
@@ -150,6 +156,12 @@ pub fn wanted(file: FleetFile, now: &v1::Fleet, directory: &Path) -> Result<v1::
             .map(|(name, entry)| vm(name, entry, now, directory))
             .collect::<Result<_, String>>()?;
     }
+    if let Some(services) = file.services {
+        fleet.services = services
+            .into_iter()
+            .map(|(name, spec)| Ok(v1::ServiceSpec { name: key(name, &spec.name)?, ..spec }))
+            .collect::<Result<_, String>>()?;
+    }
     canonical(fleet)
 }
 
@@ -180,13 +192,19 @@ fn vm(
     now: &v1::Fleet,
     directory: &Path,
 ) -> Result<v1::FleetVm, String> {
-    let xml = match (entry.xml, entry.xml_file) {
-        (Some(xml), None) => xml,
-        (None, Some(path)) => {
+    let known = now.vms.iter().find(|vm| vm.name == name);
+    let xml = match (entry.xml, entry.xml_file, known) {
+        (Some(xml), None, _) => xml,
+        (None, Some(path), _) => {
             read_xml(&directory.join(path)).map_err(|why| format!("VM {name}: {why}"))?
         }
-        (None, None) => return Err(format!("VM {name} has neither `xml` nor `xml_file`")),
-        (Some(_), Some(_)) => return Err(format!("VM {name} has both `xml` and `xml_file`")),
+        (None, None, Some(known)) => known.xml.clone(),
+        (None, None, None) => {
+            return Err(format!(
+                "VM {name} has neither `xml` nor `xml_file`, and the cluster does not know it; `berthctl adopt {name}` takes it from the host that has it"
+            ));
+        }
+        (Some(_), Some(_), _) => return Err(format!("VM {name} has both `xml` and `xml_file`")),
     };
     let domain = domain_xml::parse(&xml)
         .map_err(|error| format!("VM {name} is not a valid domain: {error}"))?;
@@ -194,7 +212,6 @@ fn vm(
         return Err(format!("the domain XML of VM {name} is of the domain {}", domain.name));
     }
     // Without a UUID it is the one that it has; a new VM gets one.
-    let known = now.vms.iter().find(|vm| vm.name == name);
     let known = known.and_then(|vm| domain_xml::parse(&vm.xml).ok()).and_then(|known| known.uuid);
     let xml = match (domain.uuid, known) {
         (None, Some(uuid)) => domain.xml_with_uuid(&xml, uuid),
@@ -242,11 +259,24 @@ struct Written {
     #[serde(skip_serializing_if = "Map::is_empty")]
     nodes: Map<String, Value>,
     vms: Map<String, Value>,
+    #[serde(skip_serializing_if = "Map::is_empty")]
+    services: Map<String, Value>,
 }
 
 /// Writes the file. With `xml_files`, domain XML is beside it in these, by VM name.
 pub fn write(
     fleet: &v1::Fleet,
+    based_on: Option<u64>,
+    xml_files: Option<&BTreeMap<String, PathBuf>>,
+) -> Result<String, String> {
+    let nodes = fleet.nodes.iter().map(|node| (node.name.clone(), node_entry(node))).collect();
+    write_with(fleet, nodes, based_on, xml_files)
+}
+
+/// The same with these nodes.
+pub fn write_with(
+    fleet: &v1::Fleet,
+    nodes: BTreeMap<String, NodeEntry>,
     based_on: Option<u64>,
     xml_files: Option<&BTreeMap<String, PathBuf>>,
 ) -> Result<String, String> {
@@ -258,6 +288,7 @@ pub fn write(
         failover_domains: Map::new(),
         nodes: Map::new(),
         vms: Map::new(),
+        services: Map::new(),
     };
     if let Some(settings) = &fleet.settings {
         written.settings = Some(short::<v1::Settings>(settings).map_err(failure)?);
@@ -266,14 +297,15 @@ pub fn write(
         let value = named(short::<v1::FailoverDomain>(domain).map_err(failure)?);
         written.failover_domains.insert(domain.name.clone(), value);
     }
-    for node in &fleet.nodes {
-        let entry = serde_json::to_value(node_entry(node)).map_err(failure)?;
-        written.nodes.insert(node.name.clone(), entry);
+    for (name, entry) in nodes {
+        written.nodes.insert(name, serde_json::to_value(entry).map_err(failure)?);
     }
     for vm in &fleet.vms {
         let mut entry = Map::new();
         match xml_files.and_then(|files| files.get(&vm.name)) {
             Some(path) => entry.insert("xml_file".into(), path.display().to_string().into()),
+            // Known by nobody yet: whoever adopts it has it.
+            None if vm.xml.is_empty() => None,
             None => entry.insert("xml".into(), vm.xml.clone().into()),
         };
         let policy = vm.policy.clone().unwrap_or_else(proto::file::vm_policy);
@@ -282,6 +314,10 @@ pub fn write(
             entry.insert("policy".into(), policy);
         }
         written.vms.insert(vm.name.clone(), Value::Object(entry));
+    }
+    for spec in &fleet.services {
+        let value = lean(named(serde_json::to_value(spec).map_err(failure)?));
+        written.services.insert(spec.name.clone(), value);
     }
     serde_saphyr::to_string(&written).map_err(|error| error.to_string())
 }
@@ -323,6 +359,27 @@ fn differing(value: Value, default: &Value) -> Value {
             })
             .collect(),
         (value, _) => value,
+    }
+}
+
+/// Without what is empty, in messages where empty is the default.
+fn lean(value: Value) -> Value {
+    let empty = |value: &Value| match value {
+        Value::Null => true,
+        Value::Bool(value) => !value,
+        Value::Number(number) => number.as_u64() == Some(0),
+        Value::String(text) => text.is_empty(),
+        Value::Array(items) => items.is_empty(),
+        Value::Object(fields) => fields.is_empty(),
+    };
+    match value {
+        Value::Object(fields) => fields
+            .into_iter()
+            .map(|(key, value)| (key, lean(value)))
+            .filter(|(_, value)| !empty(value))
+            .collect(),
+        Value::Array(items) => items.into_iter().map(lean).collect(),
+        other => other,
     }
 }
 

@@ -17,7 +17,7 @@ fn domain(name: &str, more: &str) -> String {
 }
 
 fn fleet() -> v1::Fleet {
-    v1::Fleet {
+    let fleet = v1::Fleet {
         configuration: 17,
         settings: Some(v1::Settings { heartbeat_ms: 400, ..proto::file::settings() }),
         failover_domains: vec![v1::FailoverDomain {
@@ -57,7 +57,31 @@ fn fleet() -> v1::Fleet {
                 policy: Some(proto::file::vm_policy()),
             },
         ],
-    }
+        services: vec![v1::ServiceSpec {
+            name: "shop".into(),
+            members: vec![
+                v1::MemberSpec {
+                    name: "a".into(),
+                    kind: Some(v1::member_spec::Kind::Vm("a".into())),
+                    weight: "critical".into(),
+                    ..v1::MemberSpec::default()
+                },
+                v1::MemberSpec {
+                    name: "shopd".into(),
+                    kind: Some(v1::member_spec::Kind::Script(v1::Script {
+                        program: Some(v1::script::Program::Ocf("heartbeat:IPaddr2".into())),
+                        parameters: [("ip".to_owned(), "10.0.0.9".to_owned())].into(),
+                        ..v1::Script::default()
+                    })),
+                    under: Some("a".into()),
+                    weight: "non-critical".into(),
+                    ..v1::MemberSpec::default()
+                },
+            ],
+            policy: None,
+        }],
+    };
+    proto::convert::fleet::canonical(fleet).unwrap()
 }
 
 fn back(text: &str, now: &v1::Fleet) -> Result<v1::Fleet, String> {
@@ -78,7 +102,7 @@ fn what_is_exported_and_read_again_is_the_same() {
     assert_eq!(back(&text, &empty).unwrap(), fleet, "{text}");
     assert!(diff::changes(&fleet, &back(&text, &fleet).unwrap()).is_empty());
     assert!(text.starts_with("format: berth-fleet/1\nbased_on: 17\n"), "{text}");
-    assert!(!text.contains("stop_timeout"), "defaults are not written: {text}");
+    assert!(!text.contains("on_isolation"), "defaults are not written: {text}");
 }
 
 /// The same message with another value in every field: what gets lost on the way shows.
@@ -201,7 +225,7 @@ fn what_is_wrong_with_a_file_is_said_with_its_place() {
         ("format: berth-fleet/1\nvmz: {}\n", "vmz"),
         ("format: berth-fleet/1\nvms:\n  a: {xml: x, policy: {recovry: restart}}\n", "recovry"),
         ("format: berth-fleet/1\nvms:\n  a: {xml: x}\n  a: {xml: y}\n", "duplicate"),
-        ("format: berth-fleet/1\nvms:\n  a: {}\n", "VM a has neither `xml` nor `xml_file`"),
+        ("format: berth-fleet/1\nvms:\n  c: {}\n", "VM c has neither `xml` nor `xml_file`"),
         ("format: berth-fleet/1\nvms:\n  a: {xml: x, xml_file: y}\n", "VM a has both"),
         ("format: berth-fleet/1\nvms:\n  a: {xml: <domain/>}\n", "VM a is not a valid domain"),
         ("format: berth-fleet/1\nvms:\n  a: {xml_file: /nonexistent/a.xml}\n", "cannot be read"),

@@ -5,7 +5,7 @@ use model::command::Operation;
 use model::node::{AfterFence, FenceDevice, NodeRecord};
 use uuid::Uuid;
 
-use crate::convert::{ConvertError, control, view};
+use crate::convert::{ConvertError, control, service, view};
 use crate::v1;
 
 /// Options of fence agents that are no secret, in the standard's spellings; the value of any other is never shown.
@@ -71,6 +71,7 @@ pub fn fleet(state: &ClusterState) -> v1::Fleet {
                 policy: Some(view::policy(&record.spec.policy)),
             })
             .collect(),
+        services: state.services.values().map(|record| service::write_spec(&record.spec)).collect(),
     }
 }
 
@@ -167,6 +168,11 @@ pub fn canonical(mut fleet: v1::Fleet) -> Result<v1::Fleet, String> {
         let policy = vm.policy.take().unwrap_or_else(crate::file::vm_policy);
         let read = control::policy(policy).map_err(|error| format!("VM {}: {error}", vm.name))?;
         vm.policy = Some(view::policy(&read));
+    }
+    for spec in &mut fleet.services {
+        let read = service::spec(spec.clone(), Uuid::nil())
+            .map_err(|error| format!("service {}: {error}", spec.name))?;
+        *spec = service::write_spec(&read);
     }
     for node in &mut fleet.nodes {
         for device in &node.fence_devices {
