@@ -316,6 +316,7 @@ impl Agent {
                 servers: self.servers.clone(),
                 given: reply,
                 jobs: self.jobs.clone(),
+                hypervisor: self.hypervisor.clone(),
                 inputs: self.inputs.clone(),
             };
             session.run(&mut outbox).await;

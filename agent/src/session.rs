@@ -26,6 +26,7 @@ use uuid::Uuid;
 
 use crate::agent::{Input, Jobs, lock};
 use crate::clock::Reading;
+use crate::hypervisor::HypervisorHandle;
 
 /// Between two rounds over all replicas that all failed.
 const ROUND_PAUSE: Duration = Duration::from_millis(100);
@@ -33,6 +34,10 @@ const ROUND_PAUSE: Duration = Duration::from_millis(100);
 const COMMIT_LIMIT: Duration = Duration::from_secs(3);
 /// While a migration runs its progress is told this often.
 const PROGRESS_PERIOD: Duration = Duration::from_millis(200);
+/// Before questions are listened for again.
+const QUESTION_PAUSE: Duration = Duration::from_millis(500);
+/// libvirt answers in milliseconds, or it hangs; whoever asked waits longer than this.
+const DESCRIBE_LIMIT: Duration = Duration::from_secs(4);
 /// Reports that go in one request: one log entry holds a few hundred.
 const REPORTS_AT_ONCE: usize = 100;
 
@@ -105,6 +110,8 @@ pub struct Session {
     pub given: RegisterReply,
     /// Migrations under way.
     pub jobs: Jobs,
+    /// What is asked about domains.
+    pub hypervisor: HypervisorHandle,
     /// Where orders and answered heartbeats go.
     pub inputs: mpsc::UnboundedSender<Input>,
 }
@@ -219,6 +226,7 @@ impl Session {
             why = self.heartbeats() => why,
             why = self.watch_orders() => why,
             why = self.reports(outbox) => why,
+            why = self.questions() => why,
         };
         info!(session = self.given.session, why, "the session is over");
     }
@@ -313,6 +321,60 @@ impl Session {
             }
             debug!(through = address, code = ?status.code(), "no orders from there: {}", status.message());
             self.servers.leave(index).await;
+        }
+    }
+
+    /// What operators want to know: nothing depends on it, so a failure is left for the next stream.
+    async fn questions(&self) -> String {
+        loop {
+            let (index, address, mut client) = self.servers.pick();
+            let request =
+                WatchOrdersRequest { node_id: self.given.node_id, session: self.given.session };
+            let opened = self.servers.unless_left(index, client.watch_questions(request)).await;
+            let status = match opened {
+                Err(status) => status,
+                Ok(stream) => {
+                    let mut stream = stream.into_inner();
+                    loop {
+                        match self.servers.unless_left(index, stream.message()).await {
+                            Ok(Some(question)) => self.answer(&mut client, question).await,
+                            Ok(None) => break Status::unavailable("the stream ended"),
+                            Err(status) => break status,
+                        }
+                    }
+                }
+            };
+            if is_over(&status) {
+                return status.message().to_owned();
+            }
+            debug!(through = address, code = ?status.code(), "no questions from there: {}", status.message());
+            tokio::time::sleep(QUESTION_PAUSE).await;
+        }
+    }
+
+    async fn answer(&self, client: &mut Client, question: v1::Question) {
+        let answer = match Uuid::parse_str(&question.uuid) {
+            Ok(uuid) => self
+                .hypervisor
+                .call("describe a domain", DESCRIBE_LIMIT, move |it| it.definition(uuid))
+                .await
+                .map_err(|error| error.to_string()),
+            Err(error) => Err(error.to_string()),
+        };
+        let (xml, error) = match answer {
+            Ok(xml) => (xml, None),
+            Err(error) => (String::new(), Some(error)),
+        };
+        let mut request = Request::new(v1::AnswerRequest {
+            node_id: self.given.node_id,
+            session: self.given.session,
+            question: question.id,
+            xml,
+            error,
+        });
+        request.set_timeout(COMMIT_LIMIT);
+        if let Err(status) = client.answer(request).await {
+            debug!(code = ?status.code(), "an answer was not taken: {}", status.message());
         }
     }
 

@@ -203,6 +203,9 @@ pub enum Command {
     /// Times and limits of the whole cluster.
     #[command(subcommand)]
     Settings(Settings),
+    /// Take domains that hosts have already under management, without touching them. Those that run are enabled, so that
+    /// they are tracked where they run.
+    Adopt(Adopt),
     /// Make the cluster's definitions those of a file, all of it or nothing. Starts and stops nothing: what the file no
     /// longer names is forgotten and runs on. Sections that the file does not have are left alone.
     Apply {
@@ -549,6 +552,26 @@ pub enum Node {
         /// The node.
         node: String,
     },
+}
+
+/// Domains that are to be taken under management.
+#[derive(Debug, Args)]
+pub struct Adopt {
+    /// Their names.
+    #[arg(required_unless_present = "all", conflicts_with = "all")]
+    pub names: Vec<String>,
+    /// All that are there.
+    #[arg(long)]
+    pub all: bool,
+    /// Only those of this node.
+    #[arg(long)]
+    pub node: Option<String>,
+    /// Say what would be taken and what clashes, and take nothing.
+    #[arg(long)]
+    pub dry_run: bool,
+    /// Leave those that run disabled: the cluster knows them and does nothing about them.
+    #[arg(long)]
+    pub no_enable: bool,
 }
 
 /// Something that is done to a node, and recorded with who and why.

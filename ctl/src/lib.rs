@@ -8,6 +8,6 @@ pub mod exit;
 pub mod fleet;
 pub mod import;
 pub mod render;
-pub mod service_file;
 pub mod rgmanager;
+pub mod service_file;
 pub mod wait;

@@ -18,6 +18,7 @@ use crate::fence::FenceAgents;
 use crate::grpc::agent::AgentService;
 use crate::grpc::control::ControlService;
 use crate::grpc::forward::Router;
+use crate::grpc::questions::Questions;
 use crate::leader::{self, LeaderHandle};
 use crate::raft::{RaftHandle, RaftOptions};
 
@@ -53,8 +54,15 @@ pub async fn run(config: Config) -> anyhow::Result<()> {
         .max_decoding_message_size(MAX_MESSAGE_BYTES)
         .max_encoding_message_size(MAX_MESSAGE_BYTES);
     let fence = FenceAgents::new(config.fence_agents.clone());
-    let control = ControlService::new(raft.clone(), router.clone(), leader.clone(), fence.clone());
-    let agents = AgentService::new(raft.clone(), router, leader.clone());
+    let questions = Questions::default();
+    let control = ControlService::new(
+        raft.clone(),
+        router.clone(),
+        leader.clone(),
+        fence.clone(),
+        questions.clone(),
+    );
+    let agents = AgentService::new(raft.clone(), router, leader.clone(), questions);
     let routes = server
         .add_service(peers)
         .add_service(ControlServer::new(control).max_encoding_message_size(MAX_MESSAGE_BYTES))

@@ -132,6 +132,15 @@ impl Hypervisor for FakeHypervisor {
         Ok(state.domains.get(&uuid).map(|seen| state.facts(uuid, seen)))
     }
 
+    fn definition(&self, uuid: Uuid) -> Result<String> {
+        let state = self.answering()?;
+        let seen = state.domains.get(&uuid).ok_or(HypervisorError::NoDomain)?;
+        Ok(format!(
+            "<domain type='kvm'><name>{}</name><uuid>{uuid}</uuid><memory unit='MiB'>{}</memory></domain>",
+            seen.name, seen.memory_mib
+        ))
+    }
+
     fn create(&self, xml: &str) -> Result<()> {
         let mut state = self.answering()?;
         let domain =

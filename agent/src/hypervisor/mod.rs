@@ -103,6 +103,8 @@ pub trait Hypervisor: Send + Sync + 'static {
     fn domains(&self) -> Result<Vec<DomainFacts>>;
     /// One domain; `None` when libvirt answers that there is none.
     fn domain(&self, uuid: Uuid) -> Result<Option<DomainFacts>>;
+    /// The XML by which it would be started anew, secrets included (`virDomainGetXMLDesc`).
+    fn definition(&self, uuid: Uuid) -> Result<String>;
     /// Creates a transient domain (`virDomainCreateXML`).
     fn create(&self, xml: &str) -> Result<()>;
     /// Asks the guest to shut down (`virDomainShutdown`).

@@ -1,5 +1,6 @@
 //! One file for each family of commands.
 
+mod adopt;
 mod backup;
 mod events;
 mod explain;
@@ -66,6 +67,7 @@ pub async fn run(arguments: Arguments) -> Result<(), Failure> {
             let below = import::Where { root: &root, libvirt: &libvirt };
             import::run(cx, &file, below, (!dry_run).then_some(output.as_path()))
         }
+        Command::Adopt(adopt) => adopt::run(cx, &adopt).await,
         Command::Apply { file, dry_run, yes } => fleet::apply(cx, &file, dry_run, yes).await,
         Command::Diff { file, exit_code } => fleet::diff(cx, &file, exit_code).await,
         Command::Export { xml_dir } => fleet::export(cx, xml_dir.as_deref()).await,

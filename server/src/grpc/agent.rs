@@ -21,6 +21,7 @@ use tonic::{Request, Response, Status};
 
 use crate::clock;
 use crate::grpc::forward::{Route, Router, forwarded};
+use crate::grpc::questions::Questions;
 use crate::grpc::status;
 use crate::leader::{LeaderHandle, OrderBook, lead};
 use crate::raft::RaftHandle;
@@ -36,12 +37,18 @@ pub struct AgentService {
     raft: RaftHandle,
     router: Router,
     leader: LeaderHandle,
+    questions: Questions,
 }
 
 impl AgentService {
     /// The service of this replica.
-    pub fn new(raft: RaftHandle, router: Router, leader: LeaderHandle) -> Self {
-        Self { raft, router, leader }
+    pub fn new(
+        raft: RaftHandle,
+        router: Router,
+        leader: LeaderHandle,
+        questions: Questions,
+    ) -> Self {
+        Self { raft, router, leader, questions }
     }
 
     async fn propose(
@@ -247,6 +254,39 @@ impl AgentSession for AgentService {
         let operation = Operation::Report { node, session, reports };
         let accepted = self.propose(&message.request_id, by, operation).await?;
         Ok(Response::new(v1::ReportReply { revision: accepted.revision }))
+    }
+
+    type WatchQuestionsStream = Pin<Box<dyn Stream<Item = Result<v1::Question, Status>> + Send>>;
+
+    async fn watch_questions(
+        &self,
+        request: Request<v1::WatchOrdersRequest>,
+    ) -> Answer<Self::WatchQuestionsStream> {
+        if let Route::Leader(leader) = self.router.route(&request)? {
+            let mut client = AgentSessionClient::new(leader.channel.clone());
+            let stream = leader.answer(client.watch_questions(forwarded(request))).await?;
+            return Ok(Response::new(Box::pin(leader.stream(stream.into_inner()))));
+        }
+        let message = request.into_inner();
+        let (node, session) = (NodeId(message.node_id), SessionId(message.session));
+        if !self.is_current(node, session) {
+            return Err(self.old_session(node, session));
+        }
+        Ok(Response::new(Box::pin(ReceiverStream::new(self.questions.open(node)))))
+    }
+
+    async fn answer(&self, request: Request<v1::AnswerRequest>) -> Answer<v1::AnswerReply> {
+        if let Route::Leader(leader) = self.router.route(&request)? {
+            let mut client = AgentSessionClient::new(leader.channel.clone());
+            return leader.answer(client.answer(forwarded(request))).await;
+        }
+        let message = request.into_inner();
+        let (node, session) = (NodeId(message.node_id), SessionId(message.session));
+        if !self.is_current(node, session) {
+            return Err(self.old_session(node, session));
+        }
+        self.questions.answer(node, message);
+        Ok(Response::new(v1::AnswerReply {}))
     }
 
     type WatchOrdersStream = Pin<Box<dyn Stream<Item = Result<OrderList, Status>> + Send>>;

@@ -27,6 +27,7 @@ use uuid::Uuid;
 use crate::clock;
 use crate::fence::FenceAgents;
 use crate::grpc::forward::{Route, Router, forwarded};
+use crate::grpc::questions::Questions;
 use crate::grpc::status;
 use crate::leader::LeaderHandle;
 use crate::raft::RaftHandle;
@@ -44,6 +45,7 @@ pub struct ControlService {
     router: Router,
     leader: LeaderHandle,
     fence: FenceAgents,
+    questions: Questions,
 }
 
 /// Passes a request on to the leader unless this replica leads.
@@ -58,8 +60,14 @@ macro_rules! or_forward {
 
 impl ControlService {
     /// The service of this replica.
-    pub fn new(raft: RaftHandle, router: Router, leader: LeaderHandle, fence: FenceAgents) -> Self {
-        Self { raft, router, leader, fence }
+    pub fn new(
+        raft: RaftHandle,
+        router: Router,
+        leader: LeaderHandle,
+        fence: FenceAgents,
+        questions: Questions,
+    ) -> Self {
+        Self { raft, router, leader, fence, questions }
     }
 
     /// The leader's state, as new as anything acknowledged before this was called.
@@ -215,6 +223,21 @@ impl Control for ControlService {
         let state = self.newest().await?;
         let record = find(&state, &message.vm)?;
         Ok(Response::new(self.vm_view(&state, record, message.with_xml)))
+    }
+
+    async fn describe_domain(
+        &self,
+        request: Request<v1::DescribeDomainRequest>,
+    ) -> Answer<v1::DescribeDomainReply> {
+        or_forward!(self, request, describe_domain);
+        let message = request.into_inner();
+        let name = convert_control::node(&message.node).map_err(|error| status::invalid(&error))?;
+        let uuid = convert::uuid("uuid", &message.uuid).map_err(|error| status::invalid(&error))?;
+        let state = self.newest().await?;
+        let unknown = || rejection::status(&Rejection::UnknownNode { node: name.to_string() });
+        let node = state.node_named(&name).ok_or_else(unknown)?.id;
+        let xml = self.questions.definition(node, uuid).await?;
+        Ok(Response::new(v1::DescribeDomainReply { xml }))
     }
 
     async fn get_fleet(&self, request: Request<v1::GetFleetRequest>) -> Answer<v1::Fleet> {

@@ -3,4 +3,5 @@
 pub mod agent;
 pub mod control;
 pub mod forward;
+pub mod questions;
 pub mod status;

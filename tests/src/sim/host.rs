@@ -153,6 +153,10 @@ impl Hypervisor for SimHypervisor {
         Ok(seen.map(|domain| Machine::facts(uuid, domain)))
     }
 
+    fn definition(&self, _uuid: Uuid) -> Called<String> {
+        Err(HypervisorError::NoDomain)
+    }
+
     fn create(&self, xml: &str) -> Called<()> {
         let mut machine = self.answering()?;
         if machine.fails(uuid_of(xml), |failing| &mut failing.starts) {

@@ -11,3 +11,4 @@ mod restore;
 mod self_fence;
 mod simulation;
 mod standstill;
+mod way_over;

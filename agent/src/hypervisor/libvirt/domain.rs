@@ -46,6 +46,11 @@ pub(super) fn facts(domain: &Domain) -> std::result::Result<DomainFacts, Error> 
     })
 }
 
+/// Of a running domain what it would be the next time, without the traces of this run.
+pub(super) fn definition(domain: &Domain) -> std::result::Result<String, Error> {
+    domain.xml_desc(sys::VIR_DOMAIN_XML_INACTIVE | sys::VIR_DOMAIN_XML_SECURE)
+}
+
 fn mark(domain: &Domain) -> std::result::Result<Option<Mark>, Error> {
     let kind = sys::VIR_DOMAIN_METADATA_ELEMENT as i32;
     match domain.metadata(kind, Some(NAMESPACE), sys::VIR_DOMAIN_AFFECT_LIVE) {

@@ -251,6 +251,10 @@ impl Hypervisor for Libvirt {
         }
     }
 
+    fn definition(&self, uuid: Uuid) -> Result<String> {
+        self.with_domain(uuid, domain::definition)
+    }
+
     fn create(&self, xml: &str) -> Result<()> {
         self.with(|connection| connection.create_domain_xml(xml, 0).map(|_| ()))
     }
