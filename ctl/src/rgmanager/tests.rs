@@ -334,3 +334,36 @@ fn a_name_that_is_no_member_is_the_closest_one() {
     assert_eq!(local_node(&nodes, Some("node2.example.com")).unwrap().id, 2);
     assert!(local_node(&nodes, Some("node3")).is_none());
 }
+
+/// The parity table names a test in every row, and each of them is there.
+#[test]
+fn every_test_that_the_parity_table_names_exists() {
+    fn sources(directory: &std::path::Path, all: &mut String) {
+        for entry in std::fs::read_dir(directory).unwrap().flatten() {
+            let path = entry.path();
+            if path.is_dir() && !path.ends_with("target") {
+                sources(&path, all);
+            } else if path.extension().is_some_and(|it| it == "rs") {
+                all.push_str(&std::fs::read_to_string(&path).unwrap());
+            }
+        }
+    }
+    let workspace = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("..");
+    let page = std::fs::read_to_string(workspace.join("docs/from-rgmanager.md")).unwrap();
+    let mut all = String::new();
+    for part in ["agent", "ctl", "model", "proto", "server", "tests"] {
+        sources(&workspace.join(part), &mut all);
+    }
+    let (_, table) = page.split_once("## Parity").unwrap();
+    let rows: Vec<_> = table.lines().filter(|line| line.starts_with("| ")).skip(2).collect();
+    assert!(rows.len() > 20, "{rows:?}");
+    for row in rows {
+        let (_, tests) = row.trim_end_matches(" |").rsplit_once('|').unwrap();
+        let names: Vec<_> = tests.split('`').skip(1).step_by(2).collect();
+        assert!(!names.is_empty(), "{row}");
+        for name in names {
+            let name = name.rsplit("::").next().unwrap();
+            assert!(all.contains(&format!("fn {name}(")), "{name} is named and not there");
+        }
+    }
+}
