@@ -25,7 +25,8 @@ use crate::raft::{RaftHandle, RaftOptions};
 /// A host that lost its power sends no farewell.
 const KEEP_ALIVE: Duration = Duration::from_secs(2);
 /// A snapshot's chunk is 1 MiB, a batch of log entries may be larger.
-const MAX_MESSAGE_BYTES: usize = 64 * 1024 * 1024;
+/// A whole fleet with its domain XML, or a status of it.
+pub const MAX_MESSAGE_BYTES: usize = 64 * 1024 * 1024;
 /// How long requests under way may take at an orderly stop; streams are cut after it.
 const FAREWELL: Duration = Duration::from_secs(1);
 
@@ -65,7 +66,11 @@ pub async fn run(config: Config) -> anyhow::Result<()> {
     let agents = AgentService::new(raft.clone(), router, leader.clone(), questions);
     let routes = server
         .add_service(peers)
-        .add_service(ControlServer::new(control).max_encoding_message_size(MAX_MESSAGE_BYTES))
+        .add_service(
+            ControlServer::new(control)
+                .max_decoding_message_size(MAX_MESSAGE_BYTES)
+                .max_encoding_message_size(MAX_MESSAGE_BYTES),
+        )
         .add_service(AgentSessionServer::new(agents));
     // `tcp_nodelay` of the builder does not reach a listener that was made outside; without it every write waits for
     // the other side's delayed acknowledgement.

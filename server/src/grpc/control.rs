@@ -52,7 +52,8 @@ pub struct ControlService {
 macro_rules! or_forward {
     ($self:ident, $request:ident, $method:ident) => {
         if let Route::Leader(leader) = $self.router.route(&$request)? {
-            let mut client = ControlClient::new(leader.channel.clone());
+            let mut client = ControlClient::new(leader.channel.clone())
+                .max_decoding_message_size(crate::server::MAX_MESSAGE_BYTES);
             return leader.answer(client.$method(forwarded($request))).await;
         }
     };
