@@ -94,6 +94,7 @@ struct Ledger {
 }
 
 struct Session {
+    epoch: u64,
     node_id: u64,
     session: u64,
     heartbeat: Duration,
@@ -104,6 +105,7 @@ impl Agent {
     pub async fn run(self) {
         let hardware = Uuid::new_v4().to_string();
         let mut ledger = Ledger::default();
+        let mut epoch = 0;
         let mut replica = 0;
         loop {
             let announce = v1::AnnounceRequest { node: self.node.clone() };
@@ -122,7 +124,9 @@ impl Agent {
                 migration_uri: format!("test://{}/", self.node),
                 watchdog_timeout_ms: None,
                 agent_version: "stand-in".into(),
-                epoch: 0,
+                fence_agents: Vec::new(),
+                libvirt_guests: false,
+                epoch,
                 pausable: false,
                 lock_manager: None,
                 replaces: announced.last_session,
@@ -130,8 +134,12 @@ impl Agent {
             };
             let mut client = self.client(replica);
             match within(client.register(request)).await {
+                // A restored control plane has taken this one's place.
+                Ok(given) if given.epoch < epoch => replica += 1,
                 Ok(given) => {
+                    epoch = given.epoch;
                     let session = Session {
+                        epoch,
                         node_id: given.node_id,
                         session: given.session,
                         heartbeat: Duration::from_millis(given.heartbeat_ms),
@@ -161,7 +169,7 @@ impl Agent {
                 session: session.session,
                 number,
                 jobs: Vec::new(),
-                epoch: 0,
+                epoch: session.epoch,
                 loads: Vec::new(),
             };
             let mut client = self.client(replica);

@@ -11,4 +11,5 @@ mod restore;
 mod self_fence;
 mod simulation;
 mod standstill;
+mod storage;
 mod way_over;
