@@ -312,13 +312,14 @@ impl Agent {
                 warn!(%error, "the service manager could not be told");
             }
             *lock(&self.session) = Some(reply.clone());
-            let session = Session {
+            let session = Arc::new(Session {
                 servers: self.servers.clone(),
                 given: reply,
                 jobs: self.jobs.clone(),
                 hypervisor: self.hypervisor.clone(),
                 inputs: self.inputs.clone(),
-            };
+                fence_agents: fence::FenceAgents::new(self.config.fence_agents.clone()),
+            });
             session.run(&mut outbox).await;
             *lock(&self.session) = None;
             let _ = self.inputs.send(Input::SessionOver);
@@ -388,6 +389,11 @@ impl Agent {
             watchdog_timeout_ms: None,
             pausable: host::is_virtual(),
             lock_manager: host::lock_manager(),
+            fence_agents: fence::FenceAgents::new(self.config.fence_agents.clone())
+                .installed()
+                .into_iter()
+                .collect(),
+            libvirt_guests: host::libvirt_guests(),
             agent_version: env!("CARGO_PKG_VERSION").into(),
             epoch,
             replaces: None,

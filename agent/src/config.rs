@@ -35,6 +35,9 @@ pub struct Flags {
     /// The watchdog to feed.
     #[arg(long, env = "BERTH_WATCHDOG")]
     watchdog: Option<PathBuf>,
+    /// Where fence agents are looked for, by which this node can fence others.
+    #[arg(long, env = "BERTH_FENCE_AGENTS", value_delimiter = ':')]
+    fence_agents: Option<Vec<PathBuf>>,
     /// Migrate VMs also when libvirt does not see that their storage is shared.
     #[arg(long, env = "BERTH_MIGRATE_UNSAFE")]
     migrate_unsafe: bool,
@@ -50,6 +53,7 @@ struct File {
     state_dir: Option<PathBuf>,
     run_dir: Option<PathBuf>,
     reserved_memory_mib: Option<u64>,
+    fence_agents: Option<Vec<PathBuf>>,
     #[serde(default)]
     migrate_unsafe: bool,
     watchdog: Option<FileWatchdog>,
@@ -99,6 +103,8 @@ pub struct Config {
     pub reserved_memory_mib: u64,
     /// Storage is shared in a way that libvirt cannot see, and its refusal to migrate (`VIR_MIGRATE_UNSAFE`) is waived.
     pub migrate_unsafe: bool,
+    /// Where fence agents are looked for.
+    pub fence_agents: Vec<PathBuf>,
     /// The watchdog.
     pub watchdog: Option<WatchdogConfig>,
     /// Mutual TLS.
@@ -136,6 +142,8 @@ pub enum ConfigError {
     },
 }
 
+/// Where distributions put fence agents.
+const FENCE_AGENT_DIRECTORIES: [&str; 3] = ["/usr/sbin", "/usr/bin", "/sbin"];
 /// The host's own share where nothing else is said: enough for libvirtd, the agent and a shell.
 const RESERVED_MEMORY_MIB: u64 = 512;
 /// The default time-out of a watchdog (design section 5), and the shortest that can be fed three times in.
@@ -193,6 +201,10 @@ pub fn load(flags: Flags) -> Result<Config, ConfigError> {
         run_dir: flags.run_dir.or(file.run_dir).unwrap_or_else(|| "/run/berth".into()),
         reserved_memory_mib: file.reserved_memory_mib.unwrap_or(RESERVED_MEMORY_MIB),
         migrate_unsafe: flags.migrate_unsafe || file.migrate_unsafe,
+        fence_agents: flags
+            .fence_agents
+            .or(file.fence_agents)
+            .unwrap_or_else(|| FENCE_AGENT_DIRECTORIES.map(PathBuf::from).to_vec()),
         watchdog,
         tls: file.tls.map(|tls| TlsFiles {
             ca: tls.ca,

@@ -1,5 +1,7 @@
 //! What the agent has to know of its host beside libvirt.
 
+use std::path::{Path, PathBuf};
+
 use anyhow::Context;
 
 const BOOT_ID: &str = "/proc/sys/kernel/random/boot_id";
@@ -29,6 +31,27 @@ fn flags_say_virtual(cpuinfo: &str) -> bool {
 /// The lock manager of libvirt's QEMU driver (`lock_manager` in qemu.conf), where one is set.
 pub fn lock_manager() -> Option<String> {
     std::fs::read_to_string(QEMU_CONFIGURATION).ok().and_then(|text| configured(&text))
+}
+
+/// Whether the service `libvirt-guests` is enabled, by systemd or the older scripts: it starts guests at boot and stops
+/// them when the host goes down, without asking the cluster.
+pub fn libvirt_guests() -> bool {
+    let systemd = Path::new("/etc/systemd/system");
+    let wanted = links(systemd, |folder| folder.ends_with(".wants"))
+        .any(|folder| folder.join("libvirt-guests.service").symlink_metadata().is_ok());
+    let started = ["/etc/rc2.d", "/etc/rc3.d"].into_iter().any(|level| {
+        links(Path::new(level), |name| name.starts_with('S') && name.ends_with("libvirt-guests"))
+            .next()
+            .is_some()
+    });
+    wanted || started
+}
+
+fn links(folder: &Path, named: impl Fn(&str) -> bool) -> impl Iterator<Item = PathBuf> {
+    let entries = std::fs::read_dir(folder).into_iter().flatten().flatten();
+    entries
+        .filter(move |entry| named(&entry.file_name().to_string_lossy()))
+        .map(|entry| entry.path())
 }
 
 fn configured(qemu_conf: &str) -> Option<String> {

@@ -6,6 +6,7 @@ pub mod clock;
 pub mod config;
 pub mod core;
 pub mod feeder;
+mod fencing;
 pub mod host;
 pub mod hypervisor;
 pub mod lease;

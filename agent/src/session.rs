@@ -11,6 +11,7 @@ use std::future::Future;
 use std::sync::Arc;
 use std::time::Duration;
 
+use fence::FenceAgents;
 use proto::channel::{ChannelError, TlsFiles, endpoint};
 use proto::convert::rejection;
 use proto::v1::agent_session_client::AgentSessionClient;
@@ -60,10 +61,15 @@ impl Servers {
         Ok(Self { clients: Arc::new(clients), current: Arc::new(watch::Sender::new(0)) })
     }
 
-    fn pick(&self) -> (usize, &str, Client) {
+    pub(crate) fn pick(&self) -> (usize, &str, Client) {
         let current = *self.current.borrow();
         let (address, client) = &self.clients[current];
         (current, address, client.clone())
+    }
+
+    /// Before the same is asked again, of whichever replica heartbeats have found by then.
+    pub(crate) async fn pause(&self) {
+        tokio::time::sleep(ROUND_PAUSE).await;
     }
 
     /// Leaves a replica that failed, unless somebody did before. Pauses after each round.
@@ -98,7 +104,7 @@ impl Servers {
 }
 
 /// Whether the leader said that this session is over.
-fn is_over(status: &Status) -> bool {
+pub(crate) fn is_over(status: &Status) -> bool {
     rejection::word(status) == Some("old-session")
 }
 
@@ -114,6 +120,8 @@ pub struct Session {
     pub hypervisor: HypervisorHandle,
     /// Where orders and answered heartbeats go.
     pub inputs: mpsc::UnboundedSender<Input>,
+    /// By what other nodes are fenced from here.
+    pub fence_agents: FenceAgents,
 }
 
 /// The reports that wait, and what was taken of them and is not answered yet.
@@ -221,12 +229,13 @@ pub async fn leave(servers: &Servers, given: &RegisterReply) {
 
 impl Session {
     /// Until the leader says that the session is over.
-    pub async fn run(&self, outbox: &mut Outbox) {
+    pub async fn run(self: &Arc<Self>, outbox: &mut Outbox) {
         let why = tokio::select! {
             why = self.heartbeats() => why,
             why = self.watch_orders() => why,
             why = self.reports(outbox) => why,
             why = self.questions() => why,
+            why = self.watch_fences() => why,
         };
         info!(session = self.given.session, why, "the session is over");
     }

@@ -189,6 +189,9 @@ pub enum Command {
         /// Only of this node.
         #[arg(long)]
         node: Option<String>,
+        /// As the asked replica has them, without the leader.
+        #[arg(long)]
+        stale: bool,
     },
     /// Cut a node's power, or ask its fence devices whether they could.
     Fence(Fence),
@@ -493,7 +496,7 @@ pub enum Node {
         /// The node.
         node: String,
     },
-    /// Say how a node is fenced: one fence agent with its options.
+    /// Say how a node is fenced: a fence agent with its options. With --add one more, as for a second power supply.
     Fence {
         /// The node.
         node: String,
@@ -506,10 +509,12 @@ pub enum Node {
         /// How long one call of it may take.
         #[arg(long, value_parser = duration, default_value = "20s")]
         call_timeout: Duration,
-        /// Devices of one level must all say off; levels are tried in turn, the lowest first. Each call of this command
-        /// sets the one device; several are for the declarative file.
+        /// Devices of one level must all say off; levels are tried in turn, the lowest first.
         #[arg(long, default_value_t = 0)]
         level: u8,
+        /// Keep the devices that are set, and add this one.
+        #[arg(long, conflicts_with = "clear")]
+        add: bool,
         /// Remove the fence devices.
         #[arg(long, conflicts_with_all = ["agent", "options"])]
         clear: bool,
@@ -602,8 +607,14 @@ pub struct Fence {
 /// What else is done with fence devices.
 #[derive(Debug, Subcommand)]
 pub enum FenceCommand {
-    /// Ask the fence devices of a node for its status; changes nothing.
+    /// Ask the fence devices of a node for its status, from the leading replica and through a surviving node; changes
+    /// nothing.
     Test {
+        /// The node.
+        node: String,
+    },
+    /// How fences of a node ended, and what took their place; the last twenty.
+    History {
         /// The node.
         node: String,
     },
@@ -705,6 +716,18 @@ pub enum Replica {
         /// The new one, as ID=HOST:PORT.
         #[arg(value_parser = replica)]
         member: (u64, String),
+    },
+    /// Bring a broken replica back from its peers, under a new id; to be run on its host, with its server stopped or
+    /// failing. What is left of its data is kept aside.
+    Rebuild {
+        /// The broken one's id, which is never used again.
+        id: u64,
+        /// Its data directory.
+        #[arg(long, env = "BERTH_DATA_DIR", default_value = "/var/lib/berth/server")]
+        data_dir: PathBuf,
+        /// Where it will listen, as HOST:PORT; where the broken one did unless said otherwise.
+        #[arg(long)]
+        address: Option<String>,
     },
     /// Hand leadership over.
     TransferLeader {

@@ -297,8 +297,31 @@ pub struct Node {
     maintenance: bool,
     maintenance_until_boot: bool,
     shutdown: Option<String>,
+    after_fence: String,
+    fence_history: Vec<FenceAttempt>,
+    dark_fence: Vec<String>,
+    fence_agents: Vec<String>,
+    lease_proof_ms: Option<u64>,
+    lock_manager: Option<String>,
+    autostart: Vec<String>,
+    libvirt_guests: bool,
     reason: Option<Reason>,
     unmanaged: Vec<Unmanaged>,
+}
+
+/// How one fence ended, or what took its place.
+#[derive(Debug, Serialize)]
+pub struct FenceAttempt {
+    at: String,
+    outcome: String,
+    proven: bool,
+}
+
+impl From<&v1::FenceAttempt> for FenceAttempt {
+    fn from(attempt: &v1::FenceAttempt) -> Self {
+        let (outcome, proven) = (attempt.outcome.clone(), attempt.proven);
+        Self { at: time(attempt.at_ms), outcome, proven }
+    }
 }
 
 #[derive(Debug, Serialize)]
@@ -334,6 +357,14 @@ impl From<&v1::Node> for Node {
             maintenance: node.maintenance,
             maintenance_until_boot: node.maintenance_until_boot,
             shutdown: node.shutdown,
+            after_fence: node.after_fence,
+            fence_history: node.fence_history.iter().map(FenceAttempt::from).collect(),
+            dark_fence: node.dark_fence,
+            fence_agents: node.fence_agents,
+            lease_proof_ms: node.lease_proof_ms,
+            lock_manager: node.lock_manager,
+            autostart: node.autostart,
+            libvirt_guests: node.libvirt_guests,
             reason: node.reason.as_ref().map(reason),
             unmanaged: node
                 .unmanaged
@@ -566,6 +597,9 @@ pub struct Status {
     placement_rules: Vec<PlacementRule>,
     pause: Option<Pause>,
     lock: Option<Lock>,
+    mass_loss: Option<String>,
+    unguarded: Vec<String>,
+    stale: bool,
 }
 
 #[derive(Debug, Serialize)]
@@ -588,6 +622,9 @@ impl From<&v1::Status> for Status {
             vms: status.vms.iter().map(Vm::from).collect(),
             services: status.services.iter().map(Service::from).collect(),
             failover_domains: status.failover_domains.iter().map(FailoverDomain::from).collect(),
+            mass_loss: status.mass_loss.clone(),
+            unguarded: status.unguarded.clone(),
+            stale: status.stale,
             lock: status.lock.as_ref().map(|lock| Lock {
                 by: lock.by.clone(),
                 why: lock.why.clone(),

@@ -16,7 +16,8 @@ use crate::id::{
     RequestId, ServiceName, SessionId, VmName,
 };
 use crate::node::{
-    AfterFence, AfterShutdown, Capacity, FenceDevice, NodeRecord, ProofOfDeath, SeenDomain,
+    AfterFence, AfterShutdown, Capacity, FenceDevice, HostFeatures, NodeRecord, ProofOfDeath,
+    SeenDomain,
 };
 use crate::placement_rule::PlacementRule;
 use crate::service::{ServiceRecord, ServiceSpec};
@@ -364,6 +365,13 @@ pub enum Operation {
     Unclaim(VmName),
     /// Leader: load is uneven beyond the threshold, or no longer so.
     Uneven(bool),
+    /// Operator: one more way to fence a node, beside those that are set.
+    AddFenceDevice {
+        /// Which.
+        node: NodeName,
+        /// What is added.
+        device: FenceDevice,
+    },
 }
 
 /// What an agent says when it begins a session.
@@ -390,6 +398,8 @@ pub struct Registration {
     pub lock_manager: Option<String>,
     /// The agent's version.
     pub agent_version: String,
+    /// What it says of its host.
+    pub features: HostFeatures,
     /// All domains there.
     pub inventory: BTreeMap<Uuid, SeenDomain>,
 }
@@ -764,6 +774,7 @@ impl Operation {
             | Self::PutFailoverDomain(_)
             | Self::RemoveFailoverDomain(_)
             | Self::SetFenceDevices { .. }
+            | Self::AddFenceDevice { .. }
             | Self::RemoveNode(_)
             | Self::Register(_)
             | Self::Report { .. }
@@ -833,6 +844,7 @@ impl Operation {
             Self::PutFailoverDomain(domain) => format!("put-failover-domain {}", domain.name),
             Self::RemoveFailoverDomain(name) => format!("remove-failover-domain {name}"),
             Self::SetFenceDevices { node, .. } => format!("set-fence-devices {node}"),
+            Self::AddFenceDevice { node, .. } => format!("add-fence-device {node}"),
             Self::RemoveNode(node) => format!("remove-node {node}"),
             Self::Register(registration) => format!("register {}", registration.name),
             Self::Report { node, .. } => format!("report {node}"),

@@ -63,6 +63,15 @@ pub struct LeaseTerms {
     pub self_fence_ms: u64,
 }
 
+/// What the agent says of its host beside what the host has to give.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, Default)]
+pub struct HostFeatures {
+    /// Fence agents that are installed there, by which it can fence another node.
+    pub fence_agents: BTreeSet<String>,
+    /// Its `libvirt-guests` would start or stop guests behind the cluster's back when the host boots or goes down.
+    pub libvirt_guests: bool,
+}
+
 /// One attempt to fence, or one act that took its place.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct FenceAttempt {
@@ -230,6 +239,8 @@ pub struct NodeRecord {
     pub lock_manager: Option<String>,
     /// The agent's version.
     pub agent_version: String,
+    /// What its agent says of the host.
+    pub features: HostFeatures,
     /// How it can be fenced.
     pub fence_devices: Vec<FenceDevice>,
     /// What follows a fence.

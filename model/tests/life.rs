@@ -100,6 +100,7 @@ impl Story {
             pausable: false,
             lock_manager: None,
             agent_version: "1".into(),
+            features: Default::default(),
             inventory: domains.iter().map(domain).collect(),
         }
     }

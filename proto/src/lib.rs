@@ -15,3 +15,4 @@ pub mod v1 {
 pub mod channel;
 pub mod convert;
 pub mod file;
+pub mod rebuilt;

@@ -3,7 +3,6 @@
 pub mod backup;
 mod clock;
 pub mod config;
-pub mod fence;
 pub mod grpc;
 pub mod leader;
 pub mod raft;

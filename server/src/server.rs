@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use anyhow::{Context, anyhow};
+use fence::FenceAgents;
 use proto::channel::server_tls;
 use proto::v1::agent_session_server::AgentSessionServer;
 use proto::v1::control_server::ControlServer;
@@ -14,7 +15,6 @@ use tonic::transport::server::TcpIncoming;
 use tracing::{info, warn};
 
 use crate::config::Config;
-use crate::fence::FenceAgents;
 use crate::grpc::agent::AgentService;
 use crate::grpc::control::ControlService;
 use crate::grpc::forward::Router;

@@ -204,6 +204,12 @@ impl Cluster {
             &host.state_directory().display().to_string(),
             "--run-dir",
             "/run/berth",
+            "--fence-agents",
+            &binary("fence_lab")?
+                .parent()
+                .context("a program without a folder")?
+                .display()
+                .to_string(),
             "--migrate-unsafe",
         ]
         .into_iter()

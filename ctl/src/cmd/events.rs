@@ -12,6 +12,7 @@ use crate::render::{self, Event, time};
 pub(super) async fn run(
     cx: &Context,
     follow: bool,
+    stale: bool,
     after: u64,
     vm: Option<String>,
     node: Option<String>,
@@ -25,7 +26,7 @@ pub(super) async fn run(
             None => (vm.clone(), None),
         };
         let node = node.clone();
-        let message = v1::WatchEventsRequest { after_revision, follow, vm, node, service };
+        let message = v1::WatchEventsRequest { after_revision, follow, vm, node, stale, service };
         let mut stream = cx
             .cluster
             .ask(|mut client| {

@@ -7,11 +7,12 @@ use tonic::Response;
 use crate::args::{Deed, Fence, FenceCommand};
 use crate::cmd::{Context, node};
 use crate::exit::{Failure, Kind};
-use crate::render::{self, table};
+use crate::render::{self, FenceAttempt, table, time};
 
 pub(super) async fn run(cx: &Context, command: Fence) -> Result<(), Failure> {
     match (command.command, command.deed) {
         (Some(FenceCommand::Test { node }), _) => test(cx, &node).await,
+        (Some(FenceCommand::History { node }), _) => history(cx, &node).await,
         (None, Some(Deed { node, why, confirm })) => {
             node::confirm(&node, confirm.as_deref(), "cut its power")?;
             cx.cluster.submit(Operation::FenceNode(NodeAct { node: node.clone(), why })).await?;
@@ -22,6 +23,20 @@ pub(super) async fn run(cx: &Context, command: Fence) -> Result<(), Failure> {
             Err(Failure::new(Kind::Input, "name the node; `berthctl fence --help` says how"))
         }
     }
+}
+
+async fn history(cx: &Context, node: &str) -> Result<(), Failure> {
+    let node = node::find(cx, node).await?;
+    if cx.json {
+        render::json(&node.fence_history.iter().map(FenceAttempt::from).collect::<Vec<_>>());
+        return Ok(());
+    }
+    let rows = node.fence_history.iter().map(|attempt| {
+        let proven = if attempt.proven { "yes" } else { "no" };
+        [time(attempt.at_ms), proven.to_owned(), attempt.outcome.clone()]
+    });
+    render::line(&table(["AT", "PROVEN DEAD", "OUTCOME"], rows));
+    Ok(())
 }
 
 async fn test(cx: &Context, node: &str) -> Result<(), Failure> {
@@ -40,7 +55,7 @@ async fn test(cx: &Context, node: &str) -> Result<(), Failure> {
             .map(|device| {
                 serde_json::json!({
                     "agent": device.agent, "level": device.level, "answer": device.answer,
-                    "ok": device.ok, "took_ms": device.took_ms,
+                    "ok": device.ok, "took_ms": device.took_ms, "through": device.through,
                 })
             })
             .collect();
@@ -50,13 +65,19 @@ async fn test(cx: &Context, node: &str) -> Result<(), Failure> {
             [
                 device.agent.clone(),
                 device.level.to_string(),
+                device.through.clone(),
                 device.answer.clone(),
                 format!("{} ms", device.took_ms),
             ]
         });
-        render::line(&table(["DEVICE", "LEVEL", "ANSWER", "TOOK"], rows));
+        render::line(&table(["DEVICE", "LEVEL", "ASKED BY", "ANSWER", "TOOK"], rows));
     }
-    match reply.devices.iter().all(|device| device.ok) && !reply.devices.is_empty() {
+    // One way to each device is enough.
+    let answers = |agent: &str, level: u32| {
+        reply.devices.iter().any(|it| it.agent == agent && it.level == level && it.ok)
+    };
+    let all = reply.devices.iter().all(|device| answers(&device.agent, device.level));
+    match all && !reply.devices.is_empty() {
         true => Ok(()),
         false => {
             let text = match reply.devices.is_empty() {

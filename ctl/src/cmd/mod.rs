@@ -56,8 +56,8 @@ pub async fn run(arguments: Arguments) -> Result<(), Failure> {
         Command::Pause(pause) => placing::pause(cx, pause).await,
         Command::Unpause => placing::unpause(cx).await,
         Command::FailoverDomain(command) => failover_domain::run(cx, command).await,
-        Command::Events { follow, after, vm, node } => {
-            events::run(cx, follow, after, vm, node).await
+        Command::Events { follow, after, vm, node, stale } => {
+            events::run(cx, follow, stale, after, vm, node).await
         }
         Command::Fence(command) => fence::run(cx, command).await,
         Command::Settings(command) => settings::run(cx, command).await,

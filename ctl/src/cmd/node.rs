@@ -23,18 +23,11 @@ pub(super) async fn run(cx: &Context, command: Command) -> Result<(), Failure> {
             Ok(())
         }
         Command::Show { node } => {
-            let nodes = status::get(cx, false).await?.nodes;
-            let unknown = || {
-                Failure::new(
-                    Kind::NotFound,
-                    format!("no node is named {node}; `berthctl node list` lists them"),
-                )
-            };
-            let found = nodes.iter().find(|known| known.name == node).ok_or_else(unknown)?;
+            let found = find(cx, &node).await?;
             if cx.json {
-                render::json(&Node::from(found));
+                render::json(&Node::from(&found));
             } else {
-                render::line(&text(found));
+                render::line(&text(&found));
             }
             Ok(())
         }
@@ -60,7 +53,7 @@ pub(super) async fn run(cx: &Context, command: Command) -> Result<(), Failure> {
             say(cx, &node, "its policy was set");
             Ok(())
         }
-        Command::Fence { node, agent, options, call_timeout, level, clear } => {
+        Command::Fence { node, agent, options, call_timeout, level, add, clear } => {
             let devices = match agent.filter(|_| !clear) {
                 Some(agent) => vec![FenceDevice {
                     agent,
@@ -73,11 +66,17 @@ pub(super) async fn run(cx: &Context, command: Command) -> Result<(), Failure> {
             };
             let word = if devices.is_empty() {
                 "its fence devices were removed"
+            } else if add {
+                "a fence device was added"
             } else {
                 "its fence device was set"
             };
             cx.cluster
-                .submit(Operation::SetFenceDevices(SetFenceDevices { node: node.clone(), devices }))
+                .submit(Operation::SetFenceDevices(SetFenceDevices {
+                    node: node.clone(),
+                    devices,
+                    add,
+                }))
                 .await?;
             say(cx, &node, word);
             Ok(())
@@ -92,6 +91,16 @@ pub(super) async fn run(cx: &Context, command: Command) -> Result<(), Failure> {
             Ok(())
         }
     }
+}
+
+/// One node.
+pub(super) async fn find(cx: &Context, name: &str) -> Result<v1::Node, Failure> {
+    let nodes = status::get(cx, false).await?.nodes;
+    let unknown = || {
+        let text = format!("no node is named {name}; `berthctl node list` lists them");
+        Failure::new(Kind::NotFound, text)
+    };
+    nodes.into_iter().find(|known| known.name == name).ok_or_else(unknown)
 }
 
 /// What cannot be taken back is done only after the node's name was given twice.
@@ -170,6 +179,8 @@ fn text(node: &v1::Node) -> String {
         ),
         ("lock manager", node.lock_manager.clone().unwrap_or_else(|| "none".into())),
         ("autostarted", node.autostart.join(", ")),
+        ("libvirt-guests", if node.libvirt_guests { "enabled" } else { "not enabled" }.into()),
+        ("can fence by", node.fence_agents.join(", ")),
         ("migration URI", node.migration_uri.clone()),
         ("hardware", node.hardware.clone()),
         ("boot", node.boot_id.clone()),

@@ -1,5 +1,7 @@
 //! The replicas of the control plane.
 
+mod rebuild;
+
 use proto::v1::{self, ListReplicasReply};
 use tonic::Response;
 
@@ -33,6 +35,9 @@ pub(super) async fn run(cx: &Context, command: Command) -> Result<(), Failure> {
             add(cx, member).await?;
             remove(cx, old).await?;
         }
+        Command::Rebuild { id, data_dir, address } => {
+            rebuild::run(cx, id, &data_dir, address).await?;
+        }
         Command::TransferLeader { id } => {
             let message = v1::TransferLeaderRequest { to: id };
             cx.cluster
@@ -40,14 +45,17 @@ pub(super) async fn run(cx: &Context, command: Command) -> Result<(), Failure> {
                 .await?;
         }
     }
-    let list = cx
-        .cluster
+    let list = list(cx).await?;
+    show(cx, &list);
+    Ok(())
+}
+
+async fn list(cx: &Context) -> Result<ListReplicasReply, Failure> {
+    cx.cluster
         .ask(|mut client| async move {
             client.list_replicas(v1::ListReplicasRequest {}).await.map(Response::into_inner)
         })
-        .await?;
-    show(cx, &list);
-    Ok(())
+        .await
 }
 
 async fn add(cx: &Context, (id, address): (u64, String)) -> Result<(), Failure> {

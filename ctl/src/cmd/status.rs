@@ -58,16 +58,15 @@ fn text(status: &v1::Status) -> String {
             "\n\nALARM: {alarm}; `berthctl node release` if they are lost indeed"
         ));
     }
-    for node in status.nodes.iter().filter(|node| !node.dark_fence.is_empty()) {
-        notes.push_str(&format!("\n{}: fence devices do not answer", node.name));
+    for node in &status.nodes {
+        for dark in &node.dark_fence {
+            let name = &node.name;
+            notes.push_str(&format!("\n\nALARM: a fence device of {name} does not answer: {dark}"));
+        }
     }
-    for node in status.nodes.iter().filter(|node| !node.autostart.is_empty()) {
-        let vms = node.autostart.join(", ");
-        notes.push_str(&format!("\n{}: its libvirt would start {vms} by itself", node.name));
-    }
-    if !status.unguarded.is_empty() {
-        let count = status.unguarded.len();
-        notes.push_str(&format!("\n\n{count} VMs run on hosts without a lock manager"));
+    let belt = second_belt(status);
+    if !belt.is_empty() {
+        notes.push_str(&format!("\n\n{}", belt.join("\n")));
     }
     let services = match status.services.as_slice() {
         [] => String::new(),
@@ -116,6 +115,31 @@ pub(super) fn vms(vms: &[v1::Vm]) -> String {
     table(["VM", "OWNER (LAST)", "STATE", "SINCE", "RESTARTS", "NOTE"], rows)
 }
 
+/// What could start a guest twice behind the cluster's back, and what is not there to keep it from writing (design
+/// section 3, second belt).
+fn second_belt(status: &v1::Status) -> Vec<String> {
+    let mut lines = Vec::new();
+    for node in &status.nodes {
+        let name = &node.name;
+        if !node.autostart.is_empty() {
+            let vms = node.autostart.join(", ");
+            lines.push(format!(
+                "{name}: its libvirt would start {vms} when it boots; `virsh autostart --disable` there"
+            ));
+        }
+        if node.libvirt_guests {
+            lines.push(format!(
+                "{name}: libvirt-guests is enabled, which starts and stops guests by itself; `systemctl disable libvirt-guests` there"
+            ));
+        }
+    }
+    if !status.unguarded.is_empty() {
+        let vms = status.unguarded.join(", ");
+        lines.push(format!("on hosts without a lock manager: {vms}"));
+    }
+    lines
+}
+
 fn verdict(status: &v1::Status) -> Result<(), Failure> {
     let nodes = status
         .nodes
@@ -137,6 +161,45 @@ fn verdict(status: &v1::Status) -> Result<(), Failure> {
         let name = service.spec.as_ref().map(|spec| spec.name.as_str()).unwrap_or_default();
         format!("service:{name} is {}", service::state(service))
     });
-    let all: Vec<_> = nodes.chain(vms).chain(services).collect();
+    let dark = status.nodes.iter().filter(|node| !node.dark_fence.is_empty());
+    let dark = dark.map(|node| format!("a fence device of {} does not answer", node.name));
+    let mass = status.mass_loss.iter().cloned();
+    let all: Vec<_> = nodes.chain(vms).chain(services).chain(dark).chain(mass).collect();
     if all.is_empty() { Ok(()) } else { Err(Failure::new(Kind::OperationFailed, all.join("; "))) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn node(change: impl Fn(&mut v1::Node)) -> v1::Status {
+        let mut node = v1::Node { name: "n1".into(), state: "online".into(), ..Default::default() };
+        change(&mut node);
+        v1::Status { nodes: vec![node], ..Default::default() }
+    }
+
+    #[test]
+    fn a_dark_fence_device_is_an_alarm_and_fails_the_check() {
+        assert!(verdict(&node(|_| {})).is_ok());
+        let dark = node(|node| node.dark_fence = vec!["fence_ipmilan status: no route".into()]);
+        assert!(text(&dark).contains("ALARM: a fence device of n1 does not answer: fence_ipmilan"));
+        let failure = verdict(&dark).unwrap_err();
+        assert_eq!(failure.kind.code(), 1);
+        let many = v1::Status { mass_loss: Some("n1, n2 seem lost".into()), ..node(|_| {}) };
+        assert!(verdict(&many).is_err());
+    }
+
+    #[test]
+    fn what_would_start_a_guest_behind_our_back_is_shown() {
+        let status = node(|node| {
+            node.autostart = vec!["web".into()];
+            node.libvirt_guests = true;
+        });
+        let status = v1::Status { unguarded: vec!["db".into()], ..status };
+        let shown = text(&status);
+        for part in ["would start web", "libvirt-guests is enabled", "without a lock manager: db"] {
+            assert!(shown.contains(part), "{shown}");
+        }
+        assert!(verdict(&status).is_ok(), "a warning, and no fault");
+    }
 }

@@ -24,6 +24,9 @@ use crate::node::NodeRecord;
 use crate::rejection::Rejection;
 use crate::vm::{Failure, OperationPhase, VmRecord, VmState};
 
+/// More power supplies and ways to them than any host has.
+const FENCE_DEVICES: usize = 16;
+
 impl ClusterState {
     pub(crate) fn operate(&mut self, cx: &mut Context, operation: &Operation) -> Outcome {
         if let Operation::Initialise { cluster, settings } = operation {
@@ -88,6 +91,18 @@ impl ClusterState {
             Operation::RemoveFailoverDomain(name) => self.remove_failover_domain(cx, name)?,
             Operation::SetFenceDevices { node, devices } => {
                 self.set_fence_devices(cx, node, devices)?
+            }
+            Operation::AddFenceDevice { node, device } => {
+                let mut devices = self.node(node)?.fence_devices.clone();
+                if devices.len() >= FENCE_DEVICES {
+                    return Err(Rejection::OutOfRange {
+                        what: format!("the number of fence devices of {node}"),
+                        value: (devices.len() + 1).to_string(),
+                        range: format!("{FENCE_DEVICES} at the most"),
+                    });
+                }
+                devices.push(device.clone());
+                self.set_fence_devices(cx, node, &devices)?
             }
             Operation::RemoveNode(node) => self.remove_node(cx, node)?,
             Operation::Register(registration) => return self.register(cx, registration),

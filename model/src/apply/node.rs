@@ -94,6 +94,7 @@ impl ClusterState {
             away: false,
             lock_manager: registration.lock_manager.clone(),
             agent_version: registration.agent_version.clone(),
+            features: registration.features.clone(),
             after_fence: known.as_ref().map(|node| node.after_fence).unwrap_or_default(),
             fence_history: known.as_ref().map(|it| it.fence_history.clone()).unwrap_or_default(),
             powered_on: known.as_ref().map(|node| node.powered_on.clone()).unwrap_or_default(),
@@ -308,7 +309,7 @@ impl ClusterState {
         if node.fence_devices.is_empty() {
             return Err(Rejection::NodeInUse {
                 node: name.to_string(),
-                why: "it has no fence device; `berthctl node fence-device` sets one".into(),
+                why: "it has no fence device; `berthctl node fence` sets one".into(),
             });
         }
         if node.state == NodeState::Fencing {

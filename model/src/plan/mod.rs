@@ -13,6 +13,7 @@ mod balance;
 mod exclusive;
 mod failback;
 pub mod failover;
+pub mod fencing;
 mod flow;
 pub mod load;
 pub mod placement;

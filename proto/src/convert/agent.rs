@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use model::command::{Registration, Report};
 use model::id::{MemberName, NodeName, OrderId, SessionId};
 use model::liveness::Measured;
-use model::node::{Capacity, SeenDomain};
+use model::node::{Capacity, HostFeatures, SeenDomain};
 use model::order::{Order, OrderKind};
 use model::service::MAX_MEMBERS;
 use model::service::order::{ScriptOrder, ScriptOrderKind, WatchedScript};
@@ -17,6 +17,9 @@ use crate::v1;
 
 /// The most domains one host may report: far above real hosts, and below what one log entry may hold.
 const MAX_DOMAINS: usize = 500;
+/// Debian has about a hundred fence agents.
+const MAX_AGENTS: usize = 300;
+const MAX_AGENT_NAME: usize = 60;
 /// Ten thousand processors.
 const MAX_CPU_MILLI: u64 = 10_000_000;
 /// A hundred tebibytes.
@@ -45,6 +48,16 @@ pub fn registration(message: v1::RegisterRequest) -> Result<Registration, Conver
         pausable: message.pausable,
         lock_manager: message.lock_manager.map(|name| text("lock_manager", name)).transpose()?,
         agent_version: text("agent_version", message.agent_version)?,
+        features: HostFeatures {
+            // Names of programs that are there; what is no such name is of no use, and what is too much is left out.
+            fence_agents: message
+                .fence_agents
+                .into_iter()
+                .filter(|name| name.starts_with("fence_") && name.len() <= MAX_AGENT_NAME)
+                .take(MAX_AGENTS)
+                .collect(),
+            libvirt_guests: message.libvirt_guests,
+        },
         inventory: inventory?,
     })
 }

@@ -60,10 +60,7 @@ pub fn operation(
         Asked::RemoveFailoverDomain(name) => {
             Operation::RemoveFailoverDomain(failover_domain_name(&name)?)
         }
-        Asked::SetFenceDevices(set) => Operation::SetFenceDevices {
-            node: node(&set.node)?,
-            devices: set.devices.into_iter().map(fence_device).collect::<Result<_, _>>()?,
-        },
+        Asked::SetFenceDevices(set) => set_fence_devices(set)?,
         Asked::RemoveNode(name) => Operation::RemoveNode(node(&name)?),
         Asked::ChangeSettings(asked) => Operation::ChangeSettings(settings(&asked)?),
         Asked::ConfirmOff(act) => {
@@ -352,7 +349,30 @@ fn failback(asked: v1::Failback) -> Result<Failback, ConvertError> {
     })
 }
 
-/// Reads a fence device.
+fn set_fence_devices(set: v1::SetFenceDevices) -> Result<Operation, ConvertError> {
+    let node = node(&set.node)?;
+    let mut devices: Vec<FenceDevice> =
+        set.devices.into_iter().map(fence_device).collect::<Result<_, _>>()?;
+    if !set.add {
+        return Ok(Operation::SetFenceDevices { node, devices });
+    }
+    match (devices.pop(), devices.is_empty()) {
+        (Some(device), true) => Ok(Operation::AddFenceDevice { node, device }),
+        _ => Err(ConvertError::new("devices", "one is added at a time")),
+    }
+}
+
+/// A fence device as it goes over the wire, with its secrets.
+pub fn fence_device_message(device: &FenceDevice) -> v1::FenceDevice {
+    v1::FenceDevice {
+        agent: device.agent.clone(),
+        options: device.options.clone().into_iter().collect(),
+        timeout_ms: device.timeout_ms,
+        level: u32::from(device.level),
+    }
+}
+
+/// Reads a fence device, and refuses one that could be anything else.
 pub fn fence_device(device: v1::FenceDevice) -> Result<FenceDevice, ConvertError> {
     // The agent's name becomes a program that the leader runs: no path, nothing but the standard's names.
     let plain =

@@ -8,7 +8,7 @@ use model::failover_domain::Rank;
 use model::hold::Lock;
 use model::id::NodeId;
 use model::liveness::Liveness;
-use model::node::{AfterFence, AfterShutdown, NodeRecord, NodeState, ProofOfDeath};
+use model::node::{AfterFence, AfterShutdown, FenceDevice, NodeRecord, NodeState, ProofOfDeath};
 use model::plan::{Candidate, Load, Plan, Reason};
 use model::service::{MemberKind, MemberMode, MemberSpec, ServiceOperation, ServiceRecord};
 use model::settings::Settings;
@@ -223,7 +223,7 @@ pub fn node(
         migration_uri: record.migration_uri.clone(),
         watchdog_timeout_ms: record.watchdog_timeout_ms,
         agent_version: record.agent_version.clone(),
-        fence_devices: record.fence_devices.iter().map(|device| device.agent.clone()).collect(),
+        fence_devices: record.fence_devices.iter().map(fence_device).collect(),
         state_since_ms: record.state_since.0,
         silent_ms,
         reason: leader.and_then(|leader| leader.plan.nodes.get(&record.id)).map(reason),
@@ -272,6 +272,8 @@ pub fn node(
             })
             .collect(),
         dark_fence: record.dark_fence.clone(),
+        libvirt_guests: record.features.libvirt_guests,
+        fence_agents: record.features.fence_agents.iter().cloned().collect(),
         autostart: record.autostart.iter().map(ToString::to_string).collect(),
         lease_proof_ms: record.lease_proof_ms(state.settings.drift_percent),
         maintenance: record.maintenance.is_some(),
@@ -352,6 +354,14 @@ pub fn unguarded(state: &ClusterState) -> Vec<String> {
         owner.is_some_and(|node| node.lock_manager.is_none())
     };
     state.vms.values().filter(unguarded).map(|vm| vm.spec.name.to_string()).collect()
+}
+
+/// A fence device without its options, which may be secret.
+fn fence_device(device: &FenceDevice) -> String {
+    match device.level {
+        0 => device.agent.clone(),
+        level => format!("{} (level {level})", device.agent),
+    }
 }
 
 /// An event.

@@ -1,5 +1,7 @@
 //! The agents' service.
 
+mod fences;
+
 use std::pin::Pin;
 use std::time::Duration;
 
@@ -310,6 +312,36 @@ impl AgentSession for AgentService {
         let service = self.clone();
         tokio::spawn(async move { service.feed(node, session, sender).await });
         Ok(Response::new(Box::pin(ReceiverStream::new(receiver))))
+    }
+
+    type WatchFencesStream = Pin<Box<dyn Stream<Item = Result<v1::FenceList, Status>> + Send>>;
+
+    async fn watch_fences(
+        &self,
+        request: Request<v1::WatchOrdersRequest>,
+    ) -> Answer<Self::WatchFencesStream> {
+        if let Route::Leader(leader) = self.router.route(&request)? {
+            let mut client = AgentSessionClient::new(leader.channel.clone());
+            let stream = leader.answer(client.watch_fences(forwarded(request))).await?;
+            return Ok(Response::new(Box::pin(leader.stream(stream.into_inner()))));
+        }
+        let message = request.into_inner();
+        let (node, session) = (NodeId(message.node_id), SessionId(message.session));
+        let (sender, receiver) = mpsc::channel(1);
+        let service = self.clone();
+        tokio::spawn(async move { service.feed_fences(node, session, sender).await });
+        Ok(Response::new(Box::pin(ReceiverStream::new(receiver))))
+    }
+
+    async fn fence_done(
+        &self,
+        request: Request<v1::FenceDoneRequest>,
+    ) -> Answer<v1::FenceDoneReply> {
+        if let Route::Leader(leader) = self.router.route(&request)? {
+            let mut client = AgentSessionClient::new(leader.channel.clone());
+            return leader.answer(client.fence_done(forwarded(request))).await;
+        }
+        self.take_fence_answer(request.into_inner())
     }
 }
 

@@ -1,6 +1,7 @@
 //! The operators' service.
 
 mod backup;
+mod fence;
 mod fleet;
 mod replicas;
 mod services;
@@ -9,10 +10,11 @@ mod watch;
 use std::collections::BTreeSet;
 use std::pin::Pin;
 
+use ::fence::FenceAgents;
 use futures::Stream;
 use model::ClusterState;
 use model::command::{Command, Operation};
-use model::id::RequestId;
+use model::id::{NodeId, RequestId};
 use model::plan::{Load, placement};
 use model::rejection::Rejection;
 use model::vm::VmRecord;
@@ -25,11 +27,11 @@ use tonic::{Request, Response, Status, Streaming};
 use uuid::Uuid;
 
 use crate::clock;
-use crate::fence::FenceAgents;
 use crate::grpc::forward::{Route, Router, forwarded};
 use crate::grpc::questions::Questions;
 use crate::grpc::status;
 use crate::leader::LeaderHandle;
+use crate::leader::fencer::Means;
 use crate::raft::RaftHandle;
 
 type Answer<T> = Result<Response<T>, Status>;
@@ -44,7 +46,7 @@ pub struct ControlService {
     raft: RaftHandle,
     router: Router,
     leader: LeaderHandle,
-    fence: FenceAgents,
+    means: Means,
     questions: Questions,
 }
 
@@ -65,31 +67,17 @@ impl ControlService {
         raft: RaftHandle,
         router: Router,
         leader: LeaderHandle,
-        fence: FenceAgents,
+        agents: FenceAgents,
         questions: Questions,
     ) -> Self {
-        Self { raft, router, leader, fence, questions }
+        let means = Means { agents, desk: leader.fences() };
+        Self { raft, router, leader, means, questions }
     }
 
     /// The leader's state, as new as anything acknowledged before this was called.
     async fn newest(&self) -> Result<std::sync::Arc<ClusterState>, Status> {
         self.raft.read_barrier().await.map_err(|error| status::not_proposed(&error))?;
         Ok(self.raft.state())
-    }
-
-    /// Nobody's word makes a node dead that is heard (design section 3, proof of death (c)).
-    fn check_silent(&self, operation: &Operation) -> Result<(), Status> {
-        let Operation::ConfirmOff { node, .. } = operation else { return Ok(()) };
-        let state = self.raft.state();
-        let Some(record) = state.node_named(node) else { return Ok(()) };
-        let silent_ms = self.leader.detector().last_contact_ms(record.id, self.leader.elapsed_ms());
-        match silent_ms {
-            Some(silent_ms) if silent_ms < state.settings.lost_after_ms => {
-                let state = format!("heard {silent_ms} ms ago");
-                Err(rejection::status(&Rejection::NodeAlive { node: node.to_string(), state }))
-            }
-            Some(_) | None => Ok(()),
-        }
     }
 
     /// The settings speak for every replica's elections; this one's are known here (design section 5).
@@ -156,7 +144,7 @@ impl Control for ControlService {
             "" => "an operator".to_owned(),
             name => name.chars().filter(|character| !character.is_control()).take(100).collect(),
         };
-        self.check_silent(&operation)?;
+        self.check_silent(&operation).await?;
         self.check_elections(&operation)?;
         let operation = self.stage(request, &by, operation).await?;
         let command = Command { request: RequestId(request), at: clock::now(), by, operation };
@@ -288,7 +276,15 @@ impl Control for ControlService {
         &self,
         request: Request<v1::WatchEventsRequest>,
     ) -> Answer<Self::WatchEventsStream> {
-        // Served from what is applied here: events come in the same order everywhere.
+        // Served from what is applied here where that was asked for: events come in the same order everywhere.
+        if !request.get_ref().stale {
+            if let Route::Leader(leader) = self.router.route(&request)? {
+                let mut client = ControlClient::new(leader.channel.clone());
+                let stream = leader.answer(client.watch_events(forwarded(request))).await?;
+                return Ok(Response::new(Box::pin(leader.stream(stream.into_inner()))));
+            }
+            self.newest().await?;
+        }
         self.stream_events(request.into_inner())
     }
 
@@ -333,6 +329,7 @@ impl Control for ControlService {
         request: Request<v1::ListReplicasRequest>,
     ) -> Answer<v1::ListReplicasReply> {
         or_forward!(self, request, list_replicas);
+        self.newest().await?;
         Ok(Response::new(self.replicas()))
     }
 
@@ -365,23 +362,15 @@ impl Control for ControlService {
         request: Request<v1::TestFenceRequest>,
     ) -> Answer<v1::TestFenceReply> {
         or_forward!(self, request, test_fence);
-        let state = self.newest().await?;
-        let name = convert_control::node(&request.into_inner().node)
-            .map_err(|error| status::invalid(&error))?;
-        let unknown = || rejection::status(&Rejection::UnknownNode { node: name.to_string() });
-        let node = state.node_named(&name).ok_or_else(unknown)?;
-        let asked = node.fence_devices.iter().map(|device| async move {
-            let began = std::time::Instant::now();
-            let answer = self.fence.status(device).await;
-            v1::FenceAnswer {
-                agent: device.agent.clone(),
-                level: u32::from(device.level),
-                ok: answer.is_ok(),
-                answer: answer.map_or_else(|error| error.to_string(), |it| it.as_str().to_owned()),
-                took_ms: began.elapsed().as_millis() as u64,
-            }
-        });
-        Ok(Response::new(v1::TestFenceReply { devices: futures::future::join_all(asked).await }))
+        self.test_devices(&request.into_inner().node).await
+    }
+
+    async fn heard_node(
+        &self,
+        request: Request<v1::HeardNodeRequest>,
+    ) -> Answer<v1::HeardNodeReply> {
+        let node = NodeId(request.into_inner().node);
+        Ok(Response::new(v1::HeardNodeReply { silent_ms: self.leader.last_heard_ms(node) }))
     }
 
     type BackupStream = Streamed<v1::BackupChunk>;

@@ -96,22 +96,28 @@ impl Router {
             // Elected, and its first entry is not applied yet.
             return Err(no_leader());
         }
-        let mut channels = self.channels.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(channel) = channels.get(&address) {
-            let (raft, channel) = (self.raft.clone(), channel.clone());
-            return Ok(Route::Leader(Box::new(Leader { raft, id, channel })));
-        }
-        let endpoint = endpoint(&address, self.tls.as_ref()).map_err(|error| {
-            warn!(
-                address,
-                error = &error as &dyn std::error::Error,
-                "the leader's address is of no use"
-            );
-            no_leader()
-        })?;
-        let channel = endpoint.connect_lazy();
-        channels.insert(address, channel.clone());
+        let channel = self.channel(&address).ok_or_else(no_leader)?;
         Ok(Route::Leader(Box::new(Leader { raft: self.raft.clone(), id, channel })))
+    }
+
+    /// The connection to a replica.
+    pub fn channel(&self, address: &str) -> Option<Channel> {
+        let mut channels = self.channels.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(channel) = channels.get(address) {
+            return Some(channel.clone());
+        }
+        match endpoint(address, self.tls.as_ref()) {
+            Ok(endpoint) => {
+                let channel = endpoint.connect_lazy();
+                channels.insert(address.to_owned(), channel.clone());
+                Some(channel)
+            }
+            Err(error) => {
+                let error = &error as &dyn std::error::Error;
+                warn!(address, error, "a replica's address is of no use");
+                None
+            }
+        }
     }
 }
 

@@ -198,6 +198,7 @@ mod tests {
             away: false,
             lock_manager: None,
             agent_version: String::new(),
+            features: Default::default(),
             fence_devices: Vec::new(),
             after_fence: AfterFence::StayOff,
             fence_history: Vec::new(),

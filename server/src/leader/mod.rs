@@ -10,7 +10,8 @@
 //! It decides nothing: decisions are `model::plan`'s.
 
 mod failure_detector;
-mod fencer;
+pub mod fence_desk;
+pub mod fencer;
 pub mod lead;
 mod reconciler;
 
@@ -26,6 +27,7 @@ use tokio::sync::{Notify, watch};
 use uuid::Uuid;
 
 use crate::clock::ElapsedClock;
+use fence_desk::FenceDesk;
 
 pub use failure_detector::{Carried, FailureDetector, SessionOver};
 pub use reconciler::run;
@@ -60,6 +62,7 @@ struct Shared {
     view: watch::Sender<Option<Arc<LeaderView>>>,
     book: watch::Sender<Option<Arc<OrderBook>>>,
     progress: watch::Sender<BTreeMap<Uuid, MigrationProgress>>,
+    fences: FenceDesk,
     wake: Notify,
 }
 
@@ -74,6 +77,7 @@ impl Default for LeaderHandle {
                 view: watch::Sender::new(None),
                 book: watch::Sender::new(None),
                 progress: watch::Sender::new(BTreeMap::new()),
+                fences: FenceDesk::default(),
                 wake: Notify::new(),
             }),
         }
@@ -113,6 +117,19 @@ impl LeaderHandle {
     /// The higher epoch that was met, if one was.
     pub fn superseded(&self) -> watch::Receiver<Option<u64>> {
         self.shared.superseded.subscribe()
+    }
+
+    /// When this replica last heard of a node, be it as leader or on a heartbeat's way there, in milliseconds.
+    pub fn last_heard_ms(&self, node: NodeId) -> Option<u64> {
+        let now = self.elapsed_ms();
+        let carried = self.carried_mut().get(&node).map(|(_, heard)| now.saturating_sub(*heard));
+        let contact = self.detector().last_contact_ms(node, now);
+        carried.into_iter().chain(contact).min()
+    }
+
+    /// Where fences through agents are handed out.
+    pub fn fences(&self) -> FenceDesk {
+        self.shared.fences.clone()
     }
 
     /// The failure detector; held for a few instructions only.

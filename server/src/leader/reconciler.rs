@@ -3,6 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use fence::FenceAgents;
 use futures::stream::{self, StreamExt};
 use model::command::{Command, Operation};
 use model::id::RequestId;
@@ -14,8 +15,7 @@ use tracing::{debug, info, warn};
 use uuid::Uuid;
 
 use crate::clock;
-use crate::fence::FenceAgents;
-use crate::leader::fencer::Fencer;
+use crate::leader::fencer::{Fencer, Means};
 use crate::leader::lead::{self, Look};
 use crate::leader::{LeaderHandle, OrderBook};
 use crate::raft::{ProposeError, RaftHandle};
@@ -35,7 +35,11 @@ pub async fn run(raft: RaftHandle, handle: LeaderHandle, agents: FenceAgents) {
             let mut reconciler = Reconciler {
                 raft: raft.clone(),
                 handle: handle.clone(),
-                fencer: Fencer::new(raft.clone(), agents.clone(), term),
+                fencer: Fencer::new(
+                    raft.clone(),
+                    Means { agents: agents.clone(), desk: handle.fences() },
+                    term,
+                ),
                 term,
             };
             reconciler.lead(&mut leadership).await;
@@ -103,8 +107,9 @@ impl Reconciler {
     fn look(&mut self) -> Vec<Operation> {
         let state = self.raft.state();
         let now = self.handle.elapsed_ms();
-        let Look { liveness, plan } =
-            lead::look(&mut self.handle.detector(), &state, now, clock::now());
+        let wall = clock::now();
+        let Look { liveness, plan } = lead::look(&mut self.handle.detector(), &state, now, wall);
+        self.fencer.look(&state, &liveness, now, wall);
         let operations = plan.operations.clone();
         self.handle.shared.view.send_if_modified(|view| {
             let new = LeaderView { liveness, plan };
@@ -123,7 +128,6 @@ impl Reconciler {
             });
         }
         self.forget_old_progress(&state);
-        self.fencer.look(&state);
         operations
     }
 

@@ -224,17 +224,22 @@ impl RaftHandle {
             opened.map_err(|error| OpenError::Fatal(error.to_string()))??;
         let config = config(&options.timing).map_err(OpenError::Timing)?;
         let published = state_machine.published();
-        let position = Arc::new(Position::at(recall.mark));
-        let standing = Standing::new(options.id, position.clone());
+        let position = Arc::new(Position::at(recall.reach));
+        let standing = Standing::new(identity.id(), position.clone());
         let log =
             LogStore::new(store, position).map_err(|source| OpenError::Data { path, source })?;
         let network =
             Network::new(identity.clone(), options.tls.clone(), witness.clone(), standing.clone());
-        let raft = openraft::Raft::new(options.id, Arc::new(config), network, log, state_machine)
-            .await
-            .map_err(|error| OpenError::Fatal(error.to_string()))?;
-        let claim =
-            Claim { instance: identity.instance(), starts, run: Uuid::new_v4(), mark: recall.mark };
+        let raft =
+            openraft::Raft::new(identity.id(), Arc::new(config), network, log, state_machine)
+                .await
+                .map_err(|error| OpenError::Fatal(error.to_string()))?;
+        let claim = Claim {
+            instance: identity.instance(),
+            starts,
+            run: Uuid::new_v4(),
+            reach: recall.reach,
+        };
         let tls = options.tls.clone();
         tokio::spawn(vouch::seek(standing.clone(), identity.clone(), recall, claim, tls));
         let leadership = watch_leadership(raft.clone());
@@ -477,7 +482,7 @@ fn open_disk(options: &RaftOptions) -> Result<Disk, OpenError> {
     let store = SledStore::open(directory)?;
     let starts = store.starts();
     let store: Arc<dyn Store> = Arc::new(store);
-    let identity = Identity::open(store.clone(), options.id).map_err(data)?;
+    let identity = Identity::open(store.clone(), directory, options.id).map_err(data)?;
     let witness = Arc::new(Witness::open(directory)?);
     let files = SnapshotFiles::open(directory)?;
     let state_machine = StateMachine::open(files).map_err(data)?;

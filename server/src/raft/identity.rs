@@ -1,9 +1,12 @@
 //! Who this replica is: its id, its data directory's instance id, and the cluster it belongs to.
 
 use std::io;
+use std::path::Path;
 use std::sync::{Arc, Mutex, PoisonError};
 
+use proto::rebuilt::Rebuilt;
 use serde::{Deserialize, Serialize};
+use tracing::warn;
 use uuid::Uuid;
 
 use super::log_store::{decode, encode};
@@ -14,6 +17,8 @@ struct Stored {
     id: u64,
     instance: Uuid,
     cluster: Option<Uuid>,
+    /// The replica that it was rebuilt in place of, whose id is still in the configuration, perhaps.
+    formerly: Option<u64>,
 }
 
 /// This replica's identity; the cluster is learned once and never changes.
@@ -57,17 +62,31 @@ pub(super) enum Misdirected {
 
 impl Identity {
     /// Reads the identity of a data directory, or makes a new one. A directory of another replica is refused.
-    pub(super) fn open(store: Arc<dyn Store>, id: u64) -> io::Result<Self> {
+    ///
+    /// A new one that `berthctl replica rebuild` has prepared says under which id it begins, in place of which other.
+    pub(super) fn open(store: Arc<dyn Store>, directory: &Path, id: u64) -> io::Result<Self> {
         let stored = match store.get(MetaKey::Identity)? {
             Some(bytes) => decode::<Stored>(&bytes)?,
             None => {
-                let made = Stored { id, instance: Uuid::new_v4(), cluster: None };
+                let rebuilt = Rebuilt::read(directory)?.filter(|rebuilt| rebuilt.old == id);
+                let made = Stored {
+                    id: rebuilt.map_or(id, |rebuilt| rebuilt.new),
+                    instance: Uuid::new_v4(),
+                    cluster: None,
+                    formerly: rebuilt.map(|rebuilt| rebuilt.old),
+                };
                 store.put(MetaKey::Identity, &encode(&made)?)?;
                 store.sync()?;
                 made
             }
         };
-        if stored.id != id {
+        if stored.formerly == Some(id) {
+            warn!(
+                configured = id,
+                id = stored.id,
+                "this replica was rebuilt under a new id; set that in its configuration"
+            );
+        } else if stored.id != id {
             return Err(io::Error::other(format!(
                 "the data directory belongs to replica {}, and this one is configured as replica {id}; give each replica a directory of its own",
                 stored.id

@@ -18,7 +18,7 @@ use openraft::raft::{
 use openraft::storage::Snapshot;
 use proto::channel::{TlsFiles, endpoint};
 use proto::v1::raft_peer_client::RaftPeerClient;
-use proto::v1::{PeerMark, PeerReply, PeerRequest, PeerTarget, SnapshotChunk};
+use proto::v1::{PeerReach, PeerReply, PeerRequest, PeerTarget, SnapshotChunk};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use tonic::transport::Channel;
@@ -27,7 +27,7 @@ use tonic::{Code, Request, Response, Status};
 use super::identity::Identity;
 use super::log_store::{decode, encode};
 use super::vouch::Standing;
-use super::witness::{Mark, Witness};
+use super::witness::{Reach, Witness};
 use super::{LogId, Replica, StoredMembership, TypeConfig, Vote};
 
 /// Of a snapshot: well below what one gRPC message may have.
@@ -96,8 +96,8 @@ impl Peer {
             instance: self.node.instance.to_string(),
             known: self
                 .witness
-                .mark(self.node.instance)
-                .map(|Mark { term, end }| PeerMark { term, end }),
+                .reach(self.node.instance)
+                .map(|Reach { term, end }| PeerReach { term, end }),
         }
     }
 
@@ -142,7 +142,7 @@ impl Peer {
     }
 
     /// Remembers what was acknowledged. A conflict at or before that is not passed on: it was answered before and came
-    /// late, or the peer was rolled back, which it learns from the mark in each request; the library takes it for
+    /// late, or the peer was rolled back, which it learns from the reach in each request; the library takes it for
     /// impossible.
     fn heard(
         &self,
@@ -157,8 +157,8 @@ impl Peer {
             }
             AppendEntriesResponse::PartialSuccess(matched) => end(*matched),
             AppendEntriesResponse::Conflict => {
-                let known = self.witness.mark(self.node.instance);
-                if known >= Some(Mark { term, end: end(rpc.prev_log_id) }) {
+                let known = self.witness.reach(self.node.instance);
+                if known >= Some(Reach { term, end: end(rpc.prev_log_id) }) {
                     let text = format!("replica {} has lost what it acknowledged", self.target);
                     return Err(RPCError::Unreachable(Unreachable::from_string(text)));
                 }
@@ -166,7 +166,7 @@ impl Peer {
             }
             AppendEntriesResponse::HigherVote(_) => return Ok(answer),
         };
-        self.witness.acknowledged(self.node.instance, Mark { term, end: acknowledged });
+        self.witness.acknowledged(self.node.instance, Reach { term, end: acknowledged });
         Ok(answer)
     }
 
@@ -200,8 +200,8 @@ impl RaftNetworkV2<TypeConfig> for Peer {
         let reply = self.client()?.vote(request).await;
         let answer: VoteResponse<TypeConfig> = self.answer(reply, RPCTypes::Vote, limit)?;
         if answer.vote_granted {
-            let mark = Mark { term: rpc.vote.leader_id.term, end: 0 };
-            self.witness.acknowledged(self.node.instance, mark);
+            let reach = Reach { term: rpc.vote.leader_id.term, end: 0 };
+            self.witness.acknowledged(self.node.instance, reach);
         }
         Ok(answer)
     }

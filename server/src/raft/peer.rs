@@ -20,7 +20,7 @@ use super::identity::Identity;
 use super::log_store::{decode, encode};
 use super::network::SnapshotHead;
 use super::vouch::Standing;
-use super::witness::{Claim, Mark, Witness};
+use super::witness::{Claim, Reach, Witness};
 
 /// A snapshot larger than this is refused: ten times the state of the largest cluster designed for.
 const MAX_SNAPSHOT_BYTES: usize = 4 * 1024 * 1024 * 1024;
@@ -164,12 +164,12 @@ impl RaftPeer for PeerService {
         let uuid = |field, text: &str| {
             convert::uuid(field, text).map_err(|error| Status::invalid_argument(error.to_string()))
         };
-        let mark = message.mark.unwrap_or_default();
+        let reach = message.reach.unwrap_or_default();
         let claim = Claim {
             instance: uuid("instance", &message.instance)?,
             starts: message.starts,
             run: uuid("run", &message.run)?,
-            mark: Mark { term: mark.term, end: mark.end },
+            reach: Reach { term: reach.term, end: reach.end },
         };
         let witness = self.witness.clone();
         let verdict = tokio::task::spawn_blocking(move || witness.vouch(&claim))

@@ -8,7 +8,7 @@ use std::path::Path;
 use openraft::EntryPayload;
 
 use super::log_store::decode;
-use super::witness::Mark;
+use super::witness::Reach;
 use super::{LogEntry, LogId, Replica, StoredMembership, Vote};
 use crate::store::{MetaKey, Store, StoreError};
 
@@ -19,7 +19,7 @@ const CHUNK: u64 = 256;
 #[derive(Debug, Clone, Default)]
 pub(super) struct Recall {
     /// How far this replica has come.
-    pub(super) mark: Mark,
+    pub(super) reach: Reach,
     /// All members, as of the last membership in the log or the snapshot.
     pub(super) members: BTreeMap<u64, Replica>,
     /// Those that count for quorums.
@@ -88,7 +88,7 @@ pub(super) fn recall(
     }
     let end = last.max(applied).map_or(0, |log_id| log_id.index + 1);
     Ok(Recall {
-        mark: Mark { term, end },
+        reach: Reach { term, end },
         members: membership.membership().nodes().map(|(id, it)| (*id, it.clone())).collect(),
         voters: membership.membership().voter_ids().collect(),
     })

@@ -24,7 +24,7 @@ use tracing::{info, warn};
 use super::Replica;
 use super::identity::Identity;
 use super::recall::Recall;
-use super::witness::{Claim, Mark};
+use super::witness::{Claim, Reach};
 
 const ASK_LIMIT: Duration = Duration::from_millis(500);
 const ASK_AGAIN: Duration = Duration::from_millis(100);
@@ -42,8 +42,8 @@ pub(super) struct Position {
 
 impl Position {
     /// Where a replica begins.
-    pub(super) fn at(mark: Mark) -> Self {
-        Self { term: AtomicU64::new(mark.term), end: AtomicU64::new(mark.end) }
+    pub(super) fn at(reach: Reach) -> Self {
+        Self { term: AtomicU64::new(reach.term), end: AtomicU64::new(reach.end) }
     }
 
     /// A vote was saved.
@@ -61,13 +61,13 @@ impl Position {
         self.end.fetch_max(end, Ordering::SeqCst);
     }
 
-    fn mark(&self) -> Mark {
-        Mark { term: self.term.load(Ordering::SeqCst), end: self.end.load(Ordering::SeqCst) }
+    fn reach(&self) -> Reach {
+        Reach { term: self.term.load(Ordering::SeqCst), end: self.end.load(Ordering::SeqCst) }
     }
 
     /// Somebody heard this replica acknowledge more, in its own term or a later one.
-    fn is_short_of(&self, known: Mark) -> bool {
-        self.mark() < known
+    fn is_short_of(&self, known: Reach) -> bool {
+        self.reach() < known
     }
 }
 
@@ -106,8 +106,8 @@ impl Standing {
     }
 
     /// A peer's request names what that peer heard this replica acknowledge.
-    pub(super) fn is_reminded(&self, known: &v1::PeerMark) {
-        let known = Mark { term: known.term, end: known.end };
+    pub(super) fn is_reminded(&self, known: &v1::PeerReach) {
+        let known = Reach { term: known.term, end: known.end };
         if !self.position.is_short_of(known) || self.stop.borrow().is_some() {
             return;
         }
@@ -115,7 +115,7 @@ impl Standing {
         tokio::spawn(async move {
             tokio::time::sleep(SETTLE).await;
             if standing.position.is_short_of(known) {
-                let own = standing.position.mark();
+                let own = standing.position.reach();
                 let reason = format!(
                     "it had come to term {} and the end of the log before entry {}, and is at term {} and entry {}",
                     known.term, known.end, own.term, own.end
@@ -200,7 +200,7 @@ async fn ask(
             instance: claim.instance.to_string(),
             starts: claim.starts,
             run: claim.run.to_string(),
-            mark: Some(v1::PeerMark { term: claim.mark.term, end: claim.mark.end }),
+            reach: Some(v1::PeerReach { term: claim.reach.term, end: claim.reach.end }),
         };
         let mut request = Request::new(message);
         request.set_timeout(ASK_LIMIT);
@@ -224,15 +224,15 @@ mod tests {
 
     #[test]
     fn a_log_may_end_earlier_in_a_later_term_and_never_in_the_same() {
-        let position = Position::at(Mark { term: 4, end: 30 });
+        let position = Position::at(Reach { term: 4, end: 30 });
         for (term, end, short) in
             [(4, 30, false), (4, 31, true), (3, 90, false), (5, 0, true), (4, 2, false)]
         {
-            assert_eq!(position.is_short_of(Mark { term, end }), short, "{term} {end}");
+            assert_eq!(position.is_short_of(Reach { term, end }), short, "{term} {end}");
         }
         position.ends_before(12);
-        assert!(position.is_short_of(Mark { term: 4, end: 30 }));
+        assert!(position.is_short_of(Reach { term: 4, end: 30 }));
         position.voted(5);
-        assert!(!position.is_short_of(Mark { term: 4, end: 30 }));
+        assert!(!position.is_short_of(Reach { term: 4, end: 30 }));
     }
 }

@@ -4,13 +4,13 @@
 //! fault: only others can know that it has come further. Raft may lose a committed entry, or elect two leaders in a term,
 //! when a replica forgets a vote or an entry it acknowledged; so each remembers of each other how far that has come:
 //!
-//! - **its mark**: the highest term in which it granted this one a vote or took its entries, and in that term the end of
+//! - **its reach**: the highest term in which it granted this one a vote or took its entries, and in that term the end of
 //!   the log that it acknowledged. Within a term a replica's log never ends before that again, and its vote never goes
 //!   back to an earlier term: whoever claims less has been rolled back.
 //! - **its start**: how often its directory had been opened, and the run that followed. A start that was met before with
 //!   another run is a copy.
 //!
-//! It is kept in `DIR/peers`, over restarts of this replica. A start is on stable storage before it is vouched for; a mark
+//! It is kept in `DIR/peers`, over restarts of this replica. A start is on stable storage before it is vouched for; a reach
 //! is with the kernel at once, and outlives this process.
 
 use std::collections::BTreeMap;
@@ -28,7 +28,7 @@ const MOST_KNOWN: usize = 48;
 
 /// How far a replica has come: later terms first, then more of the log.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Default, Serialize, Deserialize)]
-pub(super) struct Mark {
+pub(super) struct Reach {
     /// Of its vote.
     pub(super) term: u64,
     /// The index after the last entry of its log.
@@ -39,7 +39,7 @@ pub(super) struct Mark {
 struct Known {
     starts: u64,
     run: Uuid,
-    mark: Mark,
+    reach: Reach,
 }
 
 /// What a replica says of itself when it begins.
@@ -52,7 +52,7 @@ pub(super) struct Claim {
     /// This run of it.
     pub(super) run: Uuid,
     /// How far its disk says it has come.
-    pub(super) mark: Mark,
+    pub(super) reach: Reach,
 }
 
 /// Why a replica is not what it was.
@@ -63,11 +63,11 @@ pub(super) enum RolledBack {
         "it had come to term {} and the end of the log before entry {}, and now says term {} and entry {}",
         known.term, known.end, claimed.term, claimed.end
     )]
-    Mark {
+    Reach {
         /// As it was heard.
-        known: Mark,
+        known: Reach,
         /// As it claims.
-        claimed: Mark,
+        claimed: Reach,
     },
     /// Its start was another one's.
     #[error(
@@ -83,8 +83,8 @@ pub(super) enum RolledBack {
 
 impl Known {
     fn judge(&self, claim: &Claim) -> Result<(), RolledBack> {
-        if claim.mark < self.mark {
-            return Err(RolledBack::Mark { known: self.mark, claimed: claim.mark });
+        if claim.reach < self.reach {
+            return Err(RolledBack::Reach { known: self.reach, claimed: claim.reach });
         }
         let same_run = claim.starts == self.starts && claim.run == self.run;
         if claim.starts <= self.starts && !same_run {
@@ -115,18 +115,18 @@ impl Witness {
     }
 
     /// How far that replica is known to have come.
-    pub(super) fn mark(&self, instance: Uuid) -> Option<Mark> {
-        self.lock().get(&instance).map(|known| known.mark)
+    pub(super) fn reach(&self, instance: Uuid) -> Option<Reach> {
+        self.lock().get(&instance).map(|known| known.reach)
     }
 
     /// It has acknowledged this.
-    pub(super) fn acknowledged(&self, instance: Uuid, mark: Mark) {
+    pub(super) fn acknowledged(&self, instance: Uuid, reach: Reach) {
         let mut all = self.lock();
         let known = all.entry(instance).or_default();
-        if mark <= known.mark {
+        if reach <= known.reach {
             return;
         }
-        known.mark = mark;
+        known.reach = reach;
         if let Err(error) = self.write(&mut all) {
             // It costs a second account of somebody else; this replica's own disk fails by its own log.
             warn!(
@@ -144,8 +144,8 @@ impl Witness {
             return Ok(Err(found));
         }
         // Of the end it claims some may not be anybody's: the leader of its very term may have it dropped.
-        let voted = Mark { term: claim.mark.term, end: 0 };
-        let new = Known { starts: claim.starts, run: claim.run, mark: known.mark.max(voted) };
+        let voted = Reach { term: claim.reach.term, end: 0 };
+        let new = Known { starts: claim.starts, run: claim.run, reach: known.reach.max(voted) };
         if *known != new {
             *known = new;
             self.write(&mut all)?;
@@ -156,7 +156,7 @@ impl Witness {
 
     fn write(&self, all: &mut BTreeMap<Uuid, Known>) -> Result<(), StoreError> {
         while all.len() > MOST_KNOWN {
-            let Some(oldest) = all.iter().min_by_key(|(_, known)| known.mark) else { break };
+            let Some(oldest) = all.iter().min_by_key(|(_, known)| known.reach) else { break };
             let oldest = *oldest.0;
             all.remove(&oldest);
         }
@@ -176,8 +176,8 @@ mod tests {
     const INSTANCE: Uuid = Uuid::from_u128(7);
 
     fn claim(starts: u64, run: u128, term: u64, end: u64) -> Claim {
-        let mark = Mark { term, end };
-        Claim { instance: INSTANCE, starts, run: Uuid::from_u128(run), mark }
+        let reach = Reach { term, end };
+        Claim { instance: INSTANCE, starts, run: Uuid::from_u128(run), reach }
     }
 
     #[test]
@@ -186,8 +186,8 @@ mod tests {
         let witness = Witness::open(directory.path()).unwrap();
         let ask = |claim: Claim| witness.vouch(&claim).unwrap();
         assert_eq!(ask(claim(1, 1, 1, 10)), Ok(()));
-        witness.acknowledged(INSTANCE, Mark { term: 3, end: 40 });
-        witness.acknowledged(INSTANCE, Mark { term: 2, end: 90 });
+        witness.acknowledged(INSTANCE, Reach { term: 3, end: 40 });
+        witness.acknowledged(INSTANCE, Reach { term: 2, end: 90 });
         for (claimed, fine, what) in [
             (claim(1, 1, 3, 40), true, "the same run, as far as it was"),
             (claim(2, 2, 3, 41), true, "its next start"),
@@ -211,12 +211,12 @@ mod tests {
     fn what_was_heard_outlives_the_process_and_one_of_many_is_forgotten_last() {
         let directory = tempfile::tempdir().unwrap();
         let open = || Witness::open(directory.path()).unwrap();
-        open().acknowledged(INSTANCE, Mark { term: 9, end: 40 });
+        open().acknowledged(INSTANCE, Reach { term: 9, end: 40 });
         for other in 100..300 {
-            open().acknowledged(Uuid::from_u128(other), Mark { term: 1, end: other as u64 });
+            open().acknowledged(Uuid::from_u128(other), Reach { term: 1, end: other as u64 });
         }
-        assert_eq!(open().mark(INSTANCE), Some(Mark { term: 9, end: 40 }));
+        assert_eq!(open().reach(INSTANCE), Some(Reach { term: 9, end: 40 }));
         let refused = open().vouch(&claim(5, 5, 9, 39)).unwrap();
-        assert!(matches!(refused, Err(RolledBack::Mark { .. })));
+        assert!(matches!(refused, Err(RolledBack::Reach { .. })));
     }
 }

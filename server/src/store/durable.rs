@@ -57,13 +57,13 @@ pub(super) fn has_failed() -> bool {
     FAILED.load(Ordering::SeqCst)
 }
 
-const MARK: &str = "SYNC-FAILED";
+const NOTE: &str = "SYNC-FAILED";
 const BOOT_ID: &str = "/proc/sys/kernel/random/boot_id";
 
 /// Tells the next process of a failed sync: what it reads may be the kernel's memory and not the disk, until a boot.
-pub(super) fn leave_mark(directory: &Path) {
+pub(super) fn leave_note(directory: &Path) {
     let boot = std::fs::read_to_string(BOOT_ID).unwrap_or_default();
-    if let Err(error) = std::fs::write(directory.join(MARK), boot) {
+    if let Err(error) = std::fs::write(directory.join(NOTE), boot) {
         // On a disk that takes nothing any more; the operator has the error that stops this process.
         warn!(%error, "the failed sync could not be noted in the data directory");
     }
@@ -71,7 +71,7 @@ pub(super) fn leave_mark(directory: &Path) {
 
 /// Refuses a directory in which a sync failed since the host booted.
 pub(super) fn refuse_after_failure(directory: &Path) -> Result<(), StoreError> {
-    let path = directory.join(MARK);
+    let path = directory.join(NOTE);
     let Ok(boot) = std::fs::read_to_string(&path) else { return Ok(()) };
     if boot == std::fs::read_to_string(BOOT_ID).unwrap_or_default() {
         return Err(StoreError::SyncHadFailed { path: directory.to_owned() });

@@ -394,7 +394,7 @@ impl Store for SledStore {
         };
         let flushed = self.database.flush();
         if durable::has_failed() {
-            durable::leave_mark(&self.directory);
+            durable::leave_note(&self.directory);
             return Err(StoreError::SyncFailed { path: self.directory.clone() });
         }
         flushed.map_err(|source| self.error(source))?;

@@ -40,7 +40,8 @@ pub async fn caught_up(
 
 /// The events of one replica in a span of revisions; the first is left out.
 pub async fn of(replicas: &Replicas, replica: usize, after: u64, last: u64) -> Result<Vec<Event>> {
-    let request = WatchEventsRequest { after_revision: after, ..WatchEventsRequest::default() };
+    let request =
+        WatchEventsRequest { after_revision: after, stale: true, ..WatchEventsRequest::default() };
     let mut stream = within(replicas.control(replica).watch_events(request)).await?;
     let mut events = Vec::new();
     while let Some(event) = stream.message().await? {

@@ -71,7 +71,13 @@ impl Client {
         self.runtime.block_on(async {
             let mut last = None;
             for mut replica in self.replicas.iter().cycle().take(100).cloned() {
-                match replica.watch_events(WatchEventsRequest::default()).await {
+                match replica
+                    .watch_events(WatchEventsRequest {
+                        stale: true,
+                        ..WatchEventsRequest::default()
+                    })
+                    .await
+                {
                     Ok(stream) => {
                         let mut stream = stream.into_inner();
                         let mut events = Vec::new();

@@ -176,6 +176,7 @@ fn seed_log(world: &mut World, scenario: &Scenario) -> Result<(), String> {
             pausable: false,
             lock_manager: None,
             agent_version: "sim".into(),
+            features: Default::default(),
             inventory: BTreeMap::new(),
         })))?;
         let device = FenceDevice {

@@ -360,6 +360,7 @@ impl World {
             pausable: host.pausable,
             lock_manager: None,
             agent_version: "sim".into(),
+            features: Default::default(),
             inventory,
         };
         let epoch = agent.core.ledger().epoch();

@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use fence::{PowerState, is_proof};
 use model::ClusterState;
 use model::command::{Command, Operation};
 use model::id::{NodeId, RequestId, SessionId};
@@ -11,7 +12,6 @@ use model::plan::Reason;
 use model::sabotage::{Rule, off};
 use proto::convert::agent as convert;
 use proto::v1;
-use server::fence::{PowerState, is_proof};
 use server::leader::lead::{self, Look};
 use server::leader::{Carried, FailureDetector};
 use uuid::Uuid;

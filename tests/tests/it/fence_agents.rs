@@ -7,8 +7,8 @@ use std::net::{TcpListener, UdpSocket};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail, ensure};
+use fence::{FenceAgents, PowerState};
 use model::node::FenceDevice;
-use server::fence::{FenceAgents, PowerState};
 
 use self::simulator::{KINDS, Kind, PASSWORD, Simulator, TIMEOUT_MS, device, until};
 

@@ -289,7 +289,7 @@ fn a_data_directory_that_was_put_back_ends_its_replica_and_the_others_go_on() ->
 fn a_restored_control_plane_starts_nothing_twice_and_the_old_one_ends_at_the_sight_of_it()
 -> Result<()> {
     let mut old = Trio::start_cluster(3)?;
-    let mut new = Trio::listening([11, 12, 13])?;
+    let new = Trio::listening([11, 12, 13])?;
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
     let world = std::sync::Arc::new(World::default());
     let everywhere: Vec<String> = old.endpoints().into_iter().chain(new.endpoints()).collect();

@@ -64,9 +64,15 @@ impl ControlService {
         let service = self.clone();
         tokio::spawn(async move {
             let mut applied = service.raft.applied();
+            let mut leadership = service.raft.leadership();
             let mut after = message.after_revision;
             loop {
                 applied.mark_unchanged();
+                // What is applied here falls behind when another leads; whoever reads goes on there.
+                if !message.stale && leadership.borrow_and_update().is_none() {
+                    let _ = sender.send(Err(Status::unavailable("no longer the leader"))).await;
+                    return;
+                }
                 let state = service.raft.state();
                 // Newest first, back to where the reader is, so that a wake-up costs what is new.
                 let mut new: Vec<_> =
@@ -89,6 +95,9 @@ impl ControlService {
                 }
                 tokio::select! {
                     changed = applied.changed() => if changed.is_err() { return },
+                    changed = leadership.changed(), if !message.stale => {
+                        if changed.is_err() { return }
+                    }
                     () = sender.closed() => return,
                 }
             }

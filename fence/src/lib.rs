@@ -11,8 +11,11 @@
 //!   └──2──▶ the agent is broken: no proof
 //! ```
 
+#![warn(missing_docs)]
+
 mod call;
 
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
 
 use model::node::FenceDevice;
@@ -78,6 +81,61 @@ impl FenceAgents {
     /// Fence agents are looked for in these directories, in this order.
     pub fn new(directories: Vec<PathBuf>) -> Self {
         Self { directories }
+    }
+
+    /// All fence agents that are there, by name.
+    pub fn installed(&self) -> BTreeSet<String> {
+        let names = self.directories.iter().filter_map(|directory| directory.read_dir().ok());
+        names
+            .flatten()
+            .flatten()
+            .filter(|entry| entry.path().is_file())
+            .map(|entry| entry.file_name().to_string_lossy().into_owned())
+            .filter(|name| name.starts_with("fence_"))
+            .collect()
+    }
+
+    /// The levels in turn, the lowest first; all devices of a level must say off, as those of two power supplies. Returns
+    /// the names of those that did.
+    pub async fn prove_death(&self, devices: &[FenceDevice]) -> Result<String, FenceError> {
+        let mut levels: BTreeMap<u8, Vec<&FenceDevice>> = BTreeMap::new();
+        for device in devices {
+            levels.entry(device.level).or_default().push(device);
+        }
+        let mut complaints = Vec::new();
+        for level in levels.values() {
+            let asked = level.iter().map(|device| self.prove_off(std::slice::from_ref(*device)));
+            let answers: Result<Vec<String>, FenceError> =
+                futures::future::join_all(asked).await.into_iter().collect();
+            match answers {
+                Ok(names) => return Ok(names.join(" and ")),
+                Err(error) => complaints.push(error.to_string()),
+            }
+        }
+        match complaints.is_empty() {
+            true => Err(FenceError::NoDevice),
+            false => Err(FenceError::NotOff(complaints.join("; "))),
+        }
+    }
+
+    /// What the first device says now; see [`Self::status`].
+    pub async fn look(&self, devices: &[FenceDevice]) -> Result<PowerState, FenceError> {
+        self.status(devices.first().ok_or(FenceError::NoDevice)?).await
+    }
+
+    /// Switches the host on with all devices of the lowest level that can be asked; done when they say that it is on.
+    pub async fn revive(&self, devices: &[FenceDevice]) -> Result<(), FenceError> {
+        let levels: BTreeSet<u8> = devices.iter().map(|device| device.level).collect();
+        let mut last = Err(FenceError::NoDevice);
+        for level in levels {
+            let of_level = devices.iter().filter(|device| device.level == level);
+            let asked = of_level.map(|device| self.power_on(device));
+            last = futures::future::join_all(asked).await.into_iter().collect();
+            if last.is_ok() {
+                break;
+            }
+        }
+        last
     }
 
     /// Asks the devices in turn, until one says off. Returns its agent's name.
@@ -324,5 +382,40 @@ mod tests {
         let held = held(&directory);
         assert_eq!(fence.status(&device).await.unwrap(), PowerState::Off);
         let_go(held.await.unwrap()).await;
+    }
+
+    /// A second device beside that of [`agents`], of a level, whose script is in the same folder.
+    fn second(directory: &tempfile::TempDir, name: &str, level: u8, script: &str) -> FenceDevice {
+        let mut shell = std::process::Command::new("sh")
+            .args(["-c", &format!("cat > {name} && chmod 755 {name}")])
+            .current_dir(directory.path())
+            .stdin(Stdio::piped())
+            .spawn()
+            .unwrap();
+        let text = format!("#!/bin/sh\nread action\n{script}\n");
+        shell.stdin.take().unwrap().write_all(text.as_bytes()).unwrap();
+        assert!(shell.wait().unwrap().success());
+        let options = BTreeMap::new();
+        FenceDevice { agent: name.into(), options, timeout_ms: 5_000, level }
+    }
+
+    #[tokio::test]
+    async fn all_devices_of_a_level_must_say_off_and_the_next_level_is_asked_when_they_do_not() {
+        const OFF: &str = "[ $action = action=status ] && exit 2; exit 0";
+        const ON: &str = "exit 0";
+        let (directory, fence, first) = agents(OFF);
+        let off = |name: &str, level| second(&directory, name, level, OFF);
+        let on = |name: &str, level| second(&directory, name, level, ON);
+        for (devices, proof) in [
+            (vec![first.clone(), off("fence_b", 0)], Some("fence_test and fence_b")),
+            (vec![first.clone(), on("fence_c", 0)], None),
+            (vec![first.clone(), on("fence_c", 0), off("fence_d", 1)], Some("fence_d")),
+            (vec![on("fence_c", 2), off("fence_d", 1)], Some("fence_d")),
+            (vec![], None),
+        ] {
+            let said = fence.prove_death(&devices).await;
+            assert_eq!(said.as_deref().ok(), proof, "{devices:?}: {said:?}");
+        }
+        assert!(fence.installed().contains("fence_d"));
     }
 }
