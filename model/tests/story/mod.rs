@@ -121,6 +121,7 @@ impl Story {
             pausable: false,
             lock_manager: None,
             agent_version: "1".into(),
+            features: Default::default(),
             inventory,
         };
         match self.does(Operation::Register(Box::new(registration))) {

@@ -369,6 +369,7 @@ pub fn fence_device_message(device: &FenceDevice) -> v1::FenceDevice {
         options: device.options.clone().into_iter().collect(),
         timeout_ms: device.timeout_ms,
         level: u32::from(device.level),
+        kept: Vec::new(),
     }
 }
 

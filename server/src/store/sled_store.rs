@@ -218,7 +218,15 @@ impl SledStore {
     }
 
     fn error(&self, source: sled::Error) -> StoreError {
-        database_error(&self.path, source)
+        self.sync_failure().unwrap_or_else(|| database_error(&self.path, source))
+    }
+
+    /// A sync that failed may come to light in whatever is asked of sled next.
+    fn sync_failure(&self) -> Option<StoreError> {
+        durable::has_failed().then(|| {
+            durable::leave_note(&self.directory);
+            StoreError::SyncFailed { path: self.directory.clone() }
+        })
     }
 }
 
@@ -393,9 +401,8 @@ impl Store for SledStore {
             *held
         };
         let flushed = self.database.flush();
-        if durable::has_failed() {
-            durable::leave_note(&self.directory);
-            return Err(StoreError::SyncFailed { path: self.directory.clone() });
+        if let Some(failure) = self.sync_failure() {
+            return Err(failure);
         }
         flushed.map_err(|source| self.error(source))?;
         note(&self.noted, &tally)
