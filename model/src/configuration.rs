@@ -15,6 +15,7 @@ impl Operation {
                     | Self::PutFailoverDomain(_)
                     | Self::RemoveFailoverDomain(_)
                     | Self::SetFenceDevices { .. }
+                    | Self::AddFenceDevice { .. }
                     | Self::SetNodePolicy { .. }
                     | Self::RemoveNode(_)
                     | Self::ChangeSettings(_)

@@ -161,6 +161,7 @@ fn node_change(now: &v1::Fleet, node: &v1::FleetNode) -> Option<Change> {
         operations.push(Operation::SetFenceDevices(SetFenceDevices {
             node: node.name.clone(),
             devices: node.fence_devices.clone(),
+            add: false,
         }));
     }
     if (known.vouched, &known.after_fence) != (node.vouched, &node.after_fence) {
