@@ -34,6 +34,7 @@ fn is_heard(state: &ClusterState, liveness: &Liveness, node: &NodeRecord) -> boo
     let heard = liveness.heard.get(&node.id).filter(|heard| heard.session == node.last_session);
     node.state == NodeState::Online
         && !node.away
+        && node.shutdown.is_none()
         && heard
             .is_some_and(|heard| heard.met && heard.silent_ms <= state.settings.suspect_after_ms)
 }
@@ -93,6 +94,8 @@ mod tests {
             fence_attempts: None,
             autostart: BTreeSet::new(),
             unmanaged: BTreeMap::new(),
+            maintenance: None,
+            shutdown: None,
             changed: 1,
         }
     }
