@@ -606,6 +606,28 @@ fn a_migration_to_a_node_that_died_ends_where_it_began() {
 }
 
 #[test]
+fn a_target_that_died_before_the_source_of_its_migration_is_proven_dead_once_more() {
+    let (mut story, source) = Story::running(VmPolicy::default(), &["a", "b", "c", "d"]);
+    let target = if source == "a" { "b" } else { "a" };
+    story.does(Operation::Migrate { vm: vm(), to: name(target), mode: None });
+    story.lead();
+    let dies = |story: &mut Story, node: &str| {
+        let (node, session) = (story.id(node), story.session(node));
+        story.does(Operation::NodeDead { node, session, proof: fenced() });
+    };
+    for node in [target, source.as_str()] {
+        story.dies(node);
+        dies(&mut story, node);
+    }
+    // The source may have migrated it to a target that booted again and did not register, until it died itself.
+    assert!(story.record().may_run.contains_key(&story.id(target)));
+    assert_eq!(story.state.nodes[&story.id(target)].state, NodeState::Lost);
+    dies(&mut story, target);
+    assert!(story.record().may_run.is_empty());
+    assert!(story.lead().iter().any(|line| line.starts_with("start on")), "it starts elsewhere");
+}
+
+#[test]
 fn a_registration_that_was_long_on_its_way_is_not_taken_for_a_new_boot() {
     let (mut story, place) = Story::running(VmPolicy::default(), &["a", "b"]);
     // Of a boot that never came to register before the next one did.

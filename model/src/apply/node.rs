@@ -508,6 +508,7 @@ impl ClusterState {
         // Before their VMs: a member is not recovered for itself.
         self.bury_services(cx, node)?;
         self.claim_ends_with(cx, node)?;
+        let mut targets = Vec::new();
         for name in self.vms_touching(node) {
             let record = self.vm_mut(cx, &name)?;
             // A guest that runs on without a lease is not dead when the lease is; only its lock manager keeps it single.
@@ -528,11 +529,40 @@ impl ClusterState {
                 continue;
             }
             record.may_run.remove(&node);
-            if record.order.as_ref().is_some_and(|order| order.node == node) {
-                record.order = None;
+            if let Some(order) = record.order.take_if(|order| order.node == node)
+                && let OrderIntent::Migrate { to, .. } = order.intent
+                && record.may_run.contains_key(&to)
+            {
+                targets.push(to);
             }
             self.gone(cx, &name, node, StopCause::Unknown, true)?;
         }
+        targets.dedup();
+        targets.into_iter().try_for_each(|target| self.prove_again(cx, target, node))
+    }
+
+    /// Both hosts of a migration died, the target first: until the source was gone it could still have migrated to a target
+    /// that has booted again and not registered yet. Only a proof after the source's death settles it.
+    fn prove_again(
+        &mut self,
+        cx: &mut Context,
+        target: NodeId,
+        source: NodeId,
+    ) -> Result<(), Rejection> {
+        let source = self.node_name(source);
+        let at = cx.at;
+        let record = self.node_mut(cx, target)?;
+        if !matches!(record.state, NodeState::Dead(_)) {
+            return Ok(());
+        }
+        record.state = NodeState::Lost;
+        record.state_since = at;
+        record.fence_attempts = None;
+        let text = format!(
+            "{} has to be proven dead once more: until {source} died it could still have migrated a VM there",
+            record.name
+        );
+        self.emit(cx, EventKind::NodeLost, None, Some(target), text);
         Ok(())
     }
 

@@ -324,7 +324,7 @@ impl Run {
                 _ => {}
             }
             if let Some(frozen) = frozen {
-                frozen.thaw();
+                host.thaw(frozen);
             }
             if !host.is_on() {
                 host.power_on()?;

@@ -14,7 +14,7 @@ use nix::unistd::Pid;
 use uuid::Uuid;
 
 use crate::lab::process::{Process, only_child};
-use crate::lab::trouble;
+use crate::lab::trouble::{self, Frozen};
 use crate::lab::{plug, run};
 
 const INIT: &str = include_str!("host-init.sh");
@@ -193,10 +193,11 @@ impl Host {
         let Some(mut power) = state.power.take() else { return Ok(()) };
         run("ip", &["link", "set", &format!("br-{}", self.name), "down"])?;
         kill(Pid::from_raw(power.init), Signal::SIGKILL)?;
-        power.shell.wait()?;
+        // nsenter stands still with its child, and would not let the kernel have the dead one.
         for service in state.services.values_mut() {
             service.process = None;
         }
+        power.shell.wait()?;
         // With the network namespace go the sockets of the dead, which would else go on resending their farewells.
         run("ip", &["link", "delete", &format!("br-{}", self.name)])?;
         run("ip", &["netns", "delete", &self.name])?;
@@ -306,6 +307,14 @@ impl Host {
         service.process =
             Some(Process::spawn(&Self::inside(init, &service.command), &service.log, true)?);
         Ok(())
+    }
+
+    /// What was stopped runs on. One that has died meanwhile is none of our business.
+    pub fn thaw(&self, frozen: Frozen) {
+        frozen.thaw();
+        for process in self.state().services.values().filter_map(|it| it.process.as_ref()) {
+            let _ = process.signal(Signal::SIGCONT);
+        }
     }
 
     /// Does something with a service's process.

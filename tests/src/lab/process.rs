@@ -41,6 +41,12 @@ impl Process {
 
     /// Sends a signal.
     pub fn signal(&self, signal: Signal) -> Result<()> {
+        if signal == Signal::SIGCONT
+            && let Ok(child) = self.child.lock()
+        {
+            // nsenter stops itself when its child is stopped; one that has ended needs no word.
+            let _ = kill(Pid::from_raw(child.id() as i32), signal);
+        }
         kill(self.pid, signal)
             .with_context(|| format!("process {} could not be sent {signal}", self.pid))
     }

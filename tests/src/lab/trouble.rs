@@ -31,8 +31,7 @@ impl Frozen {
             .collect()
     }
 
-    /// They run on. One that has died meanwhile is none of our business.
-    pub fn thaw(self) {
+    pub(super) fn thaw(self) {
         for pid in self.0 {
             let _ = kill(Pid::from_raw(pid), Signal::SIGCONT);
         }

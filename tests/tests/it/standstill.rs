@@ -68,7 +68,7 @@ fn what_stands_still_runs_nothing_twice_when_a_fence_device_proves_its_death() -
     cluster.wait("node1 to be lost", |status| node_is(status, "node1", "lost"))?;
     judge.watch(LONG)?;
     ensure!(cluster.where_runs(guest.uuid)? == ["node1"]);
-    frozen.thaw();
+    host.thaw(frozen);
     cluster.wait("node1 to be online", |status| node_is(status, "node1", "online"))?;
     cluster.wait("it to run again", |status| {
         find(status, "g").is_some_and(|vm| vm["seen"]["node1"] == "running")
@@ -83,7 +83,7 @@ fn what_stands_still_runs_nothing_twice_when_a_fence_device_proves_its_death() -
     let frozen = host.freeze()?;
     cluster.wait_vm("g", "started", Some("node2"))?;
     ensure!(frozen.alive().is_empty(), "a host that was fenced does not go on");
-    frozen.thaw();
+    host.thaw(frozen);
     back_to_node1(&cluster, &guest, &mut judge)?;
 
     // An agent that hangs, and no watchdog that would notice: the fence device does it.
@@ -105,6 +105,6 @@ fn what_stands_still_is_bitten_by_its_watchdog_where_there_is_no_fence_device() 
     let frozen = host.freeze()?;
     cluster.wait_vm("g", "started", Some("node2"))?;
     ensure!(frozen.alive().is_empty(), "the watchdog stands outside of what stands still");
-    frozen.thaw();
+    host.thaw(frozen);
     back_to_node1(&cluster, &guest, &mut judge)
 }
