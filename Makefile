@@ -40,6 +40,11 @@ fuzz: dependencies
 	$(CARGO) fuzz run --sanitizer none domain_xml fuzz/corpus/domain_xml fuzz/seeds/domain_xml -- \
 	    -max_total_time=$(FUZZ_SECONDS) -max_len=8192 -timeout=2
 
+# Real hosts broken by chance, and who may die during a migration, one at a time and in pairs. Ten minutes.
+faults: dependencies build
+	$(ROOT) ./target/debug/faults random
+	$(ROOT) ./target/debug/faults crash-table --pairs
+
 # The fence module against real fence agents and simulated management controllers; needs no root but for installing.
 fence-test: dependencies simulators
 	$(CARGO) test -p tests --test it fence_agents
@@ -49,7 +54,7 @@ check: dependencies
 	$(CARGO) fmt --check
 	$(CARGO) clippy --workspace --all-targets -- -D warnings
 
-# Figures of the machine it runs on: recovery, migration beside virsh, commits per second, memory.
+# Figures of the machine it runs on: recovery, migration beside virsh, commits per second, memory; under ten minutes.
 bench: dependencies
 	$(CARGO) build --release --workspace
 	$(ROOT) ./target/release/bench
