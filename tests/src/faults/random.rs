@@ -116,7 +116,7 @@ impl Run {
         let cluster = Cluster::start(&options, Fencing::Both)?;
         cluster.lab.start_service_managers();
         for host in cluster.lab.hosts() {
-            cluster.ctl(&["node", "policy", &host.name, "--after-fence", "power-on/1000"])?;
+            cluster.ctl(&["node", "policy", &host.name, "--after-fence", "power-on/60"])?;
         }
         let guests: Vec<Guest> = (1..=guests)
             .map(|number| cluster.add_guest(&format!("vm{number}")))

@@ -193,11 +193,17 @@ impl Host {
         let Some(mut power) = state.power.take() else { return Ok(()) };
         run("ip", &["link", "set", &format!("br-{}", self.name), "down"])?;
         kill(Pid::from_raw(power.init), Signal::SIGKILL)?;
-        // nsenter stands still with its child, and would not let the kernel have the dead one.
+        // nsenter stands still with its child: it has to run on to take the dead one, without which the kernel does not let
+        // the namespace go.
+        while power.shell.try_wait()?.is_none() {
+            for process in state.services.values().filter_map(|it| it.process.as_ref()) {
+                let _ = process.signal(Signal::SIGCONT);
+            }
+            std::thread::sleep(Duration::from_millis(2));
+        }
         for service in state.services.values_mut() {
             service.process = None;
         }
-        power.shell.wait()?;
         // With the network namespace go the sockets of the dead, which would else go on resending their farewells.
         run("ip", &["link", "delete", &format!("br-{}", self.name)])?;
         run("ip", &["netns", "delete", &self.name])?;
