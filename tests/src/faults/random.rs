@@ -189,8 +189,7 @@ impl Run {
     /// Hosts that are off and in no fault are switched on, as a watchdog's reset does.
     fn power(&mut self) -> Result<()> {
         for host in self.cluster.lab.hosts().filter(|host| !host.is_on()) {
-            host.power_on()?;
-            host.slow_migrations(SLOW_KBIT)?;
+            power_on(host)?;
         }
         Ok(())
     }
@@ -327,8 +326,7 @@ impl Run {
                 host.thaw(frozen);
             }
             if !host.is_on() {
-                host.power_on()?;
-                host.slow_migrations(SLOW_KBIT)?;
+                power_on(&host)?;
             }
         }
         match (&fault, replica) {
@@ -360,6 +358,15 @@ impl Fault {
             | Self::FencesDark => None,
         }
     }
+}
+
+/// A fence that was asked for earlier may take its power again at once: then there is nothing to slow down.
+fn power_on(host: &Host) -> Result<()> {
+    host.power_on()?;
+    if let Err(error) = host.slow_migrations(SLOW_KBIT) {
+        println!("           {} is off again: {error:#}", host.name);
+    }
+    Ok(())
 }
 
 fn signal_agent(host: &Host, signal: Signal) -> Result<()> {
