@@ -52,6 +52,11 @@ pub(super) fn step(
     if stays && !record.restarts.is_empty() && !failure.tried.is_empty() {
         return disable(failure, policy);
     }
+    if failure.node_died
+        && let Some(step) = where_it_was(state, liveness, load, record, failure, now)
+    {
+        return step;
+    }
     if failure.node_died || !failure.tried.is_empty() || failure.rounds > 0 {
         return elsewhere(state, liveness, load, record, failure, now);
     }
@@ -88,6 +93,36 @@ pub(super) fn step(
         }
     }
 }
+
+/// Its node died and is back already, having booted anew: among equals it starts where it was. A node that has just
+/// registered is heard in a moment.
+fn where_it_was(
+    state: &ClusterState,
+    liveness: &Liveness,
+    load: &Load,
+    record: &VmRecord,
+    failure: &Failure,
+    now: Timestamp,
+) -> Option<Step> {
+    let node = state.nodes.get(&failure.node).filter(|node| node.serves())?;
+    if failure.tried.contains(&node.id) || state.settings.rebalance_on_start {
+        return None;
+    }
+    let heard = liveness.heard.get(&node.id).filter(|heard| heard.session == node.last_session);
+    if heard.is_some_and(|heard| !heard.met && heard.silent_ms <= state.settings.suspect_after_ms) {
+        return Some(Step::Wait(now.plus(HEARD_SOON_MS)));
+    }
+    let all = placement::candidates(state, liveness, load, record, &failure.tried);
+    let best = all.first().map(|best| best.rank);
+    let here = all.iter().find(|it| it.node == node.id && it.refused.is_none())?;
+    (Some(here.rank) == best).then(|| {
+        let why = format!("{}; it ran there before", failure.why);
+        Step::Decide(Decision::Start { node: node.id, why, restart: false })
+    })
+}
+
+/// A heartbeat follows a registration within this.
+const HEARD_SOON_MS: u64 = 200;
 
 /// Any allowed node that was not tried in vain; when all were, all of them again after a while.
 fn elsewhere(

@@ -567,7 +567,9 @@ impl std::error::Error for FileError {}
 
 /// Reads a file's text.
 pub fn parse(text: &str) -> Result<Scenario, FileError> {
-    serde_saphyr::from_str(text).map_err(|error| {
+    // Of YAML 1.2, in which `on` and `off` are words: they are keys and values of the format.
+    let options = serde_saphyr::options! { strict_booleans: true };
+    serde_saphyr::from_str_with_options(text, options).map_err(|error| {
         let all = error.to_string();
         FileError(all.lines().next().unwrap_or_default().to_owned())
     })

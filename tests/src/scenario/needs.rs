@@ -8,7 +8,9 @@ use super::file::{
 
 /// Features beyond the core that can be played.
 const HAVE: &[&str] = &[
+    "rule.node-affinity",
     "rule.node-affinity.strict",
+    "rule.node-priority",
     "rule.together",
     "rule.apart",
     "failback-off",

@@ -129,7 +129,8 @@ impl World {
                 let died = record
                     .and_then(|record| record.failure.as_ref())
                     .filter(|failure| failure.node_died);
-                if let Some(failure) = died {
+                // On the node itself, which has booted anew, it has no new owner.
+                if let Some(failure) = died.filter(|failure| failure.node != *node) {
                     let from = before.node_name(failure.node);
                     let to = before.node_name(*node);
                     self.trace.note(now, "recover", &[vm.as_str(), &from, &to]);
