@@ -11,7 +11,8 @@ impl Planner<'_> {
             return reason;
         }
         let record = self.record;
-        if let Some(owner) = record.owner.filter(|owner| !self.has_session(*owner)) {
+        let down = self.standings().iter().all(|it| it.standing == VmStanding::Down);
+        if let Some(owner) = record.owner.filter(|owner| !down && !self.has_session(*owner)) {
             return self.owner_silent(owner);
         }
         match self.stop_next(|_| true) {
