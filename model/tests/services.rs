@@ -168,6 +168,7 @@ impl Story {
             pausable: false,
             lock_manager: None,
             agent_version: "1".into(),
+            features: Default::default(),
             inventory: BTreeMap::new(),
         };
         self.does(Operation::Register(Box::new(registration)));
