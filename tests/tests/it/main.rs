@@ -10,6 +10,5 @@ mod replicas;
 mod restore;
 mod self_fence;
 mod simulation;
-mod standstill;
 mod storage;
 mod way_over;
