@@ -59,7 +59,7 @@ fn a_live_rgmanager_cluster_moves_over_and_its_vms_run_through_it() -> Result<()
     if !enter_test("way_over::a_live_rgmanager_cluster_moves_over_and_its_vms_run_through_it")? {
         return Ok(());
     }
-    let cluster = Cluster::start(&Options { hosts: 2, replicas: 3 }, Fencing::Watchdog)?;
+    let cluster = Cluster::start(&Options { hosts: 2, replicas: 3 }, Fencing::Agent)?;
     let directory = cluster.lab.directory().to_owned();
     // As RGManager leaves them: persistent domains, defined on both hosts, two of them running.
     let mut guests = Vec::new();
@@ -73,6 +73,12 @@ fn a_live_rgmanager_cluster_moves_over_and_its_vms_run_through_it() -> Result<()
     }
     cluster.lab.host(1)?.virsh(&["start", "web"])?;
     cluster.lab.host(2)?.virsh(&["start", "db"])?;
+    // The agents come to hosts that have their domains already.
+    for number in 1..=2 {
+        let host = cluster.lab.host(number)?;
+        host.with_service("agent", |agent| agent.kill())?;
+        host.restart_service("agent")?;
+    }
     let (web, db, idle) = (&guests[0], &guests[1], &guests[2]);
     let before =
         (cluster.lab.host(1)?.qemus()?[&web.uuid], cluster.lab.host(2)?.qemus()?[&db.uuid]);
