@@ -5,6 +5,7 @@ mod faults;
 mod fence_agents;
 mod lab;
 mod linearizability;
+mod policy;
 mod processes;
 mod replicas;
 mod restore;
