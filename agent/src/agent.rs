@@ -220,6 +220,12 @@ impl Shell {
             Input::Event(HypervisorEvent::Stopped(uuid, cause)) => {
                 core.event(uuid, Some(cause), now);
             }
+            Input::Event(HypervisorEvent::Noted(uuid, note, text)) => {
+                core.noted(uuid, note, text, now);
+                core.event(uuid, None, now);
+            }
+            Input::Event(HypervisorEvent::Ending(uuid, cause)) => core.ending(uuid, cause, now),
+            Input::Event(HypervisorEvent::Pass(uuid, number)) => core.pass(uuid, number, now),
             Input::Event(HypervisorEvent::Connected) => self.look_at_everything(),
             Input::Event(HypervisorEvent::Disconnected) => {}
             Input::Listed(domains) => core.listed(&domains, now),

@@ -10,6 +10,8 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use model::command::GuestNote;
+use model::handling::Checks;
 use model::node::SeenDomain;
 use model::sabotage::{Rule, off};
 use model::vm::{Presence, StopCause};
@@ -84,6 +86,22 @@ pub enum SessionRefused {
     /// What it says could not be kept.
     #[error("what it says could not be noted")]
     Ledger(#[from] LedgerError),
+}
+
+/// What is to be kept an eye on; what cannot be read is left alone, as with orders.
+fn watches(watches: Vec<v1::Watch>) -> BTreeMap<Uuid, (String, Checks)> {
+    let read = |watch: v1::Watch| -> Result<_, convert::ConvertError> {
+        let checks = convert::agent::checks(watch.checks.unwrap_or_default())?;
+        Ok((convert::uuid("uuid", &watch.uuid)?, (watch.vm, checks)))
+    };
+    let mut all = BTreeMap::new();
+    for watch in watches {
+        match read(watch) {
+            Ok((uuid, watch)) => drop(all.insert(uuid, watch)),
+            Err(error) => warn!(%error, "a check that cannot be read is left alone"),
+        }
+    }
+    all
 }
 
 /// What a step led to.
@@ -354,8 +372,16 @@ impl AgentCore {
                 Err(error) => warn!(%error, "an order that cannot be read is left alone"),
             }
         }
+        let mut watches = watches(list.watches);
         for (uuid, orders) in by_vm {
-            self.with(uuid, now, |driver, scene| driver.orders(scene, orders));
+            let watch = watches.remove(&uuid);
+            self.with(uuid, now, |driver, scene| {
+                driver.watch(scene, watch);
+                driver.orders(scene, orders);
+            });
+        }
+        for (uuid, watch) in watches {
+            self.with(uuid, now, |driver, scene| driver.watch(scene, Some(watch)));
         }
         self.script_orders(list.scripts, list.watched, session, now);
     }
@@ -402,6 +428,21 @@ impl AgentCore {
     /// A domain changed, or ended for this cause.
     pub fn event(&mut self, uuid: Uuid, cause: Option<StopCause>, now: Reading) {
         self.with(uuid, now, |driver, scene| driver.event(scene, cause));
+    }
+
+    /// Something happened in a guest.
+    pub fn noted(&mut self, uuid: Uuid, note: GuestNote, text: String, now: Reading) {
+        self.with(uuid, now, |driver, scene| driver.noted(scene, note, text));
+    }
+
+    /// A domain is about to end, for a cause that its end itself will not tell.
+    pub fn ending(&mut self, uuid: Uuid, cause: StopCause, now: Reading) {
+        self.with(uuid, now, |driver, _| driver.ending(cause));
+    }
+
+    /// A migration begins this pass over its guest's memory.
+    pub fn pass(&mut self, uuid: Uuid, number: u32, now: Reading) {
+        self.with(uuid, now, |driver, scene| driver.pass(scene, number));
     }
 
     /// libvirt listed all domains: what is new is looked at, and what is known and may be gone.

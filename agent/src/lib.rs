@@ -2,9 +2,11 @@
 //! where a VM runs.
 
 pub mod agent;
+pub mod check;
 pub mod clock;
 pub mod config;
 pub mod core;
+pub mod domain_source;
 pub mod feeder;
 mod fencing;
 pub mod host;

@@ -23,7 +23,7 @@ use crate::placement_rule::PlacementRule;
 use crate::service::{ServiceRecord, ServiceSpec};
 use crate::settings::Settings;
 use crate::time::Timestamp;
-use crate::vm::{MigrationMode, StopCause, VmRecord, VmSpec};
+use crate::vm::{MigrationMode, MigrationPhase, StopCause, VmRecord, VmSpec};
 
 /// One entry of the log.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -457,6 +457,46 @@ pub enum Report {
         /// Which members.
         members: Vec<MemberName>,
     },
+    /// A check of a guest failed, or no longer does.
+    Checked {
+        /// Which.
+        uuid: Uuid,
+        /// What is wrong; `None` for nothing any more.
+        error: Option<String>,
+    },
+    /// Something happened in a guest.
+    Noted {
+        /// Which.
+        uuid: Uuid,
+        /// What.
+        note: GuestNote,
+        /// More about it, perhaps empty.
+        text: String,
+    },
+    /// How far a migration is.
+    Migration {
+        /// Of which VM.
+        uuid: Uuid,
+        /// By which order.
+        order: OrderId,
+        /// How far.
+        phase: MigrationPhase,
+    },
+}
+
+/// What happened in a guest, by libvirt's word.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub enum GuestNote {
+    /// It rebooted.
+    Rebooted,
+    /// Its kernel panicked.
+    Panicked,
+    /// Its watchdog device bit.
+    Watchdog,
+    /// Its storage failed.
+    IoError,
+    /// Its saved memory could not be restored, and it boots anew.
+    BootsAnew,
 }
 
 /// What an operator asks of a service; the words are RGManager's.

@@ -210,6 +210,24 @@ kinds! {
     VmMoving = "vm-moving", Info;
     /// Load is uneven.
     LoadUneven = "load-uneven", Info;
+    /// A guest is paused because its storage failed.
+    VmIoError = "vm-io-error", Alarm;
+    /// A guest crashed, and its domain is kept.
+    VmGuestCrashed = "vm-guest-crashed", Alarm;
+    /// A guest is paused because its watchdog bit.
+    VmWatchdog = "vm-watchdog", Alarm;
+    /// A guest is well again.
+    VmHealthy = "vm-healthy", Info;
+    /// A guest rebooted by itself.
+    VmRebooted = "vm-rebooted", Info;
+    /// A guest's kernel panicked.
+    VmGuestPanicked = "vm-guest-panicked", Warning;
+    /// A guest's watchdog device bit.
+    VmWatchdogBit = "vm-watchdog-bit", Warning;
+    /// A guest's storage failed.
+    VmStorageError = "vm-storage-error", Warning;
+    /// A guest boots anew, though its memory was saved.
+    VmMemoryLost = "vm-memory-lost", Warning;
 }
 
 /// One thing that happened.

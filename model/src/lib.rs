@@ -10,6 +10,7 @@
 //! State changes only in [`ClusterState::apply`].
 #![warn(missing_docs)]
 
+pub mod ailment;
 pub mod cluster;
 pub mod command;
 pub mod configuration;

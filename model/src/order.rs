@@ -9,9 +9,10 @@ use std::sync::Arc;
 use uuid::Uuid;
 
 use crate::cluster::ClusterState;
+use crate::handling::{Checks, DomainSource, MigrationOptions, Route};
 use crate::id::{Epoch, Generation, NodeId, OrderId, SessionId, VmName};
 use crate::sabotage::{Rule, off};
-use crate::vm::{MigrationMode, OnIsolation, OrderIntent, VmRecord};
+use crate::vm::{MigrationMode, OnIsolation, OrderIntent, OrderRecord, VmRecord, VmState};
 
 /// One order to one agent, complete.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -39,22 +40,36 @@ pub struct Order {
 pub enum OrderKind {
     /// Create the domain from this XML, unless it is there.
     Start {
-        /// The domain XML.
+        /// The domain XML, as the log has it.
         xml: Arc<str>,
+        /// Where it is read from instead.
+        source: DomainSource,
+        /// A file to restore it from, if that is there.
+        memory_file: Option<String>,
+        /// What has to succeed before it is started.
+        checks: Checks,
+        /// Milliseconds within which that has to be.
+        timeout_ms: u64,
     },
     /// Shut it down, and destroy it after so long; `None` destroys at once.
     Stop {
         /// Milliseconds for the guest.
         graceful_ms: Option<u64>,
+        /// Save its memory in this file first.
+        memory_file: Option<String>,
+        /// Never destroy it.
+        ask_only: bool,
     },
     /// Migrate it.
     Migrate {
         /// The target's name, for messages.
         to: String,
-        /// The target's libvirt URI.
-        uri: String,
+        /// How it is reached.
+        route: Route,
         /// Live or paused.
         mode: MigrationMode,
+        /// How else.
+        options: MigrationOptions,
         /// Abort it where it is under way.
         cancelled: bool,
     },
@@ -64,6 +79,33 @@ pub enum OrderKind {
     Probe,
     /// Let a copy that this node's self-fence stopped run on.
     Resume,
+}
+
+/// What an agent is to keep an eye on: not an order, for it ends with the ownership and no report ends it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Watch {
+    /// The VM's name, for the programs that check it.
+    pub vm: VmName,
+    /// The VM.
+    pub uuid: Uuid,
+    /// How it is checked.
+    pub checks: Checks,
+}
+
+/// The VMs that run and are to be checked, by owner.
+pub fn watches(state: &ClusterState) -> BTreeMap<NodeId, Vec<Watch>> {
+    let mut all: BTreeMap<NodeId, Vec<Watch>> = BTreeMap::new();
+    for record in state.vms.values() {
+        let checks = &record.spec.policy.handling.checks;
+        if let Some(owner) = record.owner
+            && record.state == VmState::Started
+            && checks.any()
+        {
+            let (vm, uuid) = (record.spec.name.clone(), record.spec.uuid);
+            all.entry(owner).or_default().push(Watch { vm, uuid, checks: checks.clone() });
+        }
+    }
+    all
 }
 
 /// All orders that are outstanding now, by node. A node without a session gets none.
@@ -87,7 +129,7 @@ pub fn outstanding(state: &ClusterState) -> BTreeMap<NodeId, Vec<Order>> {
                 });
             };
         if let Some(order) = &record.order
-            && let Some(kind) = kind_of(state, record, &order.intent)
+            && let Some(kind) = kind_of(state, record, order)
         {
             add(order.node, order.id.0, order.generation, order.on_isolation, kind);
         }
@@ -113,19 +155,33 @@ pub fn floors(state: &ClusterState, node: NodeId) -> Vec<(Uuid, u64)> {
         .collect()
 }
 
-fn kind_of(state: &ClusterState, record: &VmRecord, intent: &OrderIntent) -> Option<OrderKind> {
-    Some(match intent {
-        OrderIntent::Start => OrderKind::Start { xml: record.spec.xml.clone() },
+fn kind_of(state: &ClusterState, record: &VmRecord, order: &OrderRecord) -> Option<OrderKind> {
+    let handling = &record.spec.policy.handling;
+    Some(match &order.intent {
+        OrderIntent::Start => OrderKind::Start {
+            xml: record.spec.xml.clone(),
+            source: handling.source.clone(),
+            memory_file: order.memory_file.clone(),
+            checks: handling.checks.clone(),
+            timeout_ms: handling.start_timeout_ms,
+        },
         OrderIntent::Resume => OrderKind::Resume,
-        OrderIntent::Evict => OrderKind::Stop { graceful_ms: None },
-        OrderIntent::Stop { graceful_ms } => OrderKind::Stop { graceful_ms: *graceful_ms },
+        OrderIntent::Evict => {
+            OrderKind::Stop { graceful_ms: None, memory_file: None, ask_only: false }
+        }
+        OrderIntent::Stop { graceful_ms } => OrderKind::Stop {
+            graceful_ms: *graceful_ms,
+            memory_file: order.memory_file.clone(),
+            ask_only: order.ask_only,
+        },
         OrderIntent::Adopt => OrderKind::Adopt,
         OrderIntent::Migrate { to, mode, cancelled } => {
             let target = state.nodes.get(to)?;
             OrderKind::Migrate {
                 to: target.name.to_string(),
-                uri: target.migration_uri.clone(),
+                route: handling.migration.route(&target.name, &target.migration_uri),
                 mode: *mode,
+                options: handling.migration.clone(),
                 cancelled: *cancelled,
             }
         }

@@ -18,6 +18,7 @@ use std::sync::Arc;
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
+use crate::ailment::Ailment;
 use crate::command::MoveCause;
 use crate::dependency::Dependency;
 use crate::domain_xml::{Disk, HostTie, KeepsFrom};
@@ -340,6 +341,10 @@ pub enum Presence {
     Suspended,
     /// A migration's source in its last moment: stopped, and gone as soon as the target runs.
     Leaving,
+    /// It is paused because its storage failed.
+    IoError,
+    /// It is paused because its own watchdog device bit.
+    WatchdogPaused,
 }
 
 impl Presence {
@@ -364,6 +369,8 @@ impl Presence {
             Self::Crashed => "crashed",
             Self::Suspended => "suspended by self-fence",
             Self::Leaving => "leaving",
+            Self::IoError => "paused by an I/O error",
+            Self::WatchdogPaused => "paused by its watchdog",
         }
     }
 }
@@ -396,6 +403,12 @@ pub enum StopCause {
     Failed,
     /// It was not seen to go.
     Unknown,
+    /// The guest's kernel panicked.
+    Panicked,
+    /// The guest's own watchdog device bit and ended it.
+    Watchdog,
+    /// Its QEMU was told to end by a signal of its host.
+    Terminated,
 }
 
 impl StopCause {
@@ -409,6 +422,9 @@ impl StopCause {
             Self::Saved => "it was saved to a file",
             Self::Failed => "its QEMU failed",
             Self::Unknown => "its QEMU is gone, cause unknown",
+            Self::Panicked => "the guest panicked",
+            Self::Watchdog => "the guest's watchdog bit",
+            Self::Terminated => "its QEMU was ended by a signal",
         }
     }
 }
@@ -428,6 +444,79 @@ pub struct OrderRecord {
     pub on_isolation: OnIsolation,
     /// What is to be done.
     pub intent: OrderIntent,
+    /// A stop saves the guest's memory in this file; a start restores it from there, if it is there.
+    pub memory_file: Option<String>,
+    /// A stop only ever asks the guest.
+    pub ask_only: bool,
+}
+
+/// Where a VM's memory was saved when it was stopped. It belongs to the next start and to no later one: once the guest has
+/// run, its disks no longer fit to it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Saved {
+    /// The file, with the number of the stop in its name, so that an older one is never taken for it.
+    pub file: String,
+    /// Where it was saved.
+    pub node: NodeId,
+    /// Other nodes see it too.
+    pub shared: bool,
+    /// When.
+    pub at: Timestamp,
+}
+
+/// How far a migration is, as a transaction between two nodes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub enum MigrationPhase {
+    /// It is ordered; both nodes are in the may-run set.
+    Prepared,
+    /// The source copies the guest's memory.
+    Copying,
+    /// The guest runs on at the target while the rest is fetched: it is never resumed at the source any more.
+    PostCopy,
+    /// The source says that it has left; the target's word is awaited.
+    Handover,
+    /// It runs at the target.
+    Committed,
+    /// It runs where it was, or ended.
+    RolledBack,
+}
+
+impl MigrationPhase {
+    /// The word operators read.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Prepared => "prepared",
+            Self::Copying => "copying",
+            Self::PostCopy => "post-copy",
+            Self::Handover => "handover",
+            Self::Committed => "committed",
+            Self::RolledBack => "rolled back",
+        }
+    }
+
+    /// It is not over.
+    pub fn is_open(self) -> bool {
+        !matches!(self, Self::Committed | Self::RolledBack)
+    }
+}
+
+/// A migration, as the log knows it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct MigrationRecord {
+    /// The order.
+    pub order: OrderId,
+    /// The source.
+    pub from: NodeId,
+    /// The target.
+    pub to: NodeId,
+    /// Live or paused.
+    pub mode: MigrationMode,
+    /// How far it is.
+    pub phase: MigrationPhase,
+    /// When it was ordered.
+    pub begun: Timestamp,
+    /// When it came to this phase.
+    pub since: Timestamp,
 }
 
 /// What an order asks.
@@ -626,8 +715,16 @@ pub struct VmRecord {
     pub restart_count: u32,
     /// The copy to keep of a VM in conflict.
     pub keep: Option<NodeId>,
-    /// No eviction before this: the last one failed.
+    /// No eviction and no resumption before this: the last one failed.
     pub evict_not_before: Timestamp,
+    /// What is wrong with its guest, on its owner.
+    pub ailment: Option<Ailment>,
+    /// How often in a row it was resumed after its storage had failed.
+    pub resumed: u32,
+    /// Where its memory was saved by its last stop.
+    pub saved: Option<Saved>,
+    /// Its last migration.
+    pub migration: Option<MigrationRecord>,
     /// What the nodes that may run it were last told to do when isolated.
     pub bound_isolation: OnIsolation,
     /// An operator works on it: nothing is done to it.
@@ -641,8 +738,6 @@ pub struct VmRecord {
     pub depends_met: bool,
     /// Failed status checks that were let pass, oldest first.
     pub status_failures: Vec<Timestamp>,
-    /// A status check found that it runs and does not work: it is to be stopped and recovered.
-    pub unhealthy: Option<String>,
     /// No failback by itself before this: the last one failed.
     pub failback_not_before: Timestamp,
     /// An outside job claims it.
@@ -673,9 +768,12 @@ impl VmRecord {
                 it.generation.is_some_and(|generation| generation < self.generation)
                     && self.owner.is_some_and(|owner| owner != *node)
             }
-            Presence::Running | Presence::Incoming | Presence::ShuttingDown | Presence::Crashed => {
-                false
-            }
+            Presence::Running
+            | Presence::Incoming
+            | Presence::ShuttingDown
+            | Presence::Crashed
+            | Presence::IoError
+            | Presence::WatchdogPaused => false,
         };
         self.seen
             .iter()

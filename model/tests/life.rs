@@ -704,3 +704,6 @@ fn a_guarded_request_that_is_sent_again_is_answered_as_the_first_time() {
     let again = story.state.apply(story.index + 2, &command).unwrap();
     assert_eq!(first, again, "the record has changed since, by this very request");
 }
+
+#[path = "life/guest.rs"]
+mod guest;

@@ -2,10 +2,12 @@
 
 use std::time::Duration;
 
+use model::handling::{Checks, DomainSource, MigrationOptions};
 use uuid::Uuid;
 
 use super::mark::Mark;
-use super::{DomainFacts, Hypervisor, JobStats, Result};
+use super::{DomainFacts, Hypervisor, HypervisorError, JobStats, Result};
+use crate::domain_source;
 
 /// One call about one VM.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -28,18 +30,56 @@ pub enum Call {
     /// Kill its QEMU process without libvirt's help, and wait until it is gone.
     Kill,
     /// Migrate it.
-    Migrate {
-        /// The target's libvirt URI.
-        uri: String,
-        /// The guest runs on meanwhile.
-        live: bool,
-    },
+    Migrate(Migration),
     /// Call off its migration.
     AbortJob,
     /// How far its migration is.
     Job,
     /// Mark it as the cluster's.
     Mark(Mark),
+    /// Read its domain XML from where it is kept, and check that it is this VM's.
+    ReadXml {
+        /// Where.
+        source: DomainSource,
+        /// Its name.
+        vm: String,
+    },
+    /// Bring it to life from its saved memory, if the file is there.
+    Restore {
+        /// The file.
+        file: String,
+        /// Its new mark.
+        mark: Mark,
+    },
+    /// Save its memory and end it.
+    Save {
+        /// The file.
+        file: String,
+        /// Milliseconds it may take.
+        limit_ms: u64,
+    },
+    /// Ask its status program and its guest agent.
+    Check {
+        /// Its name.
+        vm: String,
+        /// What is asked.
+        checks: Checks,
+    },
+    /// Let it run on at the target of its migration.
+    StartPostCopy,
+}
+
+/// Where a migration goes, and how.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Migration {
+    /// The target's libvirt URI.
+    pub uri: String,
+    /// Where the guest's memory goes, if not where the target says.
+    pub data_uri: Option<String>,
+    /// The guest runs on meanwhile.
+    pub live: bool,
+    /// How else.
+    pub options: MigrationOptions,
 }
 
 /// What a call gave.
@@ -51,6 +91,10 @@ pub enum Answer {
     Seen(Option<DomainFacts>),
     /// How far it is; `None` when nothing is under way.
     Job(Option<JobStats>),
+    /// A domain XML.
+    Xml(String),
+    /// Whether there was something to restore.
+    Restored(bool),
 }
 
 /// libvirt answers in milliseconds, or it hangs.
@@ -63,7 +107,10 @@ impl Call {
     /// any more whether the guest will come.
     pub fn limit(&self) -> Option<Duration> {
         match self {
-            Self::Create { .. } | Self::Migrate { .. } => None,
+            Self::Create { .. } | Self::Migrate(_) | Self::Restore { .. } => None,
+            // It keeps its own time, and kills what it started.
+            Self::Check { .. } => None,
+            Self::Save { limit_ms, .. } => Some(Duration::from_millis(*limit_ms)),
             Self::Destroy => Some(DESTROY_LIMIT),
             Self::Look
             | Self::Shutdown
@@ -72,8 +119,15 @@ impl Call {
             | Self::Kill
             | Self::AbortJob
             | Self::Job
+            | Self::ReadXml { .. }
+            | Self::StartPostCopy
             | Self::Mark(_) => Some(LIMIT),
         }
+    }
+
+    /// It may take longer than libvirt takes for an answer.
+    pub fn may_wait_long(&self) -> bool {
+        matches!(self, Self::ReadXml { .. } | Self::Save { .. })
     }
 
     /// For messages: "libvirt did not … within".
@@ -86,10 +140,15 @@ impl Call {
             Self::Suspend => "suspend a domain",
             Self::Resume => "resume a domain",
             Self::Kill => "kill a QEMU",
-            Self::Migrate { .. } => "migrate a domain",
+            Self::Migrate(_) => "migrate a domain",
             Self::AbortJob => "abort a migration",
             Self::Job => "ask for a job",
             Self::Mark(_) => "mark a domain",
+            Self::ReadXml { .. } => "read a domain XML",
+            Self::Restore { .. } => "restore a domain",
+            Self::Save { .. } => "save a domain",
+            Self::Check { .. } => "check a guest",
+            Self::StartPostCopy => "begin post-copy",
         }
     }
 
@@ -104,7 +163,18 @@ impl Call {
             Self::Suspend => done(hypervisor.suspend(uuid)),
             Self::Resume => done(hypervisor.resume(uuid)),
             Self::Kill => done(hypervisor.kill(uuid)),
-            Self::Migrate { uri, live } => done(hypervisor.migrate(uuid, uri, *live)),
+            Self::Migrate(migration) => done(hypervisor.migrate(uuid, migration)),
+            Self::ReadXml { source, vm } => domain_source::read(source, vm, uuid)
+                .map(Answer::Xml)
+                .map_err(HypervisorError::Refused),
+            Self::Restore { file, mark } => {
+                hypervisor.restore(uuid, file, mark).map(Answer::Restored)
+            }
+            Self::Save { file, .. } => done(hypervisor.save(uuid, file)),
+            Self::Check { vm, checks } => done(crate::check::run(checks, vm, uuid, &|limit| {
+                hypervisor.ping_guest(uuid, limit)
+            })),
+            Self::StartPostCopy => done(hypervisor.start_post_copy(uuid)),
             Self::AbortJob => done(hypervisor.abort_job(uuid)),
             Self::Job => hypervisor.job(uuid).map(Answer::Job),
             Self::Mark(mark) => done(hypervisor.mark(uuid, mark)),

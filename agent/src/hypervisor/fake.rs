@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
 use model::domain_xml;
 use model::node::{Capacity, SeenDomain};
@@ -9,6 +10,7 @@ use model::vm::{Presence, StopCause};
 use tokio::sync::mpsc;
 use uuid::Uuid;
 
+use crate::hypervisor::call::Migration;
 use crate::hypervisor::mark::{self, Mark};
 use crate::hypervisor::{
     DomainFacts, HostFacts, Hypervisor, HypervisorError, HypervisorEvent, JobStats, Result,
@@ -29,6 +31,7 @@ pub struct Faults {
 struct State {
     domains: BTreeMap<Uuid, SeenDomain>,
     marks: BTreeMap<Uuid, Mark>,
+    saved: BTreeMap<String, SeenDomain>,
     calls: Vec<String>,
     faults: Faults,
     unanswered: u32,
@@ -200,9 +203,42 @@ impl Hypervisor for FakeHypervisor {
         Ok(())
     }
 
-    fn migrate(&self, uuid: Uuid, uri: &str, _live: bool) -> Result<()> {
+    fn start_post_copy(&self, _uuid: Uuid) -> Result<()> {
+        self.answering()?.calls.push("post-copy".into());
+        Ok(())
+    }
+
+    fn save(&self, uuid: Uuid, file: &str) -> Result<()> {
         let mut state = self.answering()?;
-        state.calls.push(format!("migrate to {uri}"));
+        state.calls.push(format!("save {file}"));
+        let domain = state.domains.remove(&uuid).ok_or(HypervisorError::NoDomain)?;
+        state.saved.insert(file.to_owned(), domain);
+        drop(state);
+        self.tell(HypervisorEvent::Stopped(uuid, StopCause::Saved));
+        Ok(())
+    }
+
+    fn restore(&self, uuid: Uuid, file: &str, mark: &Mark) -> Result<bool> {
+        let mut state = self.answering()?;
+        state.calls.push(format!("restore {file}"));
+        let Some(domain) = state.saved.remove(file) else { return Ok(false) };
+        state.domains.insert(uuid, domain);
+        state.marks.insert(uuid, *mark);
+        drop(state);
+        self.tell(HypervisorEvent::Changed(uuid));
+        Ok(true)
+    }
+
+    fn ping_guest(&self, _uuid: Uuid, _limit: Duration) -> Result<()> {
+        match self.answering()?.faults.deaf_guests {
+            true => Err(HypervisorError::Refused("the guest agent is not connected".into())),
+            false => Ok(()),
+        }
+    }
+
+    fn migrate(&self, uuid: Uuid, migration: &Migration) -> Result<()> {
+        let mut state = self.answering()?;
+        state.calls.push(format!("migrate to {}", migration.uri));
         state.domains.remove(&uuid).ok_or(HypervisorError::NoDomain)?;
         drop(state);
         self.tell(HypervisorEvent::Stopped(uuid, StopCause::MigratedAway));

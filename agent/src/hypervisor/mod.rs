@@ -11,6 +11,7 @@ pub mod mark;
 use std::sync::Arc;
 use std::time::Duration;
 
+use model::command::GuestNote;
 use model::node::{Capacity, SeenDomain};
 use model::sabotage::{Rule, off};
 use model::vm::{Presence, StopCause};
@@ -18,7 +19,7 @@ use tokio::sync::Semaphore;
 use tokio::time::timeout;
 use uuid::Uuid;
 
-use crate::hypervisor::call::{Answer, Call};
+use crate::hypervisor::call::{Answer, Call, Migration};
 use crate::hypervisor::mark::Mark;
 
 /// Calls to libvirt under way at once, migrations aside. libvirtd itself works on 5 to 20 at a time by default.
@@ -70,12 +71,18 @@ pub struct DomainFacts {
 }
 
 /// Something happened. A hint to look, but for the cause of an end, which can be had from nowhere else.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub enum HypervisorEvent {
     /// Look at this domain.
     Changed(Uuid),
     /// This domain ended.
     Stopped(Uuid, StopCause),
+    /// Something happened in its guest, and more about it.
+    Noted(Uuid, GuestNote, String),
+    /// It is about to end for this cause.
+    Ending(Uuid, StopCause),
+    /// Its migration begins this pass over its memory, from 1.
+    Pass(Uuid, u32),
     /// The connection is there (again): look at everything.
     Connected,
     /// The connection is gone. Says nothing about any domain.
@@ -116,7 +123,16 @@ pub trait Hypervisor: Send + Sync + 'static {
     /// Lets its vCPUs run (`virDomainResume`).
     fn resume(&self, uuid: Uuid) -> Result<()>;
     /// Migrates it peer-to-peer (`virDomainMigrateToURI3`); returns when it has ended, well or not.
-    fn migrate(&self, uuid: Uuid, uri: &str, live: bool) -> Result<()>;
+    fn migrate(&self, uuid: Uuid, migration: &Migration) -> Result<()>;
+    /// Lets it run on at the target (`virDomainMigrateStartPostCopy`).
+    fn start_post_copy(&self, uuid: Uuid) -> Result<()>;
+    /// Saves its memory to a file and ends it (`virDomainSaveFlags`).
+    fn save(&self, uuid: Uuid, file: &str) -> Result<()>;
+    /// Brings it to life from such a file, under this mark (`virDomainRestoreFlags`), and removes the file; `false` where
+    /// there is none.
+    fn restore(&self, uuid: Uuid, file: &str, mark: &Mark) -> Result<bool>;
+    /// Asks its guest agent for the time, and waits so long for the answer.
+    fn ping_guest(&self, uuid: Uuid, limit: Duration) -> Result<()>;
     /// How far the migration is; `None` when there is none.
     fn job(&self, uuid: Uuid) -> Result<Option<JobStats>>;
     /// Calls off the migration (`virDomainAbortJob`).
@@ -205,6 +221,12 @@ impl HypervisorHandle {
     /// Makes one call about one VM, within its limit if it has one.
     pub async fn make(&self, uuid: Uuid, call: Call) -> Result<Answer> {
         match call.limit() {
+            // What waits for storage or for a guest must not hold up what asks libvirt.
+            Some(limit) if call.may_wait_long() => {
+                let late = HypervisorError::Timeout { what: call.as_str(), limit };
+                let called = self.call_to_its_end(move |it| call.make(uuid, it));
+                timeout(limit, called).await.unwrap_or(Err(late))
+            }
             Some(limit) => self.call(call.as_str(), limit, move |it| call.make(uuid, it)).await,
             None => self.call_to_its_end(move |it| call.make(uuid, it)).await,
         }

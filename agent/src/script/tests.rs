@@ -120,7 +120,8 @@ impl Bench {
             })
             .collect();
         let cluster = CLUSTER.to_string();
-        let list = v1::OrderList { term: 1, epoch: 1, cluster, scripts, watched, orders: vec![] };
+        let list =
+            v1::OrderList { term: 1, epoch: 1, cluster, scripts, watched, ..Default::default() };
         self.core.orders(list, self.at());
     }
 

@@ -20,6 +20,7 @@ use uuid::Uuid;
 
 use crate::hypervisor::call::{Answer, Call};
 use crate::hypervisor::{HypervisorError, JobStats, Result as Called};
+use crate::vm::driver::watch::Watching;
 use crate::vm::isolation::{Isolation, IsolationStep};
 use crate::vm::ledger::Ledger;
 use crate::vm::order::{Kind, Order};
@@ -69,6 +70,10 @@ pub(super) enum Seen {
     Domain(Option<SeenDomain>),
     /// How far a migration is.
     Job(Option<JobStats>),
+    /// A domain XML.
+    Xml(String),
+    /// Whether there was something to restore.
+    Restored(bool),
 }
 
 /// Why a call was made.
@@ -88,6 +93,10 @@ enum Purpose {
     Sample,
     /// A migration is called off.
     Abort,
+    /// Its guest is to run on at the target.
+    PostCopy,
+    /// Whether its guest works.
+    Check,
     /// A step of isolation, by its number.
     Isolation(u32),
 }
@@ -126,6 +135,14 @@ pub(crate) struct Driver {
     isolation: Option<Isolation>,
     /// The numbers that the calls of earlier isolations had.
     isolation_calls: u32,
+    /// What a watchdog or a panic did to the guest a moment ago, until it is seen to run: libvirt says of the end itself
+    /// only that it shut down or crashed.
+    hint: Option<StopCause>,
+    /// How it is checked while it runs.
+    watch: Option<Watching>,
+    /// The order whose copying, and whose post-copy, the cluster has been told of.
+    told_copying: Option<u64>,
+    post_copy: Option<u64>,
     /// How far a migration is, with the order it belongs to.
     pub(crate) job: Option<(u64, JobStats)>,
 }
@@ -155,6 +172,10 @@ impl Driver {
             unanswered: false,
             isolation: None,
             isolation_calls: 0,
+            hint: None,
+            watch: None,
+            told_copying: None,
+            post_copy: None,
             job: None,
         }
     }
@@ -206,6 +227,7 @@ impl Driver {
 
     /// Something happened to the domain, with the cause of its end if it ended.
     pub(crate) fn event(&mut self, scene: &mut Scene<'_>, cause: Option<StopCause>) {
+        let cause = cause.map(|cause| self.refined(cause));
         self.cause = cause.or(self.cause);
         if self.isolation.is_some() {
             self.isolation_step(scene, Isolation::look_now);
@@ -240,6 +262,10 @@ impl Driver {
                 self.call(scene, Call::Job, Purpose::Sample);
             }
         }
+        if self.work.as_mut().is_some_and(|work| work.is_late(scene.now)) {
+            self.abort(scene);
+        }
+        self.check_when_due(scene);
         if self.isolation.is_some() {
             self.isolation_step(scene, Isolation::tick);
         }
@@ -272,7 +298,8 @@ impl Driver {
     /// The next moment at which it wants a tick.
     pub(crate) fn wake_at(&self) -> Option<u64> {
         let isolation = self.isolation.as_ref().and_then(Isolation::wake_at);
-        [self.look_at, self.work_at, self.sample_at, isolation].into_iter().flatten().min()
+        let check = self.watch.as_ref().map(|watch| watch.next);
+        [self.look_at, self.work_at, self.sample_at, isolation, check].into_iter().flatten().min()
     }
 
     /// The answer to one of its calls.
@@ -291,6 +318,8 @@ impl Driver {
             Answer::Seen(facts) => Seen::Domain(facts.map(|facts| ledger.as_ours(facts))),
             Answer::Job(stats) => Seen::Job(stats),
             Answer::Done => Seen::Done,
+            Answer::Xml(xml) => Seen::Xml(xml),
+            Answer::Restored(restored) => Seen::Restored(restored),
         });
         match purpose {
             Purpose::Look => {
@@ -308,11 +337,13 @@ impl Driver {
                 self.follow(scene, next);
             }
             Purpose::Sample => {
-                if let (Ok(Seen::Job(Some(stats))), Some(work)) = (&answer, &self.work) {
-                    self.job = Some((work.order.id, *stats));
+                if let Ok(Seen::Job(Some(stats))) = answer {
+                    self.sampled(scene, stats);
                 }
                 self.sample_at = Some(scene.now + SAMPLE_PERIOD_MS);
             }
+            Purpose::PostCopy => self.post_copy_answered(scene, answer),
+            Purpose::Check => self.checked(scene, answer),
             Purpose::Abort => {
                 if let Err(error) = answer {
                     info!(uuid = %self.uuid, %error, "the migration could not be called off; its end decides");
@@ -432,7 +463,7 @@ impl Driver {
     fn follow(&mut self, scene: &mut Scene<'_>, next: Next) {
         match next {
             Next::Call(call) => {
-                if matches!(call, Call::Migrate { .. }) {
+                if matches!(call, Call::Migrate(_)) {
                     self.sample_at = Some(scene.now + SAMPLE_PERIOD_MS);
                 }
                 self.call(scene, call, Purpose::Work);
@@ -441,10 +472,16 @@ impl Driver {
             Next::End(outcome) => self.ended(scene, outcome),
             Next::Nothing => {}
         }
+        if let Some((note, text)) = self.work.as_mut().and_then(Work::take_note) {
+            self.noted(scene, note, text);
+        }
     }
 
     fn ended(&mut self, scene: &mut Scene<'_>, outcome: Outcome) {
-        let Some(work) = self.work.take() else { return };
+        let Some(mut work) = self.work.take() else { return };
+        if let Some((note, text)) = work.take_note() {
+            self.noted(scene, note, text);
+        }
         let lost = work.was_lost();
         if lost {
             self.unsettled = Some(Unsettled::Unseen);
@@ -475,7 +512,7 @@ impl Driver {
         let done = match (&order.kind, &error) {
             // The domain first, so that the cluster knows where it is when it hears that it is started, and how it
             // ended when it hears that it is stopped: a guest that left by a migration is not down.
-            (Kind::Start { .. } | Kind::Resume | Kind::Stop { .. }, None) => Some((order, error)),
+            (Kind::Start(_) | Kind::Resume | Kind::Stop { .. }, None) => Some((order, error)),
             _ => {
                 self.send_done(scene, &order, error);
                 None
@@ -518,6 +555,9 @@ impl Driver {
                 self.unanswered = false;
                 self.missed_since = None;
                 self.cause = None;
+                if seen.presence == Some(Presence::Running) {
+                    self.hint = None;
+                }
                 self.settle_suspended(scene, &seen);
                 if self.known.as_ref() != Some(&seen) || self.tell_anew {
                     self.send_seen(scene, seen);
@@ -694,6 +734,9 @@ impl Driver {
         scene.reports.push(v1::Report { report: Some(v1::report::Report::OrderDone(done)) });
     }
 }
+
+mod migration;
+mod watch;
 
 #[cfg(test)]
 mod tests;

@@ -191,9 +191,13 @@ impl Isolation {
             // libvirt would let it run by itself when the source is done.
             Some(Presence::Incoming) => self.act(Call::Destroy, now),
             Some(Presence::Suspended) if now >= self.hold_until => self.act(Call::Destroy, now),
-            Some(Presence::Suspended | Presence::Paused | Presence::Crashed) => {
-                self.call(Doing::Checking, Call::Job)
-            }
+            Some(
+                Presence::Suspended
+                | Presence::Paused
+                | Presence::Crashed
+                | Presence::IoError
+                | Presence::WatchdogPaused,
+            ) => self.call(Doing::Checking, Call::Job),
             // A source in handover: it is gone in a moment, or runs again.
             Some(Presence::Leaving) => self.act(Call::AbortJob, now),
             Some(Presence::Running | Presence::ShuttingDown) => match self.policy {

@@ -201,8 +201,8 @@ impl Ledger {
             entry.floor = entry.floor.max(order.id);
             entry.generation = order.generation;
             entry.begun = Some(order.id);
-            entry.bringing = matches!(order.kind, Kind::Start { .. } | Kind::Resume);
-            if matches!(order.kind, Kind::Start { .. } | Kind::Adopt | Kind::Resume) {
+            entry.bringing = matches!(order.kind, Kind::Start(_) | Kind::Resume);
+            if matches!(order.kind, Kind::Start(_) | Kind::Adopt | Kind::Resume) {
                 entry.bound = true;
                 entry.on_isolation = order.on_isolation;
             }

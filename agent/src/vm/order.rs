@@ -1,9 +1,12 @@
 //! An order as the agent takes it from the wire, checked.
 
+use model::handling::{Checks, DomainSource, START_TIMEOUT_MS};
 use model::vm::OnIsolation;
 use proto::convert::{self, ConvertError};
 use proto::v1;
 use uuid::Uuid;
+
+use crate::hypervisor::call::Migration;
 
 /// What is to be done, and under which ownership.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -28,21 +31,20 @@ pub struct Order {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Kind {
     /// Create the domain, unless it is there.
-    Start {
-        /// The domain XML.
-        xml: String,
-    },
+    Start(Box<StartOrder>),
     /// Shut it down; destroy it after so long, or at once.
     Stop {
         /// Milliseconds for the guest.
         graceful_ms: Option<u64>,
+        /// Its memory is saved there first.
+        memory_file: Option<String>,
+        /// It is never destroyed.
+        ask_only: bool,
     },
     /// Migrate it, or call that off.
     Migrate {
-        /// The target's libvirt URI.
-        uri: String,
-        /// The guest runs on meanwhile.
-        live: bool,
+        /// Where and how.
+        migration: Box<Migration>,
         /// It is called off.
         cancelled: bool,
     },
@@ -54,11 +56,42 @@ pub enum Kind {
     Resume,
 }
 
+/// A start, complete.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct StartOrder {
+    /// The domain XML, as the log has it.
+    pub xml: String,
+    /// Where it is read from instead.
+    pub source: DomainSource,
+    /// Restored from here, if the file is there.
+    pub memory_file: Option<String>,
+    /// What has to succeed before it is started.
+    pub checks: Checks,
+    /// Milliseconds within which that has to be.
+    pub timeout_ms: u64,
+}
+
 impl Kind {
+    /// A plain start of this XML.
+    pub fn start(xml: impl Into<String>) -> Self {
+        Self::Start(Box::new(StartOrder {
+            xml: xml.into(),
+            source: DomainSource::Stored,
+            memory_file: None,
+            checks: Checks::default(),
+            timeout_ms: START_TIMEOUT_MS,
+        }))
+    }
+
+    /// A plain stop.
+    pub fn stop(graceful_ms: Option<u64>) -> Self {
+        Self::Stop { graceful_ms, memory_file: None, ask_only: false }
+    }
+
     /// The word for logs.
     pub fn as_str(&self) -> &'static str {
         match self {
-            Self::Start { .. } => "start",
+            Self::Start(_) => "start",
             Self::Stop { .. } => "stop",
             Self::Migrate { .. } => "migrate",
             Self::Adopt => "adopt",
@@ -69,7 +102,7 @@ impl Kind {
 
     /// It brings a guest to life, here or elsewhere: not without a lease.
     pub fn needs_lease(&self) -> bool {
-        matches!(self, Self::Start { .. } | Self::Resume | Self::Migrate { cancelled: false, .. })
+        matches!(self, Self::Start(_) | Self::Resume | Self::Migrate { cancelled: false, .. })
     }
 }
 
@@ -78,10 +111,28 @@ pub fn read(order: v1::Order, cluster: Uuid) -> Result<Option<Order>, ConvertErr
     use v1::order::Kind as Wire;
     let Some(kind) = order.kind.clone() else { return Ok(None) };
     let kind = match kind {
-        Wire::Start(start) => Kind::Start { xml: start.xml },
-        Wire::Stop(stop) => Kind::Stop { graceful_ms: stop.graceful_ms },
+        Wire::Start(start) => Kind::Start(Box::new(StartOrder {
+            xml: start.xml,
+            source: convert::handling::source(start.xml_file, start.xml_path)?,
+            memory_file: start.memory_file,
+            checks: start.checks.map(convert::agent::checks).transpose()?.unwrap_or_default(),
+            // What an older leader does not say.
+            timeout_ms: if start.timeout_ms == 0 { START_TIMEOUT_MS } else { start.timeout_ms },
+        })),
+        Wire::Stop(stop) => Kind::Stop {
+            graceful_ms: stop.graceful_ms,
+            memory_file: stop.memory_file,
+            ask_only: stop.ask_only,
+        },
         Wire::Migrate(migrate) => {
-            Kind::Migrate { uri: migrate.uri, live: migrate.live, cancelled: migrate.cancelled }
+            let options = migrate.options.map(convert::handling::migration).transpose()?;
+            let migration = Migration {
+                uri: migrate.uri,
+                data_uri: migrate.data_uri,
+                live: migrate.live,
+                options: options.unwrap_or_default(),
+            };
+            Kind::Migrate { migration: Box::new(migration), cancelled: migrate.cancelled }
         }
         Wire::Adopt(_) => Kind::Adopt,
         Wire::Probe(_) => Kind::Probe,

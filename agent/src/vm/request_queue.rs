@@ -80,7 +80,7 @@ fn beside(order: &Order, running: &Order) -> Verdict {
         };
     }
     match (&order.kind, &running.kind) {
-        (Kind::Stop { graceful_ms: None }, Kind::Stop { graceful_ms: Some(_) })
+        (Kind::Stop { graceful_ms: None, .. }, Kind::Stop { graceful_ms: Some(_), .. })
             if order.id > running.id =>
         {
             Verdict::Hasten
@@ -110,15 +110,21 @@ mod tests {
     }
 
     fn start(id: u64) -> Order {
-        order(id, Kind::Start { xml: String::new() })
+        order(id, Kind::start(""))
     }
 
     fn stop(id: u64, graceful_ms: Option<u64>) -> Order {
-        order(id, Kind::Stop { graceful_ms })
+        order(id, Kind::stop(graceful_ms))
     }
 
     fn migrate(id: u64, cancelled: bool) -> Order {
-        order(id, Kind::Migrate { uri: String::new(), live: true, cancelled })
+        let migration = crate::hypervisor::call::Migration {
+            uri: String::new(),
+            data_uri: None,
+            live: true,
+            options: Default::default(),
+        };
+        order(id, Kind::Migrate { migration: Box::new(migration), cancelled })
     }
 
     fn entry(floor: u64, begun: Option<u64>, done: Option<(u64, Option<&str>)>) -> Entry {

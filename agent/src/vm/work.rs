@@ -1,13 +1,15 @@
 //! Stepper: carrying out one order, call by call. Time and answers come in, the next call goes out.
 //!
 //! ```text
-//!  start    look ─▶ create                         (there already ─▶ mark)
-//!  stop     shut down ⇄ look ─▶ destroy ─▶ look …  (libvirt does not answer ─▶ kill)
+//!  start    look ─▶ restore or read ─▶ create ─▶ check …  (there already ─▶ mark; checks in vain ─▶ destroy)
+//!  stop     save or shut down ⇄ look ─▶ destroy ─▶ look …  (libvirt does not answer ─▶ kill)
 //!  migrate  look ─▶ migrate ∥ abort                (gone already: the target has the word)
 //!  adopt    mark
 //!  resume   look ─▶ resume                         (only what self-fence suspended, at the same generation)
 //! ```
 
+use model::command::GuestNote;
+use model::handling::DomainSource;
 use model::node::SeenDomain;
 use model::sabotage::{Rule, off};
 use model::vm::Presence;
@@ -22,6 +24,8 @@ use crate::vm::order::{Kind, Order};
 const PRESS_AGAIN_MS: u64 = 5_000;
 /// How long after SIGKILL a process may still be there: the kernel has to write back what it holds.
 const KILL_LIMIT_MS: u64 = 10_000;
+/// RGManager asked a status program every five seconds after a start.
+const CHECK_AGAIN_MS: u64 = 5_000;
 /// Events may be lost with a connection; between them it is looked at this often.
 const LOOK_PERIOD_MS: u64 = 1_000;
 
@@ -45,8 +49,15 @@ pub(super) enum Next {
 enum Stage {
     Begin,
     StartLook,
+    Restoring,
+    RestoreLook,
+    Reading,
     Create,
     Mark,
+    Checking,
+    CheckLook { why: String },
+    CheckWait,
+    Saving { end: u64 },
     Pressed { end: u64 },
     PressLook { end: u64, press: u64 },
     PressWait { end: u64, press: u64 },
@@ -69,17 +80,66 @@ pub(super) struct Work {
     lost: bool,
     stage: Stage,
     cut_short: bool,
+    /// When it began.
+    begun: u64,
+    /// Why it will have failed when what it began has been cleared away.
+    in_vain: Option<String>,
+    /// Something that the cluster should hear of, beside the outcome.
+    note: Option<(GuestNote, String)>,
+    /// Why the migration is called off, if not by order.
+    late: Option<String>,
 }
 
 impl Work {
     /// `again`: an agent before this one began it and did not live to see its end.
     pub(super) fn new(order: Order, again: bool) -> Self {
-        Self { order, again, lost: false, stage: Stage::Begin, cut_short: false }
+        Self {
+            order,
+            again,
+            lost: false,
+            stage: Stage::Begin,
+            cut_short: false,
+            begun: 0,
+            in_vain: None,
+            note: None,
+            late: None,
+        }
     }
 
     /// It may bring a guest to life at any moment.
     pub(super) fn may_bring_to_life(&self) -> bool {
-        matches!(self.stage, Stage::StartLook | Stage::Create | Stage::ResumeLook | Stage::Resuming)
+        matches!(
+            self.stage,
+            Stage::StartLook
+                | Stage::Restoring
+                | Stage::RestoreLook
+                | Stage::Reading
+                | Stage::Create
+                | Stage::ResumeLook
+                | Stage::Resuming
+        )
+    }
+
+    /// What the cluster should hear of beside the outcome; once.
+    pub(super) fn take_note(&mut self) -> Option<(GuestNote, String)> {
+        self.note.take()
+    }
+
+    /// A migration has taken longer than it may; it is called off, once.
+    pub(super) fn is_late(&mut self, now: u64) -> bool {
+        let Kind::Migrate { migration, .. } = &self.order.kind else { return false };
+        let limit = migration.options.timeout_ms;
+        if limit == 0 || now < self.begun + limit || self.late.is_some() || !self.migrating() {
+            return false;
+        }
+        self.late = Some(format!("it did not end within {} s", limit.div_ceil(1_000)));
+        true
+    }
+
+    /// Its migration ends by post-copy.
+    pub(super) fn wants_post_copy(&self) -> bool {
+        let Kind::Migrate { migration, .. } = &self.order.kind else { return false };
+        migration.options.post_copy && migration.live && self.migrating()
     }
 
     /// It has ended, and may still bring a guest to life.
@@ -101,10 +161,15 @@ impl Work {
     }
 
     pub(super) fn begin(&mut self, now: u64) -> Next {
+        self.begun = now;
         match self.order.kind.clone() {
-            Kind::Start { .. } => self.call(Stage::StartLook, Call::Look),
-            Kind::Stop { graceful_ms: None } => self.call(Stage::Destroying, Call::Destroy),
-            Kind::Stop { graceful_ms: Some(limit) } => {
+            Kind::Start(_) => self.call(Stage::StartLook, Call::Look),
+            Kind::Stop { graceful_ms: None, .. } => self.call(Stage::Destroying, Call::Destroy),
+            Kind::Stop { graceful_ms: Some(limit), memory_file: Some(file), .. } => {
+                let call = Call::Save { file, limit_ms: limit };
+                self.call(Stage::Saving { end: now + limit }, call)
+            }
+            Kind::Stop { graceful_ms: Some(limit), memory_file: None, .. } => {
                 self.call(Stage::Pressed { end: now + limit }, Call::Shutdown)
             }
             Kind::Migrate { .. } => self.call(Stage::MigrateLook, Call::Look),
@@ -130,16 +195,55 @@ impl Work {
             _ => None,
         };
         match self.stage.clone() {
-            Stage::Begin | Stage::PressWait { .. } | Stage::GoneWait { .. } => Next::Nothing,
+            Stage::Begin | Stage::PressWait { .. } | Stage::GoneWait { .. } | Stage::CheckWait => {
+                Next::Nothing
+            }
             Stage::StartLook => match answer.map_err(text) {
                 Ok(_) => self.start(seen.flatten(), lease),
                 Err(error) => Next::End(Err(error)),
             },
-            Stage::Create | Stage::Mark | Stage::Resuming => {
-                self.lost = matches!(
-                    answer,
-                    Err(HypervisorError::Disconnected(_) | HypervisorError::Timeout { .. })
-                );
+            Stage::Restoring => match answer {
+                Ok(Seen::Restored(true)) => self.check(),
+                Ok(_) => self.read(),
+                Err(error) if gave_no_answer(&error) => {
+                    self.lost = true;
+                    Next::End(Err(text(error)))
+                }
+                Err(error) => {
+                    self.note = Some((GuestNote::BootsAnew, text(error)));
+                    self.call(Stage::RestoreLook, Call::Look)
+                }
+            },
+            Stage::RestoreLook => match answer.map_err(text) {
+                Ok(Seen::Domain(None)) => self.read(),
+                Ok(_) => Next::End(Err("it is half restored".into())),
+                Err(error) => Next::End(Err(error)),
+            },
+            Stage::Reading => match answer.map_err(text) {
+                Ok(Seen::Xml(xml)) => self.create(&xml),
+                Ok(_) => Next::Nothing,
+                Err(error) => Next::End(Err(error)),
+            },
+            Stage::Create | Stage::Mark => match answer {
+                Ok(_) => self.check(),
+                Err(error) => {
+                    self.lost = gave_no_answer(&error);
+                    Next::End(Err(text(error)))
+                }
+            },
+            Stage::Checking => match answer {
+                Ok(_) => Next::End(Ok(())),
+                Err(error) => self.call(Stage::CheckLook { why: text(error) }, Call::Look),
+            },
+            Stage::CheckLook { why } => self.check_failed(seen, why, now),
+            Stage::Saving { end } => match answer {
+                Ok(_) | Err(HypervisorError::NoDomain) => self.make_sure(now, None),
+                Err(_) if self.cut_short => self.call(Stage::Destroying, Call::Destroy),
+                // It runs on then, and is asked to shut down.
+                Err(_) => self.call(Stage::Pressed { end: end.max(now) }, Call::Shutdown),
+            },
+            Stage::Resuming => {
+                self.lost = answer.as_ref().is_err_and(gave_no_answer);
                 Next::End(answer.map(|_| ()).map_err(text))
             }
             Stage::Pressed { end } => {
@@ -149,6 +253,16 @@ impl Work {
             Stage::PressLook { end, press } => {
                 if seen == Some(None) {
                     return Next::End(Ok(()));
+                }
+                let (limit, ask_only) = match self.order.kind {
+                    Kind::Stop { graceful_ms, ask_only, .. } => (graceful_ms, ask_only),
+                    _ => (None, false),
+                };
+                if now >= end && ask_only && !self.cut_short {
+                    let seconds = limit.unwrap_or_default().div_ceil(1_000);
+                    return Next::End(Err(format!(
+                        "the guest did not shut down within {seconds} s, and it is never destroyed (no-kill)"
+                    )));
                 }
                 if now >= end || self.cut_short {
                     return self.call(Stage::Destroying, Call::Destroy);
@@ -169,7 +283,7 @@ impl Work {
             },
             Stage::GoneLook { deadline, why } => {
                 if seen == Some(None) {
-                    return Next::End(Ok(()));
+                    return Next::End(self.in_vain.take().map_or(Ok(()), Err));
                 }
                 if now >= deadline {
                     let still = "its QEMU is still there after it was destroyed".to_owned();
@@ -184,6 +298,9 @@ impl Work {
             },
             Stage::Migrating { called_off } => Next::End(match answer {
                 Ok(_) => Ok(()),
+                Err(error) if self.late.is_some() => {
+                    Err(format!("{}: {error}", self.late.take().unwrap_or_default()))
+                }
                 Err(error) if called_off => Err(format!("cancelled: {error}")),
                 Err(error) => Err(text(error)),
             }),
@@ -206,6 +323,7 @@ impl Work {
             Stage::GoneWait { deadline, why } => {
                 self.call(Stage::GoneLook { deadline, why }, Call::Look)
             }
+            Stage::CheckWait => self.check(),
             _ => Next::Nothing,
         }
     }
@@ -223,9 +341,13 @@ impl Work {
     fn start(&mut self, seen: Option<SeenDomain>, lease: bool) -> Next {
         match seen.and_then(|seen| seen.presence) {
             // Begun by an agent before this one, or by somebody else: it runs, and that was asked.
-            Some(Presence::Running | Presence::Paused | Presence::ShuttingDown) => {
-                self.call(Stage::Mark, Call::Mark(self.mark()))
-            }
+            Some(
+                Presence::Running
+                | Presence::Paused
+                | Presence::ShuttingDown
+                | Presence::IoError
+                | Presence::WatchdogPaused,
+            ) => self.call(Stage::Mark, Call::Mark(self.mark())),
             Some(presence) => {
                 Next::End(Err(format!("a domain with its UUID is {} here", presence.as_str())))
             }
@@ -237,17 +359,66 @@ impl Work {
                 "an agent before this one began to start it, and it is not here now".into(),
             )),
             None => {
-                let Kind::Start { xml } = &self.order.kind else { return Next::Nothing };
-                match insert(xml, &self.mark()) {
-                    Ok(xml) => self.call(Stage::Create, Call::Create { xml }),
-                    Err(error) => Next::End(Err(error.to_string())),
+                let Kind::Start(start) = &self.order.kind else { return Next::Nothing };
+                match start.memory_file.clone() {
+                    Some(file) => {
+                        let mark = self.mark();
+                        self.call(Stage::Restoring, Call::Restore { file, mark })
+                    }
+                    None => self.read(),
                 }
             }
         }
     }
 
+    /// The domain XML: in the order, or in a file that is read now.
+    fn read(&mut self) -> Next {
+        let Kind::Start(start) = self.order.kind.clone() else { return Next::Nothing };
+        match start.source {
+            DomainSource::Stored => self.create(&start.xml),
+            source => {
+                let vm = self.order.vm.clone();
+                self.call(Stage::Reading, Call::ReadXml { source, vm })
+            }
+        }
+    }
+
+    fn create(&mut self, xml: &str) -> Next {
+        match insert(xml, &self.mark()) {
+            Ok(xml) => self.call(Stage::Create, Call::Create { xml }),
+            Err(error) => Next::End(Err(error.to_string())),
+        }
+    }
+
+    /// It is there; whether it works, its checks say.
+    fn check(&mut self) -> Next {
+        match &self.order.kind {
+            Kind::Start(start) if start.checks.any() => {
+                let (vm, checks) = (self.order.vm.clone(), start.checks.clone());
+                self.call(Stage::Checking, Call::Check { vm, checks })
+            }
+            _ => Next::End(Ok(())),
+        }
+    }
+
+    /// Asked again until its time is over; what did not come to work is not left behind.
+    fn check_failed(&mut self, seen: Option<Option<SeenDomain>>, why: String, now: u64) -> Next {
+        let Kind::Start(start) = &self.order.kind else { return Next::Nothing };
+        if seen == Some(None) {
+            return Next::End(Err(format!("it ended before its checks succeeded: {why}")));
+        }
+        let deadline = self.begun + start.timeout_ms;
+        if now < deadline {
+            self.stage = Stage::CheckWait;
+            return Next::Wait(deadline.min(now + CHECK_AGAIN_MS));
+        }
+        let seconds = start.timeout_ms.div_ceil(1_000);
+        self.in_vain = Some(format!("its checks did not succeed within {seconds} s: {why}"));
+        self.call(Stage::Destroying, Call::Destroy)
+    }
+
     fn migrate(&mut self, seen: Option<SeenDomain>, lease: bool) -> Next {
-        let Kind::Migrate { uri, live, cancelled } = self.order.kind.clone() else {
+        let Kind::Migrate { migration, cancelled } = self.order.kind.clone() else {
             return Next::Nothing;
         };
         match seen.and_then(|seen| seen.presence) {
@@ -261,9 +432,7 @@ impl Work {
             Some(_) if !lease && !off(Rule::NoStartWithoutLease) => {
                 Next::End(Err("this node's lease ran out before it was migrated".into()))
             }
-            Some(_) => {
-                self.call(Stage::Migrating { called_off: false }, Call::Migrate { uri, live })
-            }
+            Some(_) => self.call(Stage::Migrating { called_off: false }, Call::Migrate(*migration)),
         }
     }
 
@@ -276,7 +445,11 @@ impl Work {
             Some(Presence::Suspended) if !lease && !off(Rule::NoStartWithoutLease) => {
                 Next::End(Err("this node's lease ran out before it was resumed".into()))
             }
-            Some(Presence::Suspended)
+            // Its own storage paused it, and the leader says that it may go on.
+            Some(Presence::IoError) if !lease => {
+                Next::End(Err("this node's lease ran out before it was resumed".into()))
+            }
+            Some(Presence::Suspended | Presence::IoError)
                 if seen.generation == Some(self.order.generation)
                     || off(Rule::ResumeSameGeneration) =>
             {
@@ -293,6 +466,11 @@ impl Work {
             None => Next::End(Err("it is not active".into())),
         }
     }
+}
+
+/// What was asked for may still come.
+fn gave_no_answer(error: &HypervisorError) -> bool {
+    matches!(error, HypervisorError::Disconnected(_) | HypervisorError::Timeout { .. })
 }
 
 fn text(error: HypervisorError) -> String {

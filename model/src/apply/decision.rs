@@ -5,13 +5,14 @@ use std::collections::BTreeMap;
 use crate::cluster::{ClusterState, Context};
 use crate::command::{Decision, MoveCause};
 use crate::event::EventKind;
+use crate::failover_domain::Rank;
 use crate::id::{Generation, NodeId, OrderId, VmName};
 use crate::rejection::Rejection;
 use crate::sabotage::{Rule, off};
 use crate::time::Timestamp;
 use crate::vm::{
-    Desired, MayRun, MigrationMode, OnConflict, OperationPhase, OrderIntent, OrderRecord, Presence,
-    Verb, VmState,
+    Desired, MayRun, MigrationMode, MigrationPhase, MigrationRecord, OnConflict, OperationPhase,
+    OrderIntent, OrderRecord, Presence, Verb, VmState,
 };
 
 impl ClusterState {
@@ -158,6 +159,7 @@ impl ClusterState {
         record.may_run = BTreeMap::from([(node, MayRun { since: cx.index })]);
         record.give_order(cx, node, OrderIntent::Start);
         record.set_state(cx, VmState::Starting);
+        self.take_saved(cx, vm, node)?;
         self.emit(
             cx,
             EventKind::VmStarting,
@@ -231,6 +233,15 @@ impl ClusterState {
             record.may_run.insert(to, MayRun { since: cx.index });
         }
         record.give_order(cx, from, OrderIntent::Migrate { to, mode, cancelled: false });
+        record.migration = Some(MigrationRecord {
+            order: OrderId(cx.index),
+            from,
+            to,
+            mode,
+            phase: MigrationPhase::Prepared,
+            begun: cx.at,
+            since: cx.at,
+        });
         record.set_state(cx, VmState::Migrating);
         let text = format!("{vm} migrates from {source} to {target}");
         self.emit(cx, EventKind::VmMigrating, Some(vm), Some(from), text);
@@ -253,11 +264,15 @@ impl ClusterState {
             .failover_domain
             .as_ref()
             .and_then(|name| self.failover_domains.get(name));
-        let outside = outside
-            .zip(self.nodes.get(&node))
-            .filter(|(domain, node)| domain.rank(&node.name).is_none());
-        let breach = outside
-            .map(|(domain, _)| format!(", outside its restricted failover domain {}", domain.name));
+        let breach = outside.zip(self.nodes.get(&node)).and_then(|(domain, node)| {
+            match domain.rank(&node.name) {
+                None => Some(format!(", outside its restricted failover domain {}", domain.name)),
+                Some(Rank::Outside) => {
+                    Some(format!(", outside its failover domain {}", domain.name))
+                }
+                Some(Rank::Member(_)) => None,
+            }
+        });
         let depends_met = self.unmet(&record.spec.policy).next().is_none();
         let asked = record.open_operation().map(|operation| operation.verb.clone());
         let record = self.vm_mut(cx, vm)?;
@@ -275,7 +290,6 @@ impl ClusterState {
         if record.state != VmState::Migrating {
             record.depends_met = depends_met;
         }
-        record.unhealthy = None;
         let before = record.owner.replace(node);
         if before != Some(node) {
             record.last_owner = before.or(record.last_owner);
@@ -283,8 +297,12 @@ impl ClusterState {
         record.generation = Generation(cx.index);
         record.failure = None;
         record.stay.waits_for = None;
+        record.ailment = None;
+        // It runs without it: what was saved no longer fits to its disks.
+        record.saved = None;
         record.give_order(cx, node, OrderIntent::Adopt);
         record.set_state(cx, VmState::Started);
+        record.settle_migration(cx, node);
         let verb = record.open_operation().map(|operation| operation.verb.clone());
         let (kind, text) = match migrated {
             true => (EventKind::VmMigrated, format!("{vm} runs on {place} after its migration")),
@@ -297,6 +315,9 @@ impl ClusterState {
             ),
         };
         self.emit(cx, kind, Some(vm), Some(node), text);
+        if let Some(sighting) = self.vm(vm)?.seen.get(&node).copied() {
+            self.note_health(cx, vm, node, sighting.presence)?;
+        }
         match verb {
             // Asked while it was on its way: that is still to be done.
             Some(Verb::Restart | Verb::Relocate { .. }) if migrated => Ok(()),
@@ -325,10 +346,18 @@ impl ClusterState {
         let record = self.vm(vm)?;
         let sighting = record.seen.get(&node);
         let suspended = sighting.is_some_and(|it| it.presence == Presence::Suspended);
+        // One that its storage has paused is the owner's own, and goes on where it is.
+        let stuck = record.owner == Some(node)
+            && record.state == VmState::Started
+            && sighting.is_some_and(|it| it.presence == Presence::IoError);
         let generation = sighting.and_then(|it| it.generation);
         // A later one than is known comes from before a restore: the backup was older than the last start.
         let same = generation >= Some(record.generation) || off(Rule::ResumeSameGeneration);
-        if !suspended || !same || record.order.is_some() || record.desired != Desired::Enabled {
+        if !(suspended || stuck)
+            || !same
+            || record.order.is_some()
+            || record.desired != Desired::Enabled
+        {
             return Err(record.wrong_state("nothing of it may be resumed there now"));
         }
         let elsewhere: Vec<_> = record
@@ -350,7 +379,15 @@ impl ClusterState {
         record.generation = record.generation.max(generation.unwrap_or_default());
         record.give_order(cx, node, OrderIntent::Resume);
         record.set_state(cx, VmState::Started);
-        let text = format!("{vm} is resumed on {place}: its node is back and still its owner");
+        if stuck {
+            record.evict_not_before = cx.at.plus(resume_again_ms(record.resumed));
+            record.resumed = record.resumed.saturating_add(1);
+        }
+        let why = match stuck {
+            true => "its storage may be back",
+            false => "its node is back and still its owner",
+        };
+        let text = format!("{vm} is resumed on {place}: {why}");
         self.emit(cx, EventKind::VmResumed, Some(vm), Some(node), text);
         Ok(())
     }
@@ -464,6 +501,10 @@ fn acts(decision: &Decision) -> bool {
 const HOUR_MS: u64 = 3_600_000;
 /// Wait before a copy that could not be destroyed is destroyed again.
 pub(super) const EVICT_AGAIN_MS: u64 = 10_000;
+/// Wait before a guest that its storage paused is resumed once more after `resumed` attempts: 5 s, doubled up to 5 min.
+fn resume_again_ms(resumed: u32) -> u64 {
+    (5_000u64 << resumed.min(6)).min(300_000)
+}
 /// More than any restart limit that makes sense.
 const RESTARTS_KEPT: usize = 100;
 
@@ -475,6 +516,8 @@ impl crate::vm::VmRecord {
             generation: self.generation,
             at: cx.at,
             on_isolation: self.spec.policy.on_isolation,
+            memory_file: self.file_for(&intent, OrderId(cx.index)),
+            ask_only: self.spec.policy.handling.no_kill,
             intent,
         });
     }

@@ -4,6 +4,7 @@ use uuid::Uuid;
 
 use crate::cluster::{ClusterState, Context};
 use crate::event::EventKind;
+use crate::handling::GuestEnd;
 use crate::id::{Generation, NodeId, VmName};
 use crate::node::{NodeState, SeenDomain};
 use crate::rejection::Rejection;
@@ -42,16 +43,11 @@ impl ClusterState {
                 record.last_owner = Some(node);
                 Ok(())
             }
-            // It was stopped because it did not work: that is a failure like any other, with its policy.
-            VmState::Stopping if record.may_run.is_empty() && record.unhealthy.is_some() => {
-                let why = self.vm_mut(cx, vm)?.unhealthy.take().unwrap_or_default();
-                match self.vm(vm)?.desired {
-                    Desired::Enabled => self.failed_at(cx, vm, node, why, false),
-                    Desired::Stopped | Desired::Disabled | Desired::Ignored => self.settled(cx, vm),
-                }
-            }
             VmState::Stopping | VmState::Failed if record.may_run.is_empty() => {
-                self.settled(cx, vm)
+                match self.after_ailment(vm)? {
+                    Some((why, end)) => self.guest_ended(cx, vm, node, why, end),
+                    None => self.settled(cx, vm),
+                }
             }
             VmState::Conflict if record.seen_with_guest().count() < 2 => {
                 self.emit(
@@ -109,6 +105,10 @@ impl ClusterState {
         if record.desired != Desired::Enabled {
             return self.settled(cx, vm);
         }
+        let end = record.spec.policy.handling.guest.after(cause);
+        if end != GuestEnd::Recover && !node_died && record.state == VmState::Started {
+            return self.guest_ended(cx, vm, node, cause.as_str().to_owned(), end);
+        }
         if cause == StopCause::Unknown && !node_died {
             // Nobody saw how it ended: it may have been moved away while nobody looked. Those that can be asked are.
             let asked: Vec<NodeId> = self
@@ -152,7 +152,7 @@ impl ClusterState {
         let place = self.node_name(node);
         let record = self.vm_mut(cx, vm)?;
         let starting = record.state == VmState::Starting;
-        record.unhealthy = None;
+        record.ailment = None;
         record.fail(cx, why.clone(), node, node_died);
         record.last_owner = Some(node);
         record.owner = None;
@@ -181,7 +181,7 @@ impl ClusterState {
         let record = self.vm_mut(cx, vm)?;
         record.last_owner = record.owner.take().or(record.last_owner);
         record.failure = None;
-        record.unhealthy = None;
+        record.ailment = None;
         let operation = record.open_operation().map(|operation| operation.verb.clone());
         let desired = record.desired;
         record.set_state(
@@ -252,7 +252,7 @@ impl ClusterState {
                 format!("{name} is {} on {}, unasked", presence.as_str(), self.node_name(node));
             self.emit(cx, EventKind::VmSeen, Some(&name), Some(node), text);
         }
-        Ok(())
+        self.note_health(cx, &name, node, presence)
     }
 
     fn enter_set(&mut self, cx: &Context, name: &VmName, node: NodeId) -> Result<(), Rejection> {

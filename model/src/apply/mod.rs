@@ -4,12 +4,15 @@ mod changes;
 mod cold;
 mod decision;
 mod fleet;
+mod health;
 mod hold;
 mod life;
+mod migration;
 mod node;
 mod operator;
 mod report;
 mod restore;
+mod saved;
 mod service;
 mod vm;
 

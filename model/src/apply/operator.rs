@@ -93,6 +93,11 @@ impl ClusterState {
                 "a stop of it failed already; `disable` tries again and leaves it down",
             ));
         }
+        if now && record.spec.policy.handling.no_kill {
+            return Err(record.wrong_state(
+                "its guest is never destroyed (no-kill); `vm edit --no-kill=false` allows it",
+            ));
+        }
         let record = self.ask(cx, vm, Verb::Stop { now })?;
         // A disabled VM that is stopped once more stays disabled.
         if record.desired == Desired::Enabled {

@@ -3,6 +3,7 @@
 use uuid::Uuid;
 
 use super::decision::EVICT_AGAIN_MS;
+use crate::ailment::{Ailment, AilmentKind};
 use crate::cluster::{ClusterState, Context};
 use crate::command::Report;
 use crate::event::EventKind;
@@ -10,7 +11,9 @@ use crate::id::{NodeId, OrderId, SessionId, VmName};
 use crate::node::NodeState;
 use crate::rejection::Rejection;
 use crate::sabotage::{Rule, off};
-use crate::vm::{OperationPhase, OrderIntent, OrderRecord, StopCause, Verb, VmState};
+use crate::vm::{
+    MigrationPhase, OperationPhase, OrderIntent, OrderRecord, StopCause, Verb, VmState,
+};
 
 /// Wait before a VM that could not be started or migrated somewhere is moved by the cluster's own will again: what fails
 /// once would otherwise fail, or cost a stop, without end.
@@ -49,6 +52,13 @@ impl ClusterState {
                 }
                 Report::ScriptsSeen { service, members } => {
                     self.scripts_seen(cx, node, *service, members)?;
+                }
+                Report::Checked { uuid, error } => {
+                    self.checked(cx, node, *uuid, error.as_deref())?;
+                }
+                Report::Noted { uuid, note, text } => self.noted(cx, node, *uuid, *note, text)?,
+                Report::Migration { uuid, order, phase } => {
+                    self.migration_phase(cx, node, *uuid, *order, *phase)?;
                 }
             }
         }
@@ -117,7 +127,7 @@ impl ClusterState {
     }
 
     /// It runs and does not work. As many as its policy tolerates are let pass, then it is a failure.
-    fn status_failed(
+    pub(super) fn status_failed(
         &mut self,
         cx: &mut Context,
         node: NodeId,
@@ -130,7 +140,7 @@ impl ClusterState {
         let counts = record.state == VmState::Started
             && record.owner == Some(node)
             && record.frozen.is_none()
-            && record.unhealthy.is_none();
+            && record.ailment.is_none();
         if !counts {
             return Ok(());
         }
@@ -139,7 +149,8 @@ impl ClusterState {
         let passes = tolerance.passes(&mut record.status_failures, cx.at);
         let count = record.status_failures.len();
         if !passes {
-            record.unhealthy = Some(error.to_owned());
+            let (kind, why) = (AilmentKind::Check, error.to_owned());
+            record.ailment = Some(Ailment { kind, why, node, at: cx.at });
         }
         let what = match passes {
             true => format!("let pass, {count} of {}", tolerance.max_failures),
@@ -165,7 +176,8 @@ impl ClusterState {
                 return Ok(());
             }
             record.failure = None;
-            record.unhealthy = None;
+            record.ailment = None;
+            record.resumed = 0;
             record.bound_isolation = order.on_isolation;
             record.set_state(cx, VmState::Started);
             self.emit(
@@ -260,6 +272,7 @@ impl ClusterState {
         let Some(error) = error else {
             // An agent calls a stop done only when it has made sure that the domain is not there, and it noted this
             // order before: that is the word "absent" up to it, whenever that itself arrives.
+            self.note_saved(cx, vm, order)?;
             let record = self.vm_mut(cx, vm)?;
             record.seen.remove(&order.node);
             if record.may_run.remove(&order.node).is_none() {
@@ -286,12 +299,21 @@ impl ClusterState {
         error: Option<&str>,
     ) -> Result<(), Rejection> {
         let target = self.node_name(to);
+        let post_copy = self.vm(vm)?.in_post_copy();
+        let phase = match error {
+            None => MigrationPhase::Handover,
+            Some(_) if post_copy => MigrationPhase::PostCopy,
+            Some(_) => MigrationPhase::RolledBack,
+        };
+        self.set_phase(cx, vm, order.id, phase)?;
         let record = self.vm_mut(cx, vm)?;
         if let Some(error) = error {
-            let stayed = record
-                .seen
-                .get(&order.node)
-                .is_some_and(|sighting| sighting.presence.holds_guest());
+            // Once the guest ran at the target, what is left at the source is never it again.
+            let stayed = !post_copy
+                && record
+                    .seen
+                    .get(&order.node)
+                    .is_some_and(|sighting| sighting.presence.holds_guest());
             if stayed && record.state == VmState::Migrating {
                 record.owner = Some(order.node);
                 record.set_state(cx, VmState::Started);

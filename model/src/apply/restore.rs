@@ -78,7 +78,10 @@ impl ClusterState {
         record.operation = None;
         record.failure = None;
         record.keep = None;
-        record.unhealthy = None;
+        record.ailment = None;
+        record.migration = None;
+        // The guest may have run since the backup was made, and its disks no longer fit to what was saved then.
+        record.saved = None;
         record.cold = !record.spec.policy.autostart && record.desired == Desired::Enabled;
         record.stay = Stay::default();
         record.state = match record.desired {

@@ -8,6 +8,7 @@
 //! Planning twice is harmless: every decision names the revision of the record it was made on, and `apply` refuses it
 //! on another. It takes no hint of what changed.
 
+mod ailing;
 mod automatic;
 mod balance;
 mod exclusive;

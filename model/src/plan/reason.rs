@@ -103,6 +103,13 @@ pub enum Reason {
         /// What is waited for.
         why: String,
     },
+    /// Its guest is there and does not work.
+    Ailing {
+        /// What is wrong.
+        why: String,
+        /// What is waited for.
+        waiting_for: String,
+    },
     /// Its agent ended by plan, and is not back yet.
     Away,
     /// A fence is under way.
@@ -206,6 +213,7 @@ impl Reason {
             Self::DependsOn { .. } => "depends-on",
             Self::StartsLater { .. } => "starts-later",
             Self::FailbackWaits { .. } => "failback-waits",
+            Self::Ailing { .. } => "ailing",
             Self::Away => "away",
             Self::Fencing => "fencing",
             Self::NoProofYet { .. } => "no-proof-of-death",
@@ -244,6 +252,7 @@ impl Reason {
                 | Self::Claimed { .. }
                 | Self::WaitsForHost { .. }
                 | Self::CannotLeave { .. }
+                | Self::Ailing { .. }
         )
     }
 }
@@ -326,6 +335,7 @@ impl std::fmt::Display for Reason {
             Self::FailbackWaits { to, why } => {
                 write!(formatter, "it would go back to {to}: {why}")
             }
+            Self::Ailing { why, waiting_for } => write!(formatter, "{why}: {waiting_for}"),
             Self::Away => write!(formatter, "its agent ended by plan and is not back yet"),
             Self::Fencing => write!(formatter, "its fence devices are being asked"),
             Self::Member { service } => {

@@ -91,6 +91,9 @@ impl Planner<'_> {
         if let Some(reason) = self.stopped_copies(wanted, &guests) {
             return reason;
         }
+        if let Some(reason) = self.ailing(wanted) {
+            return reason;
+        }
         match (record.state, guests.as_slice()) {
             (VmState::Conflict, []) => self.decide(Decision::Settle, "it runs nowhere any more"),
             // The operator wants it as it is: the stop that failed is called off.
@@ -196,7 +199,7 @@ impl Planner<'_> {
         Some(self.decide(Decision::Conflict, "it runs twice"))
     }
 
-    fn may_evict(&mut self, node: NodeId) -> bool {
+    pub(super) fn may_evict(&mut self, node: NodeId) -> bool {
         let due = self.record.evict_not_before;
         if due > self.now {
             self.plan.wake(due);
@@ -324,7 +327,7 @@ impl Planner<'_> {
         Reason::OrderOut { what, node: self.state.node_name(order.node), online }
     }
 
-    fn has_session(&self, node: NodeId) -> bool {
+    pub(super) fn has_session(&self, node: NodeId) -> bool {
         self.state.nodes.get(&node).is_some_and(|node| node.session().is_some())
     }
 
@@ -360,9 +363,6 @@ impl Planner<'_> {
         }
         if record.desired != Desired::Enabled {
             return self.stop_at(owner);
-        }
-        if record.unhealthy.is_some() {
-            return self.decide(self.stop_decision(owner), "it does not work, and is recovered");
         }
         if let Some(reason) = self.dependency_lost(owner) {
             return reason;

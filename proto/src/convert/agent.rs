@@ -2,14 +2,15 @@
 
 use std::collections::BTreeMap;
 
-use model::command::{Registration, Report};
+use model::command::{GuestNote, Registration, Report};
+use model::handling::Checks;
 use model::id::{MemberName, NodeName, OrderId, SessionId};
 use model::liveness::Measured;
 use model::node::{Capacity, HostFeatures, SeenDomain};
-use model::order::{Order, OrderKind};
+use model::order::{Order, OrderKind, Watch};
 use model::service::MAX_MEMBERS;
 use model::service::order::{ScriptOrder, ScriptOrderKind, WatchedScript};
-use model::vm::{MigrationMode, OnIsolation, Presence, StopCause};
+use model::vm::{MigrationMode, MigrationPhase, OnIsolation, Presence, StopCause};
 use uuid::Uuid;
 
 use crate::convert::{ConvertError, name, uuid};
@@ -83,6 +84,8 @@ fn seen_domain(message: v1::SeenDomain) -> Result<(Uuid, SeenDomain), ConvertErr
         v1::Presence::Crashed => Some(Presence::Crashed),
         v1::Presence::Suspended => Some(Presence::Suspended),
         v1::Presence::Leaving => Some(Presence::Leaving),
+        v1::Presence::IoError => Some(Presence::IoError),
+        v1::Presence::WatchdogPaused => Some(Presence::WatchdogPaused),
     };
     let domain = SeenDomain {
         name: text("name", message.name)?,
@@ -105,6 +108,8 @@ pub fn seen(uuid: Uuid, seen: &SeenDomain) -> v1::SeenDomain {
         Some(Presence::Crashed) => v1::Presence::Crashed,
         Some(Presence::Suspended) => v1::Presence::Suspended,
         Some(Presence::Leaving) => v1::Presence::Leaving,
+        Some(Presence::IoError) => v1::Presence::IoError,
+        Some(Presence::WatchdogPaused) => v1::Presence::WatchdogPaused,
     };
     v1::SeenDomain {
         uuid: uuid.to_string(),
@@ -127,6 +132,9 @@ pub fn absent(uuid: Uuid, floor: u64, cause: Option<StopCause>) -> v1::Absent {
         Some(StopCause::Saved) => v1::StopCause::Saved,
         Some(StopCause::Failed) => v1::StopCause::Failed,
         Some(StopCause::Unknown) => v1::StopCause::Unknown,
+        Some(StopCause::Panicked) => v1::StopCause::Panicked,
+        Some(StopCause::Watchdog) => v1::StopCause::Watchdog,
+        Some(StopCause::Terminated) => v1::StopCause::Terminated,
     };
     v1::Absent { uuid: uuid.to_string(), floor, cause: cause.into() }
 }
@@ -149,6 +157,9 @@ pub fn report(message: v1::Report) -> Result<Report, ConvertError> {
                 v1::StopCause::Saved => Some(StopCause::Saved),
                 v1::StopCause::Failed => Some(StopCause::Failed),
                 v1::StopCause::Unknown => Some(StopCause::Unknown),
+                v1::StopCause::Panicked => Some(StopCause::Panicked),
+                v1::StopCause::Watchdog => Some(StopCause::Watchdog),
+                v1::StopCause::Terminated => Some(StopCause::Terminated),
             };
             Ok(Report::Absent { uuid: uuid("uuid", &absent.uuid)?, floor: absent.floor, cause })
         }
@@ -157,6 +168,32 @@ pub fn report(message: v1::Report) -> Result<Report, ConvertError> {
             order: OrderId(done.order),
             // libvirt's messages can be pages long; the beginning says what is wrong.
             error: done.error.map(|error| error.chars().take(MAX_TEXT).collect()),
+        }),
+        Kind::Checked(checked) => Ok(Report::Checked {
+            uuid: uuid("uuid", &checked.uuid)?,
+            error: checked.error.map(|error| error.chars().take(MAX_TEXT).collect()),
+        }),
+        Kind::Noted(noted) => {
+            let note = match noted.note() {
+                v1::GuestNote::Unspecified => {
+                    return Err(ConvertError::new("note", "it is not given"));
+                }
+                v1::GuestNote::Rebooted => GuestNote::Rebooted,
+                v1::GuestNote::GuestPanicked => GuestNote::Panicked,
+                v1::GuestNote::WatchdogBit => GuestNote::Watchdog,
+                v1::GuestNote::StorageFailed => GuestNote::IoError,
+                v1::GuestNote::BootsAnew => GuestNote::BootsAnew,
+            };
+            let text = noted.text.chars().take(MAX_TEXT).collect();
+            Ok(Report::Noted { uuid: uuid("uuid", &noted.uuid)?, note, text })
+        }
+        Kind::Migration(step) => Ok(Report::Migration {
+            uuid: uuid("uuid", &step.uuid)?,
+            order: OrderId(step.order),
+            phase: match step.post_copy {
+                true => MigrationPhase::PostCopy,
+                false => MigrationPhase::Copying,
+            },
         }),
         Kind::ScriptStatus(status) => Ok(Report::ScriptStatus {
             service: uuid("service_id", &status.service_id)?,
@@ -221,18 +258,78 @@ pub fn guest_load(message: &v1::GuestLoad) -> Option<(Uuid, Measured)> {
     ))
 }
 
+/// What happened in a guest, as it goes over the wire.
+pub fn noted(uuid: Uuid, note: GuestNote, text: String) -> v1::Noted {
+    let note = match note {
+        GuestNote::Rebooted => v1::GuestNote::Rebooted,
+        GuestNote::Panicked => v1::GuestNote::GuestPanicked,
+        GuestNote::Watchdog => v1::GuestNote::WatchdogBit,
+        GuestNote::IoError => v1::GuestNote::StorageFailed,
+        GuestNote::BootsAnew => v1::GuestNote::BootsAnew,
+    };
+    v1::Noted { uuid: uuid.to_string(), note: note.into(), text }
+}
+
+/// Reads how a VM is checked.
+pub fn checks(message: v1::Checks) -> Result<Checks, ConvertError> {
+    Ok(Checks {
+        program: super::handling::program(message.command, message.shell)?,
+        guest_agent: message.guest_agent,
+        interval_ms: message.interval_ms,
+        timeout_ms: message.timeout_ms,
+    })
+}
+
+fn write_checks(checks: &Checks) -> v1::Checks {
+    let (command, shell) = super::handling::write_program(checks.program.as_ref());
+    v1::Checks {
+        command,
+        shell,
+        guest_agent: checks.guest_agent,
+        interval_ms: checks.interval_ms,
+        timeout_ms: checks.timeout_ms,
+    }
+}
+
+/// Writes what an agent is to keep an eye on.
+pub fn watch(watch: &Watch) -> v1::Watch {
+    v1::Watch {
+        vm: watch.vm.to_string(),
+        uuid: watch.uuid.to_string(),
+        checks: Some(write_checks(&watch.checks)),
+    }
+}
+
 /// Writes an order.
 pub fn order(order: &Order) -> v1::Order {
     use v1::order::Kind;
     let kind = match &order.kind {
-        OrderKind::Start { xml } => Kind::Start(v1::StartOrder { xml: xml.to_string() }),
-        OrderKind::Stop { graceful_ms } => Kind::Stop(v1::StopOrder { graceful_ms: *graceful_ms }),
-        OrderKind::Migrate { to, uri, mode, cancelled } => Kind::Migrate(v1::MigrateOrder {
-            to: to.clone(),
-            uri: uri.clone(),
-            live: *mode == MigrationMode::Live,
-            cancelled: *cancelled,
+        OrderKind::Start { xml, source, memory_file, checks, timeout_ms } => {
+            let (xml_file, xml_path) = super::handling::write_source(source);
+            Kind::Start(v1::StartOrder {
+                xml: xml.to_string(),
+                xml_file,
+                xml_path,
+                memory_file: memory_file.clone(),
+                checks: Some(write_checks(checks)),
+                timeout_ms: *timeout_ms,
+            })
+        }
+        OrderKind::Stop { graceful_ms, memory_file, ask_only } => Kind::Stop(v1::StopOrder {
+            graceful_ms: *graceful_ms,
+            memory_file: memory_file.clone(),
+            ask_only: *ask_only,
         }),
+        OrderKind::Migrate { to, route, mode, options, cancelled } => {
+            Kind::Migrate(v1::MigrateOrder {
+                to: to.clone(),
+                uri: route.connection.clone(),
+                data_uri: route.data.clone(),
+                live: *mode == MigrationMode::Live,
+                options: Some(super::handling::write_migration(options)),
+                cancelled: *cancelled,
+            })
+        }
         OrderKind::Adopt => Kind::Adopt(v1::AdoptOrder {}),
         OrderKind::Probe => Kind::Probe(v1::ProbeOrder {}),
         OrderKind::Resume => Kind::Resume(v1::ResumeOrder {}),

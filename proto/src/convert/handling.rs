@@ -47,7 +47,8 @@ fn end(field: &'static str, text: &str) -> Result<GuestEnd, ConvertError> {
     word(field, text, "recover, stop, disable", GuestEnd::parse)
 }
 
-fn source(file: String, path: Vec<String>) -> Result<DomainSource, ConvertError> {
+/// Where a domain XML is read.
+pub fn source(file: String, path: Vec<String>) -> Result<DomainSource, ConvertError> {
     match (file.is_empty(), path.is_empty()) {
         (true, true) => Ok(DomainSource::Stored),
         (false, true) => Ok(DomainSource::File(file)),
@@ -58,7 +59,8 @@ fn source(file: String, path: Vec<String>) -> Result<DomainSource, ConvertError>
     }
 }
 
-fn program(command: Vec<String>, shell: String) -> Result<Option<StatusProgram>, ConvertError> {
+/// A status program.
+pub fn program(command: Vec<String>, shell: String) -> Result<Option<StatusProgram>, ConvertError> {
     match (command.is_empty(), shell.is_empty()) {
         (true, true) => Ok(None),
         (false, true) => Ok(Some(StatusProgram::Command(command))),
@@ -111,18 +113,26 @@ pub fn write_migration(options: &MigrationOptions) -> v1::MigrationOptions {
     }
 }
 
-/// Writes it.
-pub fn write(handling: &Handling) -> v1::VmHandling {
-    let (xml_file, xml_path) = match &handling.source {
+pub(super) fn write_source(source: &DomainSource) -> (String, Vec<String>) {
+    match source {
         DomainSource::Stored => (String::new(), Vec::new()),
         DomainSource::File(file) => (file.clone(), Vec::new()),
         DomainSource::Search(directories) => (String::new(), directories.clone()),
-    };
-    let (status_command, status_shell) = match &handling.checks.program {
+    }
+}
+
+pub(super) fn write_program(program: Option<&StatusProgram>) -> (Vec<String>, String) {
+    match program {
         None => (Vec::new(), String::new()),
         Some(StatusProgram::Command(words)) => (words.clone(), String::new()),
         Some(StatusProgram::Shell(line)) => (Vec::new(), line.clone()),
-    };
+    }
+}
+
+/// Writes it.
+pub fn write(handling: &Handling) -> v1::VmHandling {
+    let (xml_file, xml_path) = write_source(&handling.source);
+    let (status_command, status_shell) = write_program(handling.checks.program.as_ref());
     let save = handling.save.as_ref();
     v1::VmHandling {
         xml_file,

@@ -394,6 +394,7 @@ fn list(book: &OrderBook, node: NodeId, session: SessionId) -> OrderList {
     let work = book.scripts.get(&node);
     let scripts = work.into_iter().flat_map(|work| &work.orders);
     let watched = work.into_iter().flat_map(|work| &work.watched);
+    let watches = book.watches.get(&node).into_iter().flatten();
     OrderList {
         term: book.term,
         epoch: book.epoch.0,
@@ -404,5 +405,6 @@ fn list(book: &OrderBook, node: NodeId, session: SessionId) -> OrderList {
             .map(convert_agent::script_order)
             .collect(),
         watched: watched.map(convert_agent::watched_script).collect(),
+        watches: watches.map(convert_agent::watch).collect(),
     }
 }

@@ -19,7 +19,7 @@ use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use model::id::{ClusterId, Epoch, NodeId, SessionId};
-use model::order::Order;
+use model::order::{Order, Watch};
 use model::service::order::ScriptWork;
 use proto::convert::view::LeaderView;
 use proto::v1::MigrationProgress;
@@ -45,6 +45,8 @@ pub struct OrderBook {
     pub orders: BTreeMap<NodeId, Vec<Order>>,
     /// What concerns scripts, by node.
     pub scripts: BTreeMap<NodeId, ScriptWork>,
+    /// What they are to keep an eye on, by node.
+    pub watches: BTreeMap<NodeId, Vec<Watch>>,
 }
 
 /// The door between the leader's task and the gRPC services. Cheap to clone.

@@ -120,7 +120,9 @@ impl Reconciler {
         if let Some(cluster) = state.cluster {
             let orders = order::outstanding(&state);
             let scripts = model::service::order::work(&state);
-            let book = OrderBook { term: self.term, epoch: state.epoch, cluster, orders, scripts };
+            let watches = order::watches(&state);
+            let (term, epoch) = (self.term, state.epoch);
+            let book = OrderBook { term, epoch, cluster, orders, watches, scripts };
             self.handle.shared.book.send_if_modified(|old| {
                 let changed = old.as_deref() != Some(&book);
                 *old = Some(Arc::new(book));

@@ -604,8 +604,9 @@ impl World {
                 }
                 self.between(self.pace.start)
             }
-            Call::Migrate { uri, .. } => {
-                let to = uri.strip_prefix("sim://").and_then(|number| number.parse().ok());
+            Call::Migrate(migration) => {
+                let to =
+                    migration.uri.strip_prefix("sim://").and_then(|number| number.parse().ok());
                 let asked = Some((number, boot, incarnation, uuid, id));
                 return self.begin_migration(uuid, number, to.unwrap_or(usize::MAX), asked);
             }

@@ -4,6 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use agent::clock::Reading;
+use agent::hypervisor::call::Migration;
 use agent::hypervisor::mark::{self, Mark};
 use agent::hypervisor::{
     DomainFacts, HostFacts, Hypervisor, HypervisorError, JobStats, Result as Called,
@@ -235,8 +236,26 @@ impl Hypervisor for SimHypervisor {
     }
 
     /// Migrations are the world's: see [`super::migration`].
-    fn migrate(&self, _uuid: Uuid, _uri: &str, _live: bool) -> Called<()> {
+    fn migrate(&self, _uuid: Uuid, _migration: &Migration) -> Called<()> {
         Err(HypervisorError::Refused("a migration is not one call here".into()))
+    }
+
+    fn start_post_copy(&self, _uuid: Uuid) -> Called<()> {
+        Err(HypervisorError::Refused("no post-copy here".into()))
+    }
+
+    fn save(&self, _uuid: Uuid, _file: &str) -> Called<()> {
+        Err(HypervisorError::Refused("nothing is saved here".into()))
+    }
+
+    fn restore(&self, _uuid: Uuid, _file: &str, _mark: &Mark) -> Called<bool> {
+        drop(self.answering()?);
+        Ok(false)
+    }
+
+    fn ping_guest(&self, _uuid: Uuid, _limit: std::time::Duration) -> Called<()> {
+        drop(self.answering()?);
+        Ok(())
     }
 
     fn job(&self, _uuid: Uuid) -> Called<Option<JobStats>> {

@@ -18,6 +18,7 @@ use virt::enumutil::Enum;
 use virt::error::{Error, ErrorNumber};
 use virt::sys;
 
+use crate::hypervisor::call::Migration;
 use crate::hypervisor::mark::{self, Mark, NAMESPACE};
 use crate::hypervisor::{DomainFacts, HypervisorError, JobStats, Result};
 
@@ -87,7 +88,14 @@ fn paused(domain: &Domain, reason: DomainPausedReasonEnum) -> Presence {
     match reason.unwrap_or(DomainPausedReason::Unknown) {
         DomainPausedReason::StartingUp => Presence::Incoming,
         DomainPausedReason::Migration if domain.job_info().is_err() => Presence::Incoming,
-        DomainPausedReason::Migration => Presence::Leaving,
+        // A post-copy migration's source is the same in its last moment, however long that takes: its guest has run at the
+        // target, and what is left here is never it again.
+        DomainPausedReason::Migration | DomainPausedReason::PostCopy => Presence::Leaving,
+        DomainPausedReason::PostCopyFailed if domain.job_info().is_ok() => Presence::Leaving,
+        // The target, with a part of its memory missing.
+        DomainPausedReason::PostCopyFailed | DomainPausedReason::Crashed => Presence::Crashed,
+        DomainPausedReason::IOError => Presence::IoError,
+        DomainPausedReason::Watchdog => Presence::WatchdogPaused,
         _ => Presence::Paused,
     }
 }
@@ -110,21 +118,40 @@ pub(super) fn job(domain: &Domain) -> std::result::Result<Option<JobStats>, Erro
 /// that is defined stays defined on the side where it runs.
 pub(super) fn migrate(
     domain: &Domain,
-    uri: &str,
-    live: bool,
+    migration: &Migration,
     without_proof: bool,
 ) -> std::result::Result<(), Error> {
+    let options = &migration.options;
     let mut flags = sys::VIR_MIGRATE_PEER2PEER;
-    if live {
-        flags |= sys::VIR_MIGRATE_LIVE;
+    for (set, flag) in [
+        (migration.live, sys::VIR_MIGRATE_LIVE),
+        (without_proof || options.allow_unsafe, sys::VIR_MIGRATE_UNSAFE),
+        (options.tunnelled, sys::VIR_MIGRATE_TUNNELLED),
+        (options.tls, sys::VIR_MIGRATE_TLS),
+        (options.auto_converge && migration.live, sys::VIR_MIGRATE_AUTO_CONVERGE),
+        (options.post_copy && migration.live, sys::VIR_MIGRATE_POSTCOPY),
+        (options.compressed, sys::VIR_MIGRATE_COMPRESSED),
+        (options.abort_on_error, sys::VIR_MIGRATE_ABORT_ON_ERROR),
+        (options.parallel > 0, sys::VIR_MIGRATE_PARALLEL),
+    ] {
+        if set {
+            flags |= flag;
+        }
     }
-    if without_proof {
-        flags |= sys::VIR_MIGRATE_UNSAFE;
+    if options.max_downtime_ms > 0 {
+        domain.migrate_set_max_downtime(options.max_downtime_ms, 0)?;
     }
+    let parameters = MigrateParameters {
+        uri: migration.data_uri.clone(),
+        bandwidth: (options.bandwidth_mib_s > 0).then_some(options.bandwidth_mib_s),
+        parallel_connections: (options.parallel > 0)
+            .then(|| i32::try_from(options.parallel).unwrap_or(i32::MAX)),
+        ..MigrateParameters::default()
+    };
     if domain.is_persistent()? {
         flags |= sys::VIR_MIGRATE_PERSIST_DEST | sys::VIR_MIGRATE_UNDEFINE_SOURCE;
     }
-    domain.migrate_to_uri3(Some(uri), MigrateParameters::default(), flags)
+    domain.migrate_to_uri3(Some(&migration.uri), parameters, flags)
 }
 
 /// `<capabilities><host><uuid>`.

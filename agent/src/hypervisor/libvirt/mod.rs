@@ -9,6 +9,8 @@ mod domain;
 mod event;
 mod ffi;
 
+use std::fs;
+use std::io;
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::Duration;
 
@@ -21,7 +23,8 @@ use virt::domain::Domain;
 use virt::error::{Error, ErrorNumber};
 use virt::sys;
 
-use crate::hypervisor::mark::{Mark, NAMESPACE, PREFIX};
+use crate::hypervisor::call::Migration;
+use crate::hypervisor::mark::{self, Mark, NAMESPACE, PREFIX};
 use crate::hypervisor::{
     DomainFacts, HostFacts, Hypervisor, HypervisorError, HypervisorEvent, JobStats, Result,
 };
@@ -166,9 +169,11 @@ impl Shared {
         // Opened outside the lock: a libvirtd that hangs must not hang those that want to know that it does.
         let connection = self.open_one()?;
         let events = self.events.clone();
-        let on_lifecycle = Box::new(move |uuid, event, detail| {
-            // A receiver that is gone belongs to an agent that is ending.
-            let _ = events.send(event::translate(uuid, event, detail));
+        let on_event: ffi::OnEvent = Arc::new(move |uuid, event| {
+            for event in event::translate(uuid, event) {
+                // A receiver that is gone belongs to an agent that is ending.
+                let _ = events.send(event);
+            }
         });
         let weak = Arc::downgrade(self);
         let on_close = Box::new(move |reason| {
@@ -184,7 +189,7 @@ impl Shared {
                 warn!("libvirt closed the connection, and no thread could be had to note it");
             }
         });
-        let watch = ffi::watch(&connection, on_lifecycle, on_close).map_err(disconnected)?;
+        let watch = ffi::watch(&connection, &on_event, on_close).map_err(disconnected)?;
         let mut open = self.open();
         if let Some(open) = &*open {
             // Another thread was faster.
@@ -275,8 +280,51 @@ impl Hypervisor for Libvirt {
         self.with_domain(uuid, Domain::resume)
     }
 
-    fn migrate(&self, uuid: Uuid, uri: &str, live: bool) -> Result<()> {
-        self.with_domain(uuid, |domain| domain::migrate(domain, uri, live, self.migrate_unsafe))
+    fn migrate(&self, uuid: Uuid, migration: &Migration) -> Result<()> {
+        self.with_domain(uuid, |domain| domain::migrate(domain, migration, self.migrate_unsafe))
+    }
+
+    fn start_post_copy(&self, uuid: Uuid) -> Result<()> {
+        self.with_domain(uuid, ffi::start_post_copy)
+    }
+
+    fn save(&self, uuid: Uuid, file: &str) -> Result<()> {
+        self.with_domain(uuid, |domain| ffi::save(domain, file))
+    }
+
+    fn restore(&self, uuid: Uuid, file: &str, mark: &Mark) -> Result<bool> {
+        let unreadable =
+            |error: io::Error| HypervisorError::Refused(format!("{file} cannot be used: {error}"));
+        if !fs::exists(file).map_err(unreadable)? {
+            return Ok(false);
+        }
+        let xml = self.with(|connection| {
+            connection.save_image_xml_desc(file, sys::VIR_DOMAIN_SAVE_IMAGE_XML_SECURE)
+        })?;
+        let refused = |why: String| HypervisorError::Refused(format!("{file}: {why}"));
+        let domain = model::domain_xml::parse(&xml).map_err(|error| refused(error.to_string()))?;
+        if domain.uuid != Some(uuid) {
+            return Err(refused(format!("it is of another VM, {}", domain.name)));
+        }
+        let xml = mark::insert(&xml, mark).map_err(|error| refused(error.to_string()))?;
+        // Taken away before it is used: whatever becomes of this, nobody restores it a second time.
+        let taken = format!("{file}.taken");
+        fs::rename(file, &taken).map_err(unreadable)?;
+        self.with(|connection| {
+            connection.restore_domain_flags(&taken, Some(&xml), sys::VIR_DOMAIN_SAVE_RUNNING)
+        })?;
+        if let Err(error) = fs::remove_file(&taken) {
+            warn!(file = taken, %error, "a restored memory file could not be removed");
+        }
+        Ok(true)
+    }
+
+    fn ping_guest(&self, uuid: Uuid, limit: Duration) -> Result<()> {
+        let seconds = i32::try_from(limit.as_secs()).unwrap_or(i32::MAX).max(1);
+        self.with_domain(uuid, |domain| {
+            ffi::set_agent_timeout(domain, seconds)?;
+            domain.time(0).map(|_| ())
+        })
     }
 
     fn job(&self, uuid: Uuid) -> Result<Option<JobStats>> {

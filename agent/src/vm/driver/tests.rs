@@ -18,6 +18,8 @@ use crate::vm::ledger::Ledger;
 const VM: Uuid = Uuid::from_u128(0x77);
 const CLUSTER: Uuid = Uuid::from_u128(1);
 
+mod handling;
+
 struct Bench {
     fake: Arc<FakeHypervisor>,
     events: mpsc::UnboundedReceiver<HypervisorEvent>,
@@ -63,11 +65,11 @@ fn xml() -> String {
 }
 
 fn start(id: u64) -> v1::Order {
-    order(id, v1::order::Kind::Start(v1::StartOrder { xml: xml() }))
+    order(id, v1::order::Kind::Start(v1::StartOrder { xml: xml(), ..Default::default() }))
 }
 
 fn stop(id: u64, graceful_ms: Option<u64>) -> v1::Order {
-    order(id, v1::order::Kind::Stop(v1::StopOrder { graceful_ms }))
+    order(id, v1::order::Kind::Stop(v1::StopOrder { graceful_ms, ..Default::default() }))
 }
 
 fn resume(id: u64, generation: u64) -> v1::Order {
@@ -143,6 +145,15 @@ impl Bench {
                     HypervisorEvent::Stopped(uuid, cause) => {
                         self.core.event(uuid, Some(cause), self.at());
                     }
+                    HypervisorEvent::Noted(uuid, note, text) => {
+                        self.core.noted(uuid, note, text, self.at());
+                    }
+                    HypervisorEvent::Ending(uuid, cause) => {
+                        self.core.ending(uuid, cause, self.at());
+                    }
+                    HypervisorEvent::Pass(uuid, number) => {
+                        self.core.pass(uuid, number, self.at());
+                    }
                     HypervisorEvent::Connected | HypervisorEvent::Disconnected => {}
                 }
             }
@@ -180,6 +191,9 @@ fn short(report: v1::Report) -> String {
         Kind::OrderDone(done) => {
             format!("done {}: {}", done.order, done.error.unwrap_or("ok".into()))
         }
+        Kind::Checked(checked) => format!("checked: {}", checked.error.unwrap_or("ok".into())),
+        Kind::Noted(noted) => format!("noted {}: {}", noted.note().as_str_name(), noted.text),
+        Kind::Migration(step) => format!("migration {}: {}", step.order, step.post_copy),
         Kind::ScriptStatus(status) => format!("script {}", status.member),
         Kind::ScriptsSeen(seen) => format!("scripts {}", seen.members.join(" ")),
     }

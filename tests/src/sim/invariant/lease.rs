@@ -14,7 +14,7 @@ impl Invariant for NothingBeginsWithoutLease {
 
     fn see(&mut self, world: &World, observation: &Observation<'_>) -> Result<(), String> {
         let Observation::Call { host, uuid, call } = observation else { return Ok(()) };
-        if !matches!(call, Call::Create { .. } | Call::Migrate { .. } | Call::Resume) {
+        if !matches!(call, Call::Create { .. } | Call::Migrate(_) | Call::Resume) {
             return Ok(());
         }
         let host = &world.hosts[*host];

@@ -50,7 +50,7 @@ impl Invariant for LedgerNeverGoesBack {
                 let noted = agent.core.ledger().entry(*uuid).map_or(0, |entry| entry.floor);
                 let known = self.floors.entry((*host, *uuid)).or_default();
                 *known = (*known).max(noted);
-                let acts = matches!(call, Call::Create { .. } | Call::Migrate { .. });
+                let acts = matches!(call, Call::Create { .. } | Call::Migrate(_));
                 let disk = world.hosts[*host].ledger.lock().unwrap_or_else(PoisonError::into_inner);
                 let written = disk.vms.get(uuid).map_or(0, |entry| entry.floor);
                 if acts && written < noted {

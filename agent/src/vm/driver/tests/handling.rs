@@ -1,0 +1,177 @@
+//! How a VM is treated on its host, beyond starting and stopping it.
+
+use model::command::GuestNote;
+use model::vm::StopCause;
+
+use super::*;
+
+fn start_with(id: u64, change: impl FnOnce(&mut v1::StartOrder)) -> v1::Order {
+    let mut start = v1::StartOrder { xml: xml(), ..Default::default() };
+    change(&mut start);
+    order(id, v1::order::Kind::Start(start))
+}
+
+fn stop_with(id: u64, change: impl FnOnce(&mut v1::StopOrder)) -> v1::Order {
+    let mut stop = v1::StopOrder { graceful_ms: Some(1_000), ..Default::default() };
+    change(&mut stop);
+    order(id, v1::order::Kind::Stop(stop))
+}
+
+fn checks(shell: &str) -> v1::Checks {
+    v1::Checks {
+        shell: shell.into(),
+        interval_ms: 10_000,
+        timeout_ms: 20_000,
+        ..Default::default()
+    }
+}
+
+#[test]
+fn memory_is_saved_at_a_stop_and_restored_once_under_the_new_mark() {
+    let mut bench = bench();
+    bench.give(vec![start(10)]);
+    let file = "/saved/v.20.save".to_owned();
+    bench.give(vec![stop_with(20, |stop| stop.memory_file = Some(file.clone()))]);
+    assert_eq!(bench.told()[2..], ["absent up to 20: SAVED", "done 20: ok"]);
+    for id in [30, 50] {
+        bench.give(vec![start_with(id, |start| start.memory_file = Some(file.clone()))]);
+        assert_eq!(bench.fake.mark_of(VM).unwrap().generation, id);
+        bench.give(vec![stop(id + 10, None)]);
+    }
+    let calls: Vec<_> = bench.fake.calls().into_iter().filter(|it| it != "destroy").collect();
+    let restore = "restore /saved/v.20.save";
+    // The second time the file is gone, and the guest boots.
+    assert_eq!(calls, ["create v", "save /saved/v.20.save", restore, restore, "create v"]);
+}
+
+#[test]
+fn a_guest_that_is_never_killed_outlives_its_stop_which_fails() {
+    let mut bench = bench();
+    bench.give(vec![start(10)]);
+    bench.told();
+    bench.fake.set_faults(Faults { deaf_guests: true, ..Faults::default() });
+    bench.give(vec![stop_with(20, |stop| stop.ask_only = true)]);
+    bench.pass(2_000, true);
+    let told = bench.told();
+    assert!(told[0].contains("never destroyed (no-kill)"), "{told:?}");
+    assert_eq!(bench.presence(), Some(Presence::Running));
+    assert!(!bench.fake.calls().contains(&"destroy".to_owned()));
+}
+
+#[test]
+fn a_start_is_done_when_its_checks_succeed_and_cleared_away_when_they_do_not_in_time() {
+    let mut bench = bench();
+    let directory = tempfile::tempdir().unwrap();
+    let file = directory.path().join("works");
+    let line = format!("test -e {}", file.display());
+    let with = |id| {
+        let line = line.clone();
+        start_with(id, move |start| {
+            start.checks = Some(checks(&line));
+            start.timeout_ms = 12_000;
+        })
+    };
+    bench.give(vec![with(10)]);
+    bench.pass(4_000, true);
+    assert_eq!(bench.told(), Vec::<String>::new(), "it is not started yet");
+    std::fs::write(&file, "").unwrap();
+    bench.pass(2_000, true);
+    assert_eq!(bench.told(), ["seen RUNNING", "done 10: ok"]);
+    bench.give(vec![stop(20, None)]);
+    bench.told();
+    std::fs::remove_file(&file).unwrap();
+    bench.give(vec![with(30)]);
+    bench.pass(13_000, true);
+    let told = bench.told();
+    assert!(told[0].contains("checks did not succeed within 12 s"), "{told:?}");
+    assert!(told[1].starts_with("absent up to 30"), "{told:?}");
+    assert_eq!(bench.presence(), None);
+}
+
+#[test]
+fn a_guest_that_runs_is_checked_and_only_news_of_success_is_told() {
+    let mut bench = bench();
+    let directory = tempfile::tempdir().unwrap();
+    let file = directory.path().join("works");
+    std::fs::write(&file, "").unwrap();
+    bench.give(vec![start(10)]);
+    bench.told();
+    let watch = v1::Watch {
+        vm: "v".into(),
+        uuid: VM.to_string(),
+        checks: Some(checks(&format!("test -e {}", file.display()))),
+    };
+    let list = v1::OrderList {
+        term: 1,
+        epoch: 1,
+        cluster: CLUSTER.to_string(),
+        orders: Vec::new(),
+        watches: vec![watch],
+        ..v1::OrderList::default()
+    };
+    bench.core.orders(list, bench.at());
+    bench.pass(35_000, true);
+    assert_eq!(
+        bench.told(),
+        ["checked: ok"],
+        "the first success is told, the next two are no news"
+    );
+    std::fs::remove_file(&file).unwrap();
+    bench.pass(20_000, true);
+    let told = bench.told();
+    assert_eq!(told.len(), 2, "{told:?}");
+    assert!(told[0].starts_with("checked: its status program failed"), "{told:?}");
+    std::fs::write(&file, "").unwrap();
+    bench.pass(10_000, true);
+    assert_eq!(bench.told(), ["checked: ok"]);
+    // The cluster looks after it elsewhere now.
+    bench.give(Vec::new());
+    std::fs::remove_file(&file).unwrap();
+    bench.pass(30_000, true);
+    assert_eq!(bench.told(), Vec::<String>::new());
+}
+
+#[test]
+fn a_domain_xml_in_a_file_is_read_at_the_start_and_has_to_be_the_vms() {
+    let mut bench = bench();
+    let directory = tempfile::tempdir().unwrap();
+    let file = directory.path().join("v.xml");
+    let with = |id| {
+        let path = file.display().to_string();
+        start_with(id, move |start| start.xml_file = path)
+    };
+    std::fs::write(&file, xml().replace("<name>v<", "<name>w<")).unwrap();
+    bench.give(vec![with(10)]);
+    let told = bench.told();
+    assert!(told[0].contains("is the domain w, not v"), "{told:?}");
+    std::fs::write(&file, xml()).unwrap();
+    bench.give(vec![with(20)]);
+    assert_eq!(bench.told(), ["seen RUNNING", "done 20: ok"]);
+}
+
+#[test]
+fn the_cause_of_an_end_is_what_was_said_just_before_it() {
+    for (hint, end, cause) in [
+        (Some(StopCause::Watchdog), StopCause::GuestShutdown, "WATCHDOG"),
+        (Some(StopCause::Terminated), StopCause::GuestShutdown, "TERMINATED"),
+        (Some(StopCause::Panicked), StopCause::Crashed, "PANICKED"),
+        (None, StopCause::GuestShutdown, "GUEST_SHUTDOWN"),
+        (None, StopCause::Crashed, "GUEST_CRASHED"),
+    ] {
+        let mut bench = bench();
+        bench.give(vec![start(10)]);
+        bench.told();
+        match hint {
+            Some(StopCause::Panicked) => {
+                bench.core.noted(VM, GuestNote::Panicked, String::new(), bench.at());
+            }
+            Some(hint) => bench.core.ending(VM, hint, bench.at()),
+            None => {}
+        }
+        bench.fake.kill(VM, end);
+        bench.settle();
+        let told = bench.told();
+        let last = told.last().unwrap();
+        assert_eq!(*last, format!("absent up to 10: {cause}"), "{hint:?} then {end:?}");
+    }
+}
