@@ -251,6 +251,8 @@ pub struct NodeRecord {
     pub powered_on: Vec<Timestamp>,
     /// What its fence devices said that did not answer when they were last probed.
     pub dark_fence: Vec<String>,
+    /// A fence of it was asked and has not been resolved, whatever has proven its death meanwhile: it may still cut its power.
+    pub fence_under_way: bool,
     /// How fencing has gone since it was lost.
     pub fence_attempts: Option<FenceAttempts>,
     /// Managed VMs that its libvirt would start by itself when the host boots.
@@ -279,11 +281,15 @@ impl NodeRecord {
         if clock_stands || disarmed {
             return None;
         }
-        let longest = self.lease.ttl_ms
+        let lease = match off(Rule::LeaseTermsOfSession) {
+            true => LeaseTerms { ttl_ms: 3_000, self_fence_ms: 1_000 },
+            false => self.lease,
+        };
+        let longest = lease.ttl_ms
             + if off(Rule::LeaseProofWaitsForFence) {
                 0
             } else {
-                self.lease.self_fence_ms.max(watchdog)
+                lease.self_fence_ms.max(watchdog)
             };
         let drift_percent = if off(Rule::Drift) { 0 } else { drift_percent };
         Some((longest * (100 + drift_percent)).div_ceil(100))

@@ -115,6 +115,36 @@ rules! {
     SilenceIsNotAbsence = "silence-is-not-absence";
     /// libvirt's word alone is not "not here" while a QEMU process has the UUID.
     ProcessCounts = "process-counts";
+    /// A node that is in a may-run set cannot be removed.
+    NodeInSetStays = "node-in-set-stays";
+    /// A node id never comes twice.
+    NodeIdOnce = "node-id-once";
+    /// A generation never comes twice.
+    GenerationOnce = "generation-once";
+    /// A restored control plane has a higher epoch.
+    EpochRises = "epoch-rises";
+    /// A replica that meets a higher epoch stops.
+    HigherEpochStops = "higher-epoch-stops";
+    /// A boot proves a death only of the same hardware.
+    SameHardware = "same-hardware";
+    /// A node that is heard after its "off" voids the proof, and that is an alarm.
+    ProofVoidAlarm = "proof-void-alarm";
+    /// The proof by lease outlasts the lease that was granted, and not the one that is granted now.
+    LeaseTermsOfSession = "lease-terms-of-session";
+    /// Nobody's word makes a node dead that is heard.
+    ConfirmOffOfTheSilent = "confirm-off-of-the-silent";
+    /// Of two clocks the agent believes the one that ran further.
+    AgentTakesLargerClock = "agent-takes-larger-clock";
+    /// Of two clocks the leader believes the one that ran less.
+    LeaderTakesSmallerClock = "leader-takes-smaller-clock";
+    /// What libvirt was asked before an agent's death may still come to life.
+    LostStartMayCome = "lost-start-may-come";
+    /// A new ledger gives no word before libvirt has shown what it was asked before.
+    NewLedgerWaits = "new-ledger-waits";
+    /// A new ledger cannot know which starts were done before it, and refuses them.
+    NewLedgerRefuses = "new-ledger-refuses";
+    /// A copy that self-fence has suspended is destroyed when its hold is over.
+    HoldEnds = "hold-ends";
 }
 
 impl Rule {

@@ -398,6 +398,54 @@ fn a_lost_node_with_a_fence_device_is_fenced_and_may_not_register_before_that_is
 }
 
 #[test]
+fn a_fence_under_way_keeps_its_node_out_whatever_proved_its_death_meanwhile() {
+    let (mut story, place) = Story::running(VmPolicy::default(), &["a", "b"]);
+    let device = FenceDevice {
+        agent: "fence_test".into(),
+        options: BTreeMap::new(),
+        timeout_ms: 1_000,
+        level: 0,
+    };
+    story.does(Operation::SetFenceDevices { node: name(&place), devices: vec![device] });
+    story.dies(&place);
+    let (node, session) = (story.id(&place), story.session(&place));
+    let lease = ProofOfDeath::Lease { silent_ms: 6_000 };
+    story.does(Operation::NodeDead { node, session, proof: lease });
+    // Its VM does not wait for the fence; the node does, for it may still be cut off.
+    assert_eq!(story.lead().len(), 1);
+    for boot in ["boot1", "boot2"] {
+        let registration = story.registration(&place, boot, &[]);
+        let refused = story.tries(Operation::Register(Box::new(registration))).unwrap_err();
+        assert!(matches!(refused, Rejection::FenceUnresolved { .. }), "{boot}: {refused}");
+    }
+    story.tries(Operation::RemoveNode(name(&place))).unwrap_err();
+    story.does(Operation::NodeDead { node, session, proof: fenced() });
+    let again = story.tries(Operation::NodeDead { node, session, proof: fenced() }).unwrap_err();
+    assert!(matches!(again, Rejection::Superseded { .. }), "{again}");
+    story.register(&place, "boot2", &[]);
+}
+
+#[test]
+fn nodes_that_fell_silent_together_are_a_mass_loss_though_one_is_found_out_first() {
+    for (others, braked) in [([2_600, 0], true), ([1_900, 0], false), ([0, 0], false)] {
+        let (mut story, place) = Story::running(VmPolicy::default(), &["a", "b", "c"]);
+        let rest: Vec<NodeId> = ["a", "b", "c"]
+            .into_iter()
+            .filter(|node| *node != place)
+            .map(|node| story.id(node))
+            .collect();
+        story.silent.insert(story.id(&place), 3_001);
+        for (node, silent_ms) in rest.into_iter().zip(others) {
+            story.silent.insert(node, silent_ms);
+        }
+        let planned = plan(&story.state, &story.liveness(), Timestamp(story.now)).operations;
+        let brakes = planned.iter().any(|it| matches!(it, Operation::MassLoss { .. }));
+        let loses = planned.iter().any(|it| matches!(it, Operation::NodeLost { .. }));
+        assert_eq!((brakes, loses), (braked, !braked), "{others:?}: {planned:?}");
+    }
+}
+
+#[test]
 fn a_proof_of_an_old_session_says_nothing_of_the_new_one() {
     let (mut story, place) = Story::running(VmPolicy::default(), &["a", "b"]);
     let (node, session) = (story.id(&place), story.session(&place));

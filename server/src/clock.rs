@@ -2,6 +2,7 @@
 
 use std::time::{SystemTime, UNIX_EPOCH};
 
+use model::sabotage::{Rule, off};
 use model::time::Timestamp;
 use rustix::time::{ClockId, clock_gettime};
 
@@ -17,7 +18,7 @@ pub(crate) fn now() -> Timestamp {
 /// Elapsed time by `CLOCK_BOOTTIME` and `CLOCK_MONOTONIC_RAW` at once, of which the leader believes the one that ran
 /// less: what it takes for over must be over for the agent too (design section 3, lease).
 #[derive(Debug)]
-pub(crate) struct ElapsedClock {
+pub struct ElapsedClock {
     boot_us: u64,
     raw_us: u64,
     elapsed_us: u64,
@@ -25,7 +26,11 @@ pub(crate) struct ElapsedClock {
 
 impl ElapsedClock {
     pub(crate) fn start() -> Self {
-        let (boot_us, raw_us) = read();
+        Self::begin(read())
+    }
+
+    /// Begins at a reading of both clocks, in microseconds.
+    pub fn begin((boot_us, raw_us): (u64, u64)) -> Self {
         Self { boot_us, raw_us, elapsed_us: 0 }
     }
 
@@ -34,11 +39,15 @@ impl ElapsedClock {
         self.step(read())
     }
 
-    fn step(&mut self, (boot_us, raw_us): (u64, u64)) -> u64 {
+    /// Another reading of both clocks; milliseconds since the first.
+    pub fn step(&mut self, (boot_us, raw_us): (u64, u64)) -> u64 {
         let boot = boot_us.saturating_sub(self.boot_us);
         let raw = raw_us.saturating_sub(self.raw_us);
         (self.boot_us, self.raw_us) = (boot_us, raw_us);
-        self.elapsed_us += boot.min(raw);
+        self.elapsed_us += match off(Rule::LeaderTakesSmallerClock) {
+            true => boot.max(raw),
+            false => boot.min(raw),
+        };
         self.elapsed_us / 1_000
     }
 }

@@ -1,7 +1,7 @@
 //! One replica of Berth's control plane.
 
 pub mod backup;
-mod clock;
+pub mod clock;
 pub mod config;
 pub mod grpc;
 pub mod leader;

@@ -154,7 +154,9 @@ impl ClusterState {
         }
         record.restart_count += u32::from(recovering);
         record.stay.waits_for = None;
-        record.generation = Generation(cx.index);
+        if !off(Rule::GenerationOnce) {
+            record.generation = Generation(cx.index);
+        }
         record.owner = Some(node);
         record.may_run = BTreeMap::from([(node, MayRun { since: cx.index })]);
         record.give_order(cx, node, OrderIntent::Start);

@@ -44,12 +44,13 @@ impl ClusterState {
             return Err(Rejection::OutOfTurn { node: registration.name.to_string() });
         }
         let id = match &known {
-            None => NodeId(cx.index),
+            None => self.new_node_id(cx),
             Some(node) => {
                 self.check_return(node, registration)?;
                 let same_boot = node.boot_id == registration.boot_id;
                 if let (NodeState::Dead(ProofOfDeath::Fenced { device }), true) =
                     (&node.state, same_boot)
+                    && !off(Rule::ProofVoidAlarm)
                 {
                     let text = format!(
                         "{} was never off, though {device} said so: the device lies or is another host's; VMs may run twice",
@@ -101,6 +102,7 @@ impl ClusterState {
             dark_fence: known.as_ref().map(|node| node.dark_fence.clone()).unwrap_or_default(),
             fence_devices: known.map(|node| node.fence_devices.clone()).unwrap_or_default(),
             fence_attempts: None,
+            fence_under_way: false,
             autostart: BTreeSet::new(),
             unmanaged: BTreeMap::new(),
             maintenance,
@@ -122,22 +124,28 @@ impl ClusterState {
         })
     }
 
+    /// The log index, which never comes again.
+    fn new_node_id(&self, cx: &Context) -> NodeId {
+        let free = || (1..).map(NodeId).find(|id| !self.nodes.contains_key(id));
+        match off(Rule::NodeIdOnce).then(free).flatten() {
+            Some(free) => free,
+            None => NodeId(cx.index),
+        }
+    }
+
     fn check_return(
         &self,
         node: &NodeRecord,
         registration: &Registration,
     ) -> Result<(), Rejection> {
-        if node.hardware != registration.hardware {
+        if node.hardware != registration.hardware && !off(Rule::SameHardware) {
             return Err(Rejection::OtherHardware {
                 node: node.name.to_string(),
                 known: node.hardware.to_string(),
             });
         }
-        // A new boot settles what the fence was asked for; otherwise a fence under way may still cut its power.
-        if node.state == NodeState::Fencing
-            && node.boot_id == registration.boot_id
-            && !off(Rule::FenceResolvedFirst)
-        {
+        // It may still cut its power, whatever it was asked for.
+        if node.fence_under_way && !off(Rule::FenceResolvedFirst) {
             return Err(Rejection::FenceUnresolved { node: node.name.to_string() });
         }
         Ok(())
@@ -230,6 +238,7 @@ impl ClusterState {
         self.must_not_be_paused()?;
         let record = self.node_in_session(cx, node, session, |state| *state == NodeState::Lost)?;
         record.state = NodeState::Fencing;
+        record.fence_under_way = true;
         record.state_since = at;
         let devices: Vec<_> =
             record.fence_devices.iter().map(|device| device.agent.clone()).collect();
@@ -246,10 +255,16 @@ impl ClusterState {
         error: &str,
     ) -> Result<(), Rejection> {
         let at = cx.at;
-        let record =
-            self.node_in_session(cx, node, session, |state| *state == NodeState::Fencing)?;
-        record.state = NodeState::Lost;
-        record.state_since = at;
+        let record = self.node_in_session(cx, node, session, |state| {
+            matches!(state, NodeState::Fencing | NodeState::Dead(_))
+        })?;
+        if !std::mem::take(&mut record.fence_under_way) {
+            return Err(Rejection::Superseded { what: format!("node {}", record.name) });
+        }
+        if record.state == NodeState::Fencing {
+            record.state = NodeState::Lost;
+            record.state_since = at;
+        }
         let failed = record.fence_attempts.as_ref().map_or(0, |attempts| attempts.failed) + 1;
         record.fence_attempts = Some(FenceAttempts { failed, at, error: Some(error.to_owned()) });
         record.note_fence(at, format!("failed: {error}"), false);
@@ -271,9 +286,23 @@ impl ClusterState {
             }
             self.must_not_be_paused()?;
         }
-        self.node_in_session(cx, node, session, |state| {
-            matches!(state, NodeState::Lost | NodeState::Fencing)
+        let record = self.node_in_session(cx, node, session, |state| {
+            matches!(state, NodeState::Lost | NodeState::Fencing | NodeState::Dead(_))
         })?;
+        let resolved = matches!(proof, ProofOfDeath::Fenced { .. })
+            && std::mem::take(&mut record.fence_under_way);
+        if let NodeState::Dead(_) = record.state {
+            // The lease was quicker; what the fence came to lets the node return.
+            if !resolved {
+                return Err(Rejection::Superseded { what: format!("node {}", record.name) });
+            }
+            record.state = NodeState::Dead(proof.clone());
+            record.state_since = cx.at;
+            if let ProofOfDeath::Fenced { device } = proof {
+                record.note_fence(cx.at, format!("{device} says it is off"), true);
+            }
+            return Ok(());
+        }
         self.bury(cx, node, proof)
     }
 
@@ -320,6 +349,7 @@ impl ClusterState {
         let record = self.node_mut(cx, node.id)?;
         record.state = NodeState::Fencing;
         record.state_since = at;
+        record.fence_under_way = true;
         let text = format!("{by} has {name} fenced: {why}");
         self.emit(cx, EventKind::NodeFencing, None, Some(node.id), text);
         Ok(())
@@ -597,7 +627,12 @@ impl ClusterState {
             );
             return Err(in_use(why));
         }
-        if let Some(vm) = self.vms.values().find(|vm| vm.may_run.contains_key(&node.id)) {
+        if node.fence_under_way {
+            return Err(in_use("a fence of it is still under way".into()));
+        }
+        if let Some(vm) = self.vms.values().find(|vm| vm.may_run.contains_key(&node.id))
+            && !off(Rule::NodeInSetStays)
+        {
             return Err(in_use(format!(
                 "VM {} may be running there; its death must be proven first",
                 vm.spec.name

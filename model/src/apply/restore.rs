@@ -32,7 +32,7 @@ impl ClusterState {
             return Err(Rejection::AlreadyInitialised);
         }
         self.cluster = Some(cluster);
-        self.epoch = Epoch(epoch.0 + 1);
+        self.epoch = Epoch(epoch.0 + u64::from(!off(Rule::EpochRises)));
         self.settings = settings.clone();
         self.restoring = true;
         let text = format!("cluster {cluster} is restored from a backup, as epoch {}", self.epoch);
@@ -60,6 +60,7 @@ impl ClusterState {
         node.away = true;
         node.fence_attempts = None;
         node.shutdown = None;
+        node.fence_under_way = false;
         node.unmanaged.clear();
         node.changed = cx.index;
         self.nodes.insert(node.id, Arc::new(node));

@@ -65,21 +65,30 @@ pub(super) fn plan_nodes(
 }
 
 /// Nodes that should be heard and are not, and those whose loss is not settled.
+///
+/// Nodes that fell silent in one moment are not found out in one: the last heartbeat of one is up to a heartbeat and its
+/// answer younger than that of another. So once one is lost, those count that may have fallen silent with it.
 fn seems_lost(state: &ClusterState, liveness: &Liveness, in_use: &BTreeSet<NodeId>) -> Vec<NodeId> {
-    let silent = |node: &&Arc<NodeRecord>| match node.state {
+    let settings = &state.settings;
+    let together_ms = settings.heartbeat_ms + settings.answer_timeout_ms;
+    let over_ms = |node: &NodeRecord, less_ms: u64| match node.state {
         NodeState::Online if is_empty_on_its_way_off(node, in_use) => false,
         NodeState::Online => liveness
             .heard
             .get(&node.id)
             .filter(|heard| heard.session == node.last_session)
             .is_some_and(|heard| {
-                let limit = if node.away { AWAY_GRACE_MS } else { state.settings.lost_after_ms };
-                heard.silent_ms > limit
+                let limit = if node.away { AWAY_GRACE_MS } else { settings.lost_after_ms };
+                heard.silent_ms > limit.saturating_sub(less_ms).max(settings.suspect_after_ms)
             }),
         NodeState::Lost | NodeState::Fencing => true,
         NodeState::Dead(_) | NodeState::Off => false,
     };
-    state.nodes.values().filter(silent).map(|node| node.id).collect()
+    let all = || state.nodes.values();
+    if !all().any(|node| over_ms(node, 0)) {
+        return Vec::new();
+    }
+    all().filter(|node| over_ms(node, together_ms)).map(|node| node.id).collect()
 }
 
 /// Whether nothing is to be fenced or recovered now: more nodes seem lost at once than the set share, and at least two

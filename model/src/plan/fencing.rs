@@ -92,6 +92,7 @@ mod tests {
             powered_on: Vec::new(),
             dark_fence: Vec::new(),
             fence_attempts: None,
+            fence_under_way: false,
             autostart: BTreeSet::new(),
             unmanaged: BTreeMap::new(),
             maintenance: None,

@@ -79,8 +79,7 @@ impl AgentService {
     /// An agent that has met a higher epoch tells of a restored control plane: this one stops.
     fn check_epoch(&self, met: u64) -> Result<(), Status> {
         let ours = self.raft.state().epoch;
-        // A replica that has not heard of its cluster yet has no epoch to speak of.
-        if ours.0 > 0 && self.leader.meets_epoch(met, ours) {
+        if self.leader.meets_epoch(met, ours) {
             return Err(Status::failed_precondition(format!(
                 "this control plane is of epoch {ours}, and the agent has met epoch {met}"
             )));
@@ -100,7 +99,11 @@ impl AgentSession for AgentService {
             .map_err(|error| status::invalid(&error))?;
         self.raft.read_barrier().await.map_err(|error| status::not_proposed(&error))?;
         let state = self.raft.state();
-        let last_session = state.node_named(&name).map(|node| node.last_session.0);
+        let node = state.node_named(&name);
+        if let Some(node) = node {
+            self.leader.detector().contacted(node.id, self.leader.elapsed_ms());
+        }
+        let last_session = node.map(|node| node.last_session.0);
         Ok(Response::new(v1::AnnounceReply { last_session }))
     }
 
@@ -159,6 +162,9 @@ impl AgentSession for AgentService {
         let message = request.into_inner();
         let (node, session) = (NodeId(message.node_id), SessionId(message.session));
         let over = |_| self.old_session(node, session);
+        if self.raft.state().nodes.contains_key(&node) {
+            self.leader.detector().contacted(node, self.leader.elapsed_ms());
+        }
         if !self.is_current(node, session) {
             // A replica that has just been elected may lag behind; only what a quorum agrees to is the truth.
             self.raft.read_barrier().await.map_err(|error| status::not_proposed(&error))?;

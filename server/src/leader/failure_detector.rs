@@ -85,6 +85,11 @@ impl FailureDetector {
         self.contact.get(&node).map(|heard| now.saturating_sub(*heard))
     }
 
+    /// Something of the node arrived, of whatever session: it asks to register, or knows no better.
+    pub fn contacted(&mut self, node: NodeId, now: u64) {
+        self.contact.insert(node, now);
+    }
+
     /// A heartbeat of a session arrived.
     pub fn heard(&mut self, node: NodeId, session: SessionId, now: u64) -> Result<(), SessionOver> {
         self.contact.insert(node, now);
@@ -205,6 +210,7 @@ mod tests {
             powered_on: Vec::new(),
             dark_fence: Vec::new(),
             fence_attempts: None,
+            fence_under_way: false,
             autostart: Default::default(),
             unmanaged: BTreeMap::new(),
             maintenance: None,
@@ -231,6 +237,15 @@ mod tests {
         let mut detector = FailureDetector::default();
         detector.begin(90_000, &Carried::from([(NODE, (SessionId(5), 8_000))]), 89_000);
         assert_eq!(detector.look(&state, 90_100).heard[&NODE].silent_ms, 1_100);
+    }
+
+    #[test]
+    fn a_node_without_a_session_is_heard_all_the_same() {
+        let mut detector = FailureDetector::default();
+        detector.begin(0, &Carried::new(), 0);
+        assert_eq!(detector.last_contact_ms(NODE, 10), None);
+        detector.contacted(NODE, 10);
+        assert_eq!(detector.last_contact_ms(NODE, 25), Some(15));
     }
 
     #[test]

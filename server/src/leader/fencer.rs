@@ -194,7 +194,8 @@ fn agent_of(complaint: &str) -> &str {
 }
 
 fn is_fenced(node: &NodeRecord, key: Key) -> bool {
-    node.state == NodeState::Fencing && node.last_session == key.1
+    // Also when its death was proven otherwise meanwhile: it is not taken back before this has come to something.
+    node.fence_under_way && node.last_session == key.1
 }
 
 /// Nodes by whose agents the devices may be asked, with their names.

@@ -3,7 +3,7 @@
 
 use model::ClusterState;
 use model::command::Operation;
-use model::id::{NodeId, SessionId};
+use model::id::{Epoch, NodeId, NodeName, SessionId};
 use model::liveness::Liveness;
 use model::plan::{Plan, plan};
 use model::sabotage::{Rule, off};
@@ -38,6 +38,26 @@ pub fn look(
         }
     }
     Look { liveness, plan }
+}
+
+/// Whether a control plane of epoch `ours` has been replaced by a restored one, as somebody tells who has met epoch `met`. A
+/// replica that has not heard of its cluster yet has no epoch to speak of.
+pub fn is_superseded(ours: Epoch, met: u64) -> bool {
+    ours.0 > 0 && met > ours.0 && !off(Rule::HigherEpochStops)
+}
+
+/// Why nobody may say now that this node is off: something of it was heard so many milliseconds ago (design section 3, proof
+/// of death (c)).
+pub fn heard_lately(
+    detector: &FailureDetector,
+    state: &ClusterState,
+    name: &NodeName,
+    now: u64,
+) -> Option<u64> {
+    let node = state.node_named(name)?.id;
+    let silent_ms = detector.last_contact_ms(node, now)?;
+    (silent_ms < state.settings.lost_after_ms && !off(Rule::ConfirmOffOfTheSilent))
+        .then_some(silent_ms)
 }
 
 /// Whether that is the node's present session.

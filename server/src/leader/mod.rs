@@ -109,7 +109,7 @@ impl LeaderHandle {
 
     /// An agent has met this epoch; where it is higher than ours, this control plane was replaced by a restored one.
     pub fn meets_epoch(&self, met: u64, ours: Epoch) -> bool {
-        let superseded = met > ours.0;
+        let superseded = lead::is_superseded(ours, met);
         if superseded {
             self.shared.superseded.send_replace(Some(met));
         }
