@@ -113,7 +113,8 @@ pub async fn run(config: Config) -> anyhow::Result<()> {
     let lease_file = LeaseFile::open(&config.run_dir)?;
     let core = AgentCore::new(ledger, lease_file.read());
     let (feed, feed_state) = watch::channel(FeedState::new(core.lease()));
-    let feeder = config.watchdog.clone().map(|it| feeder::start(it, feed_state, lease_file));
+    tokio::spawn(lease_file.keep(feed_state.clone()));
+    let feeder = config.watchdog.clone().map(|it| feeder::start(it, feed_state));
     let (feeder, armed) = feeder.unzip();
     let (inputs, queue) = mpsc::unbounded_channel();
     let (reports, outbox) = mpsc::unbounded_channel();

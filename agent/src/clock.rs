@@ -3,6 +3,7 @@
 //! `CLOCK_BOOTTIME` goes on while the host sleeps and may be slewed; `CLOCK_MONOTONIC_RAW` is never slewed and stands
 //! while the host sleeps (clock_gettime(2)). A lease is over when either says so.
 
+use model::sabotage::{Rule, off};
 use nix::time::{ClockId, clock_gettime};
 use serde::{Deserialize, Serialize};
 
@@ -27,7 +28,8 @@ impl Reading {
     /// The larger elapsed time since `earlier`; 0 where a clock went back, as after a reboot.
     pub fn since(self, earlier: Reading) -> u64 {
         let boot = self.boot_ms.saturating_sub(earlier.boot_ms);
-        boot.max(self.raw_ms.saturating_sub(earlier.raw_ms))
+        let raw = self.raw_ms.saturating_sub(earlier.raw_ms);
+        if off(Rule::AgentTakesLargerClock) { boot.min(raw) } else { boot.max(raw) }
     }
 }
 

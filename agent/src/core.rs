@@ -297,7 +297,12 @@ impl AgentCore {
             self.term = 0;
         }
         if std::mem::take(&mut self.ledger_is_new) {
-            self.unknown_until = Some(now.boot_ms + SETTLE_MS);
+            if !off(Rule::NewLedgerWaits) {
+                self.unknown_until = Some(now.boot_ms + SETTLE_MS);
+            }
+            if !off(Rule::NewLedgerRefuses) {
+                self.ledger.remember_from(given.session)?;
+            }
         }
         self.ledger.note_epoch(given.cluster, given.epoch)?;
         self.ledger.promise_all(&given.floors)?;

@@ -12,7 +12,6 @@ use tracing::{info, warn};
 use crate::clock::Reading;
 use crate::config::WatchdogConfig;
 use crate::lease::Lease;
-use crate::lease_file::LeaseFile;
 use crate::watchdog::{self, Watchdog};
 use model::sabotage::{Rule, off};
 
@@ -78,11 +77,7 @@ pub type Armed = oneshot::Receiver<anyhow::Result<u64>>;
 ///
 /// To arm is to feed: a watchdog that an agent before this one has left to bite must not be held off by an agent that
 /// starts again and again.
-pub fn start(
-    config: WatchdogConfig,
-    mut state: watch::Receiver<FeedState>,
-    file: LeaseFile,
-) -> (Feeder, Armed) {
+pub fn start(config: WatchdogConfig, mut state: watch::Receiver<FeedState>) -> (Feeder, Armed) {
     let (end, mut ended) = oneshot::channel();
     let (told, armed) = oneshot::channel();
     let task = tokio::spawn(async move {
@@ -110,7 +105,6 @@ pub fn start(
                 _ = &mut ended => return Some(watchdog),
             }
             let state = *state.borrow();
-            file.write(state.lease);
             let may_feed = state.may_feed(Reading::now());
             if may_feed {
                 if let Err(error) = watchdog.feed() {
@@ -125,4 +119,36 @@ pub fn start(
         }
     });
     (Feeder { end, task }, armed)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::Read;
+    use std::os::unix::fs::OpenOptionsExt;
+
+    use super::*;
+
+    #[tokio::test]
+    async fn a_watchdog_is_armed_only_when_it_may_be_fed() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("pipe");
+        nix::unistd::mkfifo(&path, nix::sys::stat::Mode::S_IRWXU).unwrap();
+        let mut options = std::fs::OpenOptions::new();
+        options.read(true).custom_flags(nix::libc::O_NONBLOCK);
+        let mut end = options.open(&path).unwrap();
+        let (feed, state) = watch::channel(FeedState::new(Lease::default()));
+        let (feeder, mut armed) = start(WatchdogConfig { path, timeout_ms: 700 }, state);
+        for _ in 0..100 {
+            tokio::task::yield_now().await;
+        }
+        assert!(armed.try_recv().is_err());
+        assert_eq!(end.read(&mut [0]).unwrap(), 0, "nobody has opened it");
+        let at = Reading::now();
+        feed.send_replace(FeedState { lease: Lease::default(), safe: true, at });
+        assert_eq!(armed.await.unwrap().unwrap(), 700);
+        feeder.disarm().await;
+        let mut bytes = String::new();
+        end.read_to_string(&mut bytes).unwrap();
+        assert!(bytes.starts_with('1') && bytes.ends_with('V'), "{bytes}");
+    }
 }

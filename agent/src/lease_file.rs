@@ -3,8 +3,10 @@
 use std::path::{Path, PathBuf};
 
 use anyhow::Context;
+use tokio::sync::watch;
 use tracing::warn;
 
+use crate::feeder::FeedState;
 use crate::lease::Lease;
 
 /// The lease of the agent before this one, and of this one for the next.
@@ -24,6 +26,15 @@ impl LeaseFile {
     pub fn read(&self) -> Lease {
         let text = std::fs::read_to_string(&self.path).ok();
         text.and_then(|text| serde_json::from_str(&text).ok()).unwrap_or_default()
+    }
+
+    /// Notes each renewal, for as long as the core says anything.
+    pub async fn keep(self, mut state: watch::Receiver<FeedState>) {
+        let mut noted = self.read();
+        while state.wait_for(|state| state.lease != noted).await.is_ok() {
+            noted = state.borrow_and_update().lease;
+            self.write(noted);
+        }
     }
 
     /// Notes the lease. Not synced: it does not have to outlive the host.
@@ -56,5 +67,24 @@ mod tests {
         assert_eq!(file.read(), lease);
         std::fs::write(directory.path().join("lease"), "{\"gra").unwrap();
         assert_eq!(file.read(), Lease::default());
+    }
+
+    #[tokio::test]
+    async fn every_renewal_is_noted_with_or_without_a_watchdog() {
+        let directory = tempfile::tempdir().unwrap();
+        let reader = LeaseFile::open(directory.path()).unwrap();
+        let (feed, state) = watch::channel(FeedState::new(Lease::default()));
+        let keeper = tokio::spawn(LeaseFile::open(directory.path()).unwrap().keep(state));
+        for moment in [10, 510] {
+            let now = Reading { boot_ms: moment, raw_ms: moment };
+            let mut lease = Lease::default();
+            lease.renew(now, 3_000, now);
+            feed.send_replace(FeedState { lease, safe: false, at: now });
+            while reader.read() != lease {
+                tokio::task::yield_now().await;
+            }
+        }
+        drop(feed);
+        keeper.await.unwrap();
     }
 }

@@ -150,7 +150,8 @@ pub(crate) struct Driver {
 impl Driver {
     /// `unknown_until`: the ledger is new, so that before this moment nobody can say what libvirt was asked before.
     pub(crate) fn new(uuid: Uuid, ledger: &Ledger, unknown_until: Option<u64>) -> Self {
-        let bringing = ledger.entry(uuid).is_some_and(|entry| entry.bringing);
+        let bringing =
+            ledger.entry(uuid).is_some_and(|entry| entry.bringing) && !off(Rule::LostStartMayCome);
         let unsettled = match bringing {
             true => Some(Unsettled::Unseen),
             false => unknown_until.map(Unsettled::Until),
@@ -381,7 +382,8 @@ impl Driver {
         orders.sort_by_key(|order| order.id);
         for order in orders {
             let running = self.work.as_ref().map(|work| &work.order);
-            match judge(&order, scene.ledger.entry(self.uuid), running, scene.lease) {
+            let noted = (scene.ledger.entry(self.uuid), scene.ledger.memory_from());
+            match judge(&order, noted, running, scene.lease) {
                 Verdict::Run => self.begin(scene, order, false),
                 Verdict::RunAgain => self.begin(scene, order, true),
                 Verdict::AnswerAgain(error) => self.send_done(scene, &order, error),
@@ -479,10 +481,13 @@ impl Driver {
 
     fn ended(&mut self, scene: &mut Scene<'_>, outcome: Outcome) {
         let Some(mut work) = self.work.take() else { return };
+        if let Some(isolation) = &mut self.isolation {
+            isolation.doubt(scene.now);
+        }
         if let Some((note, text)) = work.take_note() {
             self.noted(scene, note, text);
         }
-        let lost = work.was_lost();
+        let lost = work.was_lost() && !off(Rule::LostStartMayCome);
         if lost {
             self.unsettled = Some(Unsettled::Unseen);
         }

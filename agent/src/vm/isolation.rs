@@ -3,7 +3,7 @@
 //! ```text
 //!  look ─▶ runs ─────▶ suspend or destroy ─▶ look …
 //!       ─▶ incoming ─▶ destroy ────────────▶ look …
-//!       ─▶ stopped or gone: safe ─ a second later, or at an event ─▶ look …
+//!       ─▶ stopped ──▶ no migration ─▶ look: still stopped, or gone: safe ─ a second later, or at an event ─▶ look …
 //!  libvirt fails, or half of the time for self-fence is over ─▶ kill ─▶ look …
 //!  the hold is over ─▶ destroy
 //! ```
@@ -57,6 +57,10 @@ pub(super) struct Isolation {
     safe: bool,
     /// Its migration has been called off, if there was one.
     aborted: bool,
+    /// There was no migration when that was asked; what is looked at after that stays as it is.
+    settled: bool,
+    /// Something happened while a call was under way: what that call says may be older.
+    look_again: bool,
     /// The number of the call whose answer counts.
     call: u32,
 }
@@ -78,6 +82,8 @@ impl Isolation {
             stage: Stage::Waiting { until: now },
             safe: policy == OnIsolation::Continue,
             aborted: false,
+            settled: false,
+            look_again: false,
             call: calls,
         }
     }
@@ -110,6 +116,7 @@ impl Isolation {
                 if self.safe {
                     self.kill_at = now + self.patience_ms;
                 }
+                self.settled = false;
                 self.call(Doing::Looking, Call::Look)
             }
             // libvirt has had its chance; the process is killed beside the call that hangs.
@@ -124,10 +131,24 @@ impl Isolation {
     }
 
     pub(super) fn look_now(&mut self, now: u64) -> IsolationStep {
-        if matches!(self.stage, Stage::Waiting { .. }) {
-            self.stage = Stage::Waiting { until: now };
+        match self.stage {
+            Stage::Waiting { .. } => self.stage = Stage::Waiting { until: now },
+            Stage::Calling(_) => self.look_again = true,
         }
         self.tick(now)
+    }
+
+    /// Work on it has ended, which may have brought the guest to life after it was looked at, or killed for nothing.
+    pub(super) fn doubt(&mut self, now: u64) {
+        if self.policy == OnIsolation::Continue {
+            return;
+        }
+        (self.safe, self.settled) = (false, false);
+        self.kill_at = now + self.patience_ms;
+        match self.stage {
+            Stage::Waiting { .. } => self.stage = Stage::Waiting { until: now },
+            Stage::Calling(_) => self.look_again = true,
+        }
     }
 
     fn may_kill(&self, now: u64) -> bool {
@@ -160,9 +181,13 @@ impl Isolation {
                 self.call(Doing::Looking, Call::Look)
             }
             (Doing::Checking, Ok(Seen::Job(Some(_)))) => self.act(Call::AbortJob, now),
-            (Doing::Checking, Err(error)) if !is_silence(error) => self.rest(now),
-            (Doing::Checking, Ok(_)) => self.rest(now),
+            // One that ended between the look and this may have let the guest run again.
+            (Doing::Checking, answer) if !answer.as_ref().is_err_and(is_silence) => {
+                self.settled = true;
+                self.call(Doing::Looking, Call::Look)
+            }
             (Doing::Acting, Ok(_)) => self.call(Doing::Looking, Call::Look),
+            (Doing::Killing, Ok(_)) if std::mem::take(&mut self.look_again) => self.wait(now),
             (Doing::Killing, Ok(_)) => {
                 // The kernel says that no such process is left; libvirt may take its time to see it.
                 self.safe = true;
@@ -190,7 +215,16 @@ impl Isolation {
             Some(Presence::Incoming) if off(Rule::SelfFenceIncoming) => self.rest(now),
             // libvirt would let it run by itself when the source is done.
             Some(Presence::Incoming) => self.act(Call::Destroy, now),
-            Some(Presence::Suspended) if now >= self.hold_until => self.act(Call::Destroy, now),
+            Some(Presence::Suspended) if now >= self.hold_until && !off(Rule::HoldEnds) => {
+                self.act(Call::Destroy, now)
+            }
+            Some(
+                Presence::Suspended
+                | Presence::Paused
+                | Presence::Crashed
+                | Presence::IoError
+                | Presence::WatchdogPaused,
+            ) if self.settled => self.rest(now),
             Some(
                 Presence::Suspended
                 | Presence::Paused
@@ -218,6 +252,7 @@ impl Isolation {
 
     fn act(&mut self, call: Call, now: u64) -> IsolationStep {
         self.safe = false;
+        self.settled = false;
         if self.may_kill(now) {
             return self.call(Doing::Killing, Call::Kill);
         }
@@ -225,6 +260,10 @@ impl Isolation {
     }
 
     fn rest(&mut self, now: u64) -> IsolationStep {
+        if std::mem::take(&mut self.look_again) {
+            self.settled = false;
+            return self.call(Doing::Looking, Call::Look);
+        }
         self.safe = true;
         self.wait((now + LOOK_PERIOD_MS).min(self.hold_until.max(now + AGAIN_MS)))
     }
@@ -267,7 +306,9 @@ mod tests {
         let (look, _) = call(isolation.answered(suspend, &Ok(Seen::Done), 20));
         let (job, what) = call(isolation.answered(look, &seen(Presence::Suspended), 30));
         assert_eq!((what, isolation.is_safe()), (Call::Job, false));
-        isolation.answered(job, &Ok(Seen::Job(None)), 35);
+        let (look, what) = call(isolation.answered(job, &Ok(Seen::Job(None)), 35));
+        assert_eq!((what, isolation.is_safe()), (Call::Look, false));
+        isolation.answered(look, &seen(Presence::Suspended), 40);
         assert!(isolation.is_safe());
         let (look, _) = call(isolation.tick(5_000));
         let (_, what) = call(isolation.answered(look, &seen(Presence::Suspended), 5_010));
@@ -294,7 +335,8 @@ mod tests {
         let mut isolation = Isolation::new(OnIsolation::Suspend, 0, (1_000, 60_000), 0);
         let (look, _) = call(isolation.tick(0));
         let (job, _) = call(isolation.answered(look, &seen(Presence::Paused), 10));
-        isolation.answered(job, &Ok(Seen::Job(None)), 12);
+        let (look, _) = call(isolation.answered(job, &Ok(Seen::Job(None)), 12));
+        isolation.answered(look, &seen(Presence::Paused), 14);
         assert!(isolation.is_safe());
         let (look, _) = call(isolation.look_now(5_000));
         let (_, what) = call(isolation.answered(look, &seen(Presence::Running), 5_010));
@@ -311,6 +353,47 @@ mod tests {
         assert_eq!((what, isolation.is_safe()), (Call::AbortJob, false));
         let (_, what) = call(isolation.tick(500));
         assert_eq!((what, isolation.is_safe()), (Call::Kill, false));
+    }
+
+    #[test]
+    fn a_migration_that_ends_between_a_look_and_the_next_question_is_not_missed() {
+        let mut isolation = Isolation::new(OnIsolation::Suspend, 0, (1_000, 60_000), 0);
+        let (look, _) = call(isolation.tick(0));
+        let (job, _) = call(isolation.answered(look, &seen(Presence::Suspended), 10));
+        // It fails here, libvirt lets the guest run again, and then there is none any more.
+        let (look, _) = call(isolation.answered(job, &Ok(Seen::Job(None)), 20));
+        let (_, what) = call(isolation.answered(look, &seen(Presence::Running), 30));
+        assert_eq!((what, isolation.is_safe()), (Call::AbortJob, false));
+    }
+
+    #[test]
+    fn an_event_during_a_call_is_looked_into_before_anything_is_called_safe() {
+        let mut isolation = Isolation::new(OnIsolation::Suspend, 0, (1_000, 60_000), 0);
+        let (look, _) = call(isolation.tick(0));
+        let (job, _) = call(isolation.answered(look, &seen(Presence::Paused), 10));
+        let (look, _) = call(isolation.answered(job, &Ok(Seen::Job(None)), 12));
+        assert_eq!(isolation.look_now(13), IsolationStep::Nothing);
+        let (look, what) = call(isolation.answered(look, &seen(Presence::Paused), 14));
+        assert_eq!((what, isolation.is_safe()), (Call::Look, false));
+        let (_, what) = call(isolation.answered(look, &seen(Presence::Running), 16));
+        assert_eq!((what, isolation.is_safe()), (Call::AbortJob, false));
+    }
+
+    #[test]
+    fn a_start_that_ends_after_the_kill_is_looked_into() {
+        let mut isolation = Isolation::new(OnIsolation::Suspend, 0, (1_000, 60_000), 0);
+        call(isolation.tick(0));
+        let (kill, what) = call(isolation.tick(500));
+        assert_eq!(what, Call::Kill);
+        // There was nothing to kill yet.
+        isolation.answered(kill, &Ok(Seen::Done), 510);
+        assert!(isolation.is_safe());
+        isolation.doubt(900);
+        assert!(!isolation.is_safe());
+        let (look, what) = call(isolation.tick(900));
+        assert_eq!(what, Call::Look);
+        let (_, what) = call(isolation.answered(look, &seen(Presence::Running), 910));
+        assert_eq!(what, Call::AbortJob);
     }
 
     #[test]

@@ -55,6 +55,9 @@ pub struct Entries {
     pub epoch: u64,
     /// The cluster of that epoch, whose mark counts.
     pub cluster: Option<Uuid>,
+    /// Orders before this one may have been done by an agent whose ledger is lost.
+    #[serde(default)]
+    pub memory_from: u64,
     /// By VM.
     pub vms: BTreeMap<Uuid, Entry>,
     /// By service; none in formats before the third.
@@ -259,6 +262,16 @@ impl Ledger {
         self.storage.write_suspended(&all)?;
         self.suspended = all;
         Ok(())
+    }
+
+    /// This ledger is new: what was ordered before this number nobody remembers.
+    pub fn remember_from(&mut self, order: u64) -> Result<(), LedgerError> {
+        self.change(|entries| entries.memory_from = order)
+    }
+
+    /// The first order that would be remembered if it had been done.
+    pub fn memory_from(&self) -> u64 {
+        self.entries.memory_from
     }
 
     /// The cluster whose marks count.

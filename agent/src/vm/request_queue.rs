@@ -32,11 +32,11 @@ pub enum Verdict {
     NoLease,
 }
 
-/// The verdict on `order`. `noted` is the ledger's entry, `running` the order being carried out, `lease` whether this
-/// node holds its lease now.
+/// The verdict on `order`. `noted` is the ledger's entry, `memory_from` the first order that the ledger would remember,
+/// `running` the order being carried out, `lease` whether this node holds its lease now.
 pub fn judge(
     order: &Order,
-    noted: Option<&Entry>,
+    (noted, memory_from): (Option<&Entry>, u64),
     running: Option<&Order>,
     lease: bool,
 ) -> Verdict {
@@ -45,6 +45,10 @@ pub fn judge(
     }
     if order.kind == Kind::Probe {
         return Verdict::Look;
+    }
+    // It may have been done, and its guest may be elsewhere by now; all else is harmless when it is done again.
+    if matches!(order.kind, Kind::Start { .. }) && order.id < memory_from {
+        return Verdict::Stale;
     }
     let run = match order.kind.needs_lease() && !lease && !off(Rule::NoStartWithoutLease) {
         true => Verdict::NoLease,
@@ -205,7 +209,8 @@ mod tests {
                 Verdict::Wait,
             ),
         ] {
-            assert_eq!(judge(&order, noted.as_ref(), running.as_ref(), true), expected, "{name}");
+            let noted = (noted.as_ref(), 0);
+            assert_eq!(judge(&order, noted, running.as_ref(), true), expected, "{name}");
         }
     }
 
@@ -219,7 +224,19 @@ mod tests {
             (stop(5, None), Verdict::Run),
             (order(5, Kind::Probe), Verdict::Look),
         ] {
-            assert_eq!(judge(&order, None, None, false), expected, "{order:?}");
+            assert_eq!(judge(&order, (None, 0), None, false), expected, "{order:?}");
+        }
+    }
+
+    #[test]
+    fn a_ledger_that_is_new_does_not_start_what_may_have_been_started_before_it() {
+        for (order, expected) in [
+            (start(5), Verdict::Stale),
+            (start(7), Verdict::Run),
+            (stop(5, None), Verdict::Run),
+            (order(5, Kind::Adopt), Verdict::Run),
+        ] {
+            assert_eq!(judge(&order, (None, 7), None, true), expected, "{order:?}");
         }
     }
 }

@@ -222,6 +222,29 @@ fn an_order_that_comes_again_is_done_once_over_restarts_too() {
 }
 
 #[test]
+fn each_session_is_told_anew_what_is_here() {
+    let mut bench = bench();
+    bench.give(vec![start(10)]);
+    bench.told();
+    bench.register(8);
+    assert_eq!(bench.told(), ["seen RUNNING"]);
+}
+
+#[test]
+fn an_agent_without_a_session_makes_sure_of_what_it_finds() {
+    let mut bench = bench();
+    bench.give(vec![start(10)]);
+    bench.restart(Lease::default());
+    assert!(!bench.core.may_feed(bench.at()), "it does not know yet what runs here");
+    let domains = bench.fake.domains().unwrap();
+    bench.core.inventory(&domains, bench.at());
+    assert!(!bench.core.may_feed(bench.at()), "that runs, and there is no lease");
+    bench.pass(1_000, false);
+    assert_eq!(bench.presence(), Some(Presence::Paused));
+    assert!(bench.core.may_feed(bench.at()));
+}
+
+#[test]
 fn without_a_lease_a_start_waits_and_begins_with_the_first_answer() {
     let mut bench = bench();
     bench.pass(4_000, false);
