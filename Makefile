@@ -27,10 +27,11 @@ test: dependencies build
 	    $(CARGO) test --workspace --no-fail-fast -- --test-threads=2 --skip $${left_out:-none::}; \
 	fi
 
-# Berth in virtual time: many seeds, and each rule of the law switched off in turn.
+# Berth in virtual time: many seeds, each rule of the law switched off in turn, and what can die in a migration.
 sim:
 	$(CARGO) run --release -p tests --bin sim -- --seeds 5000
 	$(CARGO) run --release -p tests --bin sim -- --seeds 1000 --teeth
+	$(CARGO) run --release -p tests --bin sim -- --crash-table
 
 # The reader of domain XMLs against texts that no person wrote, for a minute or FUZZ_SECONDS.
 FUZZ_SECONDS ?= 60

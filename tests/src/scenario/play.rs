@@ -489,6 +489,7 @@ impl Play<'_> {
                     memory_mib: spec.memory_mib,
                     unseen: false,
                     outside: true,
+                    recovers_to: None,
                 },
             );
             machine.events.push((spec.uuid, None));
@@ -542,6 +543,8 @@ impl Play<'_> {
             let Some(node) = node else { return false };
             let session = host.agent.as_ref().and_then(|agent| agent.session);
             let known = match node.state {
+                // Under the brake nobody is given up, and nothing is in flight for it.
+                NodeState::Online if truth.braked() && !reachable => true,
                 NodeState::Online => reachable && session == Some((node.id, node.last_session)),
                 NodeState::Dead(_) | NodeState::Off => !reachable,
                 NodeState::Lost => !reachable && truth.braked(),
@@ -553,7 +556,7 @@ impl Play<'_> {
         }
         let reasons = world.replicas[leader].leading.as_ref().map(|leading| &leading.reasons);
         truth.vms.values().all(|record| {
-            let reason = reasons.and_then(|reasons| reasons.get(record.spec.name.as_str()));
+            let reason = reasons.and_then(|reasons| reasons.get(&record.spec.name));
             self.vm_settled(&truth, record, reason)
         })
     }
@@ -629,7 +632,7 @@ impl Play<'_> {
                     None if self.removed.contains(name) => ("removed", place),
                     None => ("unmanaged", place),
                     Some(record) => {
-                        let reason = reasons.and_then(|reasons| reasons.get(name));
+                        let reason = reasons.and_then(|reasons| reasons.get(&vm));
                         let state = state(&truth, record, reason, decided, place.is_some());
                         let last = record.owner.or(record.last_owner);
                         (state, place.or(last.map(|node| truth.node_name(node))))

@@ -5,8 +5,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use agent::clock::Reading;
 use agent::core::{AgentCore, Given};
-use agent::hypervisor::call::{Answer, Call};
-use agent::hypervisor::{Hypervisor, HypervisorError, JobStats};
+use agent::hypervisor::Hypervisor;
 use agent::vm::ledger::{Entries, Ledger, LedgerError, LedgerStorage};
 use model::command::{Operation, Registration};
 use model::id::{NodeId, NodeName, SessionId};
@@ -153,8 +152,8 @@ pub struct SimAgent {
     limit_ms: u64,
     number: u64,
     pending: Option<(u64, Reading)>,
-    queue: Vec<v1::Report>,
-    unanswered: Option<(Uuid, Vec<v1::Report>)>,
+    pub(super) queue: Vec<v1::Report>,
+    pub(super) unanswered: Option<(Uuid, Vec<v1::Report>)>,
     registering: Option<Registering>,
     fed_at: u64,
     /// Its watchdog is armed, or there is none.
@@ -165,13 +164,6 @@ impl SimAgent {
     /// The replica it speaks to.
     pub fn server(&self) -> usize {
         self.server
-    }
-}
-
-fn short(call: &Call) -> String {
-    match call {
-        Call::Create { .. } => "create".into(),
-        call => format!("{call:?}"),
     }
 }
 
@@ -255,7 +247,7 @@ impl World {
         self.after(delay, Event::StartAgent(number, incarnation));
     }
 
-    fn agent(&mut self, number: usize, incarnation: u64) -> Option<&mut SimAgent> {
+    pub(super) fn agent(&mut self, number: usize, incarnation: u64) -> Option<&mut SimAgent> {
         let host = &mut self.hosts[number];
         (host.incarnation == incarnation).then_some(())?;
         host.agent.as_mut()
@@ -358,7 +350,7 @@ impl World {
             migration_uri: format!("sim://{number}"),
             watchdog_timeout_ms: host.watchdog.map(|watchdog| watchdog.timeout_ms),
             pausable: host.pausable,
-            lock_manager: None,
+            lock_manager: host.locked.then(|| "lockd".to_owned()),
             agent_version: "sim".into(),
             features: Default::default(),
             inventory,
@@ -434,7 +426,7 @@ impl World {
         }
     }
 
-    fn send_reports(&mut self, number: usize, incarnation: u64) {
+    pub(super) fn send_reports(&mut self, number: usize, incarnation: u64) {
         let fresh = self.uuid();
         let Some(agent) = self.agent(number, incarnation) else { return };
         let Some((node, session)) = agent.session else { return };
@@ -512,8 +504,15 @@ impl World {
                 }
             }
             Reply::Orders(list) => {
+                let foreign = self.foreign_orders(number, &list);
                 self.with_core(number, |core, now| core.orders(*list, now));
-                self.observe(&Observation::Heard { host: number });
+                let core = self.hosts[number].agent.as_ref().map(|agent| &agent.core);
+                let began = |(uuid, order): &&(Uuid, u64)| {
+                    let entry = core.and_then(|core| core.ledger().entry(*uuid));
+                    entry.is_some_and(|entry| entry.begun == Some(*order))
+                };
+                let foreign = foreign.iter().find(began).map(|(_, order)| *order);
+                self.observe(&Observation::Heard { host: number, foreign });
             }
             Reply::ShutdownNoted(empty) => self.shutdown_noted(number, empty),
             Reply::Left => {
@@ -523,6 +522,21 @@ impl World {
                 self.agent_gone(number, incarnation);
             }
         }
+    }
+
+    /// Those of a list that are not of the agent's session and epoch, and that it is not about already.
+    fn foreign_orders(&self, number: usize, list: &v1::OrderList) -> Vec<(Uuid, u64)> {
+        let Some(agent) = &self.hosts[number].agent else { return Vec::new() };
+        let Some(given) = agent.core.session() else { return Vec::new() };
+        let of_another =
+            |order: &&v1::Order| order.session != given.session || list.epoch != given.epoch;
+        let known = |(uuid, order): &(Uuid, u64)| {
+            let entry = agent.core.ledger().entry(*uuid);
+            entry.is_some_and(|entry| entry.begun == Some(*order))
+        };
+        let named = |order: &v1::Order| Some((order.uuid.parse().ok()?, order.id));
+        let all = list.orders.iter().filter(of_another).filter_map(named);
+        all.filter(|order| !known(order)).collect()
     }
 
     fn registered(
@@ -555,130 +569,5 @@ impl World {
         let place = &self.hosts[number].name;
         self.trace.detail(self.now, "registered", || format!("{place} {session}"));
         self.observe(&Observation::Registered { host: number, node, session });
-    }
-
-    // ---- calls ---------------------------------------------------------------------------------------------------
-
-    /// What the core's last steps led to.
-    pub(super) fn carry_out(&mut self, number: usize) {
-        let incarnation = self.hosts[number].incarnation;
-        let Some(agent) = &mut self.hosts[number].agent else { return };
-        let effects = agent.core.take_effects();
-        let reports = !effects.reports.is_empty();
-        agent.queue.extend(effects.reports);
-        let idle = agent.unanswered.is_none();
-        for call in effects.calls {
-            self.begin_call(number, incarnation, (call.uuid, call.id, call.call));
-        }
-        if reports && idle {
-            self.send_reports(number, incarnation);
-        }
-    }
-
-    fn begin_call(&mut self, number: usize, incarnation: u64, (uuid, id, call): (Uuid, u64, Call)) {
-        let place = &self.hosts[number].name;
-        self.trace.detail(self.now, "call", || format!("{place} #{id} {uuid}: {}", short(&call)));
-        self.observe(&Observation::Call { host: number, uuid, call: &call });
-        if let Some(limit) = call.limit() {
-            let limit = limit.as_millis() as u64;
-            self.after(limit, Event::CallLate(number, incarnation, uuid, id, call.clone()));
-        }
-        let boot = self.hosts[number].boot;
-        let lost = {
-            let mut machine = self.hosts[number].hypervisor.machine();
-            let lost = matches!(call, Call::Create { .. }) && machine.failing.lost_starts > 0;
-            machine.failing.lost_starts -= u32::from(lost);
-            lost
-        };
-        let took = match &call {
-            Call::Create { .. } if lost => {
-                // The connection breaks, and libvirt goes on with what it was asked.
-                let gone = HypervisorError::Disconnected("the connection broke".into());
-                self.answer_call(number, incarnation, uuid, id, Err(gone));
-                self.rng.u64(50..4_000)
-            }
-            Call::Create { .. } => {
-                if let Some(name) = self.vm_name(uuid) {
-                    let host = self.hosts[number].name.clone();
-                    self.trace.note(self.now, "start", &[&name, &host]);
-                }
-                self.between(self.pace.start)
-            }
-            Call::Migrate(migration) => {
-                let to =
-                    migration.uri.strip_prefix("sim://").and_then(|number| number.parse().ok());
-                let asked = Some((number, boot, incarnation, uuid, id));
-                return self.begin_migration(uuid, number, to.unwrap_or(usize::MAX), asked);
-            }
-            _ => self.between(self.pace.call),
-        };
-        self.after(took, Event::CallEnds { host: number, boot, incarnation, uuid, id, call });
-    }
-
-    pub(super) fn call_ends(
-        &mut self,
-        number: usize,
-        boot: u64,
-        incarnation: u64,
-        (uuid, id, call): (Uuid, u64, Call),
-    ) {
-        if !self.hosts[number].on || self.hosts[number].boot != boot {
-            return;
-        }
-        let answer = match &call {
-            Call::AbortJob => self.abort_migration(uuid, number),
-            Call::Job => Ok(Answer::Job(self.migrates(uuid, number).then(JobStats::default))),
-            call => call.make(uuid, &self.hosts[number].hypervisor),
-        };
-        if matches!(call, Call::Create { .. })
-            && answer.is_err()
-            && let Some(name) = self.vm_name(uuid)
-        {
-            let host = self.hosts[number].name.clone();
-            self.trace.note(self.now, "start-failed", &[&name, &host]);
-        }
-        self.observe(&Observation::Called {
-            host: number,
-            uuid,
-            call: &call,
-            done: answer.is_ok(),
-        });
-        self.tell_events(number);
-        self.answer_call(number, incarnation, uuid, id, answer);
-    }
-
-    /// A call comes back to the agent that made it, unless that is dead or stands still.
-    pub(super) fn answer_call(
-        &mut self,
-        number: usize,
-        incarnation: u64,
-        uuid: Uuid,
-        id: u64,
-        answer: Result<Answer, HypervisorError>,
-    ) {
-        if self.agent(number, incarnation).is_some() {
-            let place = &self.hosts[number].name;
-            self.trace.detail(self.now, "answer", || format!("{place} #{id}: {answer:?}"));
-            self.with_core(number, |core, now| core.answered(uuid, id, answer, now));
-        }
-    }
-
-    pub(super) fn call_late(
-        &mut self,
-        number: usize,
-        incarnation: u64,
-        uuid: Uuid,
-        id: u64,
-        call: Call,
-    ) {
-        let limit = call.limit().unwrap_or_default();
-        let late = HypervisorError::Timeout { what: call.as_str(), limit };
-        self.answer_call(number, incarnation, uuid, id, Err(late));
-    }
-
-    /// A VM's name, by any control plane.
-    pub fn vm_name(&self, uuid: Uuid) -> Option<String> {
-        let known = self.planes.iter().rev().find_map(|plane| plane.state.vm_by_uuid.get(&uuid));
-        known.map(ToString::to_string)
     }
 }

@@ -8,12 +8,13 @@ use std::sync::Arc;
 
 use model::ClusterState;
 use model::cluster::{Detail, Outcome};
-use model::command::{Command, Operation};
-use model::id::{NodeId, RequestId, SessionId};
+use model::command::{Command, Decision, Operation};
+use model::id::{NodeId, NodeName, RequestId, SessionId};
 use model::order;
 use model::sabotage::{Rule, off};
 use model::vm::Presence;
 use proto::v1;
+use server::clock::ElapsedClock;
 use server::leader::{Carried, lead};
 use uuid::Uuid;
 
@@ -70,8 +71,10 @@ pub struct Replica {
     pub leading: Option<Leading>,
     /// The heartbeats it passed on.
     pub carried: Carried,
-    /// How much faster than true time its clock runs.
-    pub drift_ppm: i64,
+    /// How much faster than true time its two clocks run, in parts per million.
+    pub drift_ppm: (i64, i64),
+    clock: ElapsedClock,
+    elapsed_ms: u64,
     /// It has met a higher epoch and has stopped for good.
     pub superseded: bool,
     /// Its storage fails: it stops rather than serve.
@@ -91,15 +94,25 @@ impl Replica {
             state: ClusterState::default(),
             leading: None,
             carried: Carried::new(),
-            drift_ppm: 0,
+            drift_ppm: (0, 0),
+            clock: ElapsedClock::begin((0, 0)),
+            elapsed_ms: 0,
             superseded: false,
             storage_fails: false,
         }
     }
 
-    /// Its own elapsed time.
-    pub fn elapsed_ms(&self, now: u64) -> u64 {
-        (now as i64 + now as i64 * self.drift_ppm / 1_000_000) as u64
+    /// Its own elapsed time, by the clocks it has.
+    pub fn elapsed_ms(&mut self, now: u64) -> u64 {
+        let microseconds = |ppm: i64| (now as i64 * 1_000 + now as i64 * ppm / 1_000) as u64;
+        self.elapsed_ms =
+            self.clock.step((microseconds(self.drift_ppm.0), microseconds(self.drift_ppm.1)));
+        self.elapsed_ms
+    }
+
+    /// The same, when it was asked last.
+    pub fn last_elapsed_ms(&self) -> u64 {
+        self.elapsed_ms
     }
 }
 
@@ -133,8 +146,8 @@ pub enum Waiting {
     Shutdown(usize, u64, NodeId),
     /// An operator.
     Operator,
-    /// Nobody.
-    Nobody,
+    /// The fence of a session, whose end it is.
+    Fence(NodeId, SessionId),
 }
 
 const ELECT_PERIOD_MS: u64 = 50;
@@ -163,7 +176,7 @@ impl World {
         let replica = &self.replicas[number];
         let home = replica
             .home
-            .is_none_or(|host| self.hosts[host].on && !self.hosts[host].paused(self.now));
+            .is_none_or(|host| self.hosts[host].on && !self.hosts[host].stands_still(self.now));
         replica.up && replica.stalled_until <= self.now && home
     }
 
@@ -321,8 +334,14 @@ impl World {
     }
 
     fn proposal_ended(&mut self, number: usize, waiting: &Waiting) {
-        if let (Waiting::Leader, Some(leading)) = (waiting, &mut self.replicas[number].leading) {
-            leading.proposals = leading.proposals.saturating_sub(1);
+        let Some(leading) = &mut self.replicas[number].leading else { return };
+        match waiting {
+            Waiting::Leader => leading.proposals = leading.proposals.saturating_sub(1),
+            // Committed or not: what is still asked for is begun again.
+            Waiting::Fence(node, session) => {
+                leading.fencing.remove(&(*node, *session));
+            }
+            _ => {}
         }
     }
 
@@ -344,6 +363,18 @@ impl World {
             }
         }
         let after = self.planes[plane].state.clone();
+        let act = match &proposal.command.operation {
+            Operation::ForgetVm(_) => Some("vm-forgotten"),
+            Operation::AddVm(_) => Some("vm-added"),
+            Operation::RemoveNode(_) => Some("node-removed"),
+            Operation::ConfirmOff { .. } => Some("confirmed-off"),
+            Operation::Register(_) if before.nodes.len() < after.nodes.len() => Some("node-added"),
+            Operation::Decide { decision: Decision::Migrate { .. }, .. } => Some("migration"),
+            _ => None,
+        };
+        if let (Some(act), Ok(_)) = (act, &outcome) {
+            *self.struck.entry(act).or_default() += 1;
+        }
         self.trace.detail(self.now, "commit", || {
             format!("{:?}: {outcome:?}", proposal.command.operation)
         });
@@ -368,7 +399,7 @@ impl World {
     fn acknowledge(&mut self, number: usize, proposal: &Proposal, outcome: &Outcome) {
         let request = proposal.command.request.0;
         match proposal.waiting {
-            Waiting::Leader | Waiting::Nobody => {}
+            Waiting::Leader | Waiting::Fence(..) => {}
             Waiting::Operator => {
                 let answer = match outcome {
                     Ok(accepted) => Ok(accepted.revision),
@@ -455,13 +486,14 @@ impl World {
             return;
         }
         if let Request::Register { epoch, .. } | Request::Heartbeat { epoch, .. } = &request
-            && *epoch > self.replicas[number].state.epoch.0
-            && self.replicas[number].state.epoch.0 > 0
-            && !off(Rule::OrderOfEpoch)
+            && lead::is_superseded(self.replicas[number].state.epoch, *epoch)
         {
             // A restored control plane has taken this one's place.
             self.replicas[number].superseded = true;
             return self.stop_replica(number);
+        }
+        if let Request::Register { epoch, .. } | Request::Heartbeat { epoch, .. } = &request {
+            self.observe(&Observation::Met { replica: number, epoch: *epoch });
         }
         if self.replicas[number].leading.is_none() {
             if let Request::Heartbeat { node, session, .. } = &request {
@@ -485,6 +517,9 @@ impl World {
                     let name = &self.hosts[host].name;
                     let node = state.nodes.values().find(|node| node.name.as_str() == name);
                     let last = node.map(|node| node.last_session);
+                    if let Some(id) = node.map(|node| node.id) {
+                        self.contacted(number, id);
+                    }
                     self.reply(number, host, incarnation, Reply::Announced(request, last));
                 }
             }
@@ -534,11 +569,32 @@ impl World {
                 self.take_heartbeat(number, term, host, (node, session, beat));
             }
             (Request::Submit { request, operation }, _) => {
+                if let Operation::ConfirmOff { node, .. } = &*operation
+                    && let Some(silent_ms) = self.heard_lately(number, node)
+                {
+                    let why = format!("{node} was heard {silent_ms} ms ago");
+                    self.answers.insert(request, Err(why));
+                    return;
+                }
                 let waiting = Waiting::Operator;
                 self.propose(number, term, (request, "operator".into(), *operation), waiting);
             }
             (_, None) => {}
         }
+    }
+
+    /// A leader has heard of a node, whatever it was.
+    fn contacted(&mut self, number: usize, node: NodeId) {
+        let elapsed = self.replicas[number].elapsed_ms(self.now);
+        if let Some(leading) = &mut self.replicas[number].leading {
+            leading.detector.contacted(node, elapsed);
+        }
+    }
+
+    fn heard_lately(&mut self, number: usize, name: &NodeName) -> Option<u64> {
+        let elapsed = self.replicas[number].elapsed_ms(self.now);
+        let replica = &self.replicas[number];
+        lead::heard_lately(&replica.leading.as_ref()?.detector, &replica.state, name, elapsed)
     }
 
     fn session_over(&mut self, number: usize, host: usize, session: SessionId) {
@@ -553,6 +609,7 @@ impl World {
         host: usize,
         (node, session, beat): (NodeId, SessionId, u64),
     ) {
+        self.contacted(number, node);
         let elapsed = self.replicas[number].elapsed_ms(self.now);
         let replica = &mut self.replicas[number];
         let Some(leading) = &mut replica.leading else { return };

@@ -2,8 +2,9 @@
 
 use std::sync::PoisonError;
 
+use agent::vm::ledger::Entries;
 use model::node::NodeState;
-use model::vm::{Presence, StopCause};
+use model::vm::Presence;
 use server::backup;
 use uuid::Uuid;
 
@@ -64,6 +65,7 @@ impl World {
                 self.hosts[host].hypervisor.machine().domains.values_mut().for_each(|domain| {
                     domain.unseen = false;
                 });
+                self.libvirt_recovers(host);
                 let incarnation = self.hosts[host].incarnation;
                 self.after(5, Event::FullLook(host, incarnation));
             }
@@ -92,6 +94,13 @@ impl World {
         self.trace.detail(self.now, "trouble", || {
             format!("{trouble:?} host {} replica {}", host + 1, replica + 1)
         });
+        *self.struck.entry(trouble.as_str()).or_default() += 1;
+        if self.rng.u32(0..3) == 0 {
+            // Somebody makes backups of ledgers.
+            let copy =
+                self.hosts[host].ledger.lock().unwrap_or_else(PoisonError::into_inner).clone();
+            self.hosts[host].ledger_copy = Some(copy);
+        }
         match trouble {
             Trouble::Network => self.network_fault(),
             Trouble::Split => self.split(),
@@ -109,14 +118,26 @@ impl World {
             Trouble::AgentLeaves => self.agent_leaves(host),
             Trouble::AgentStalls => {
                 let until = self.now + self.rng.u64(100..15_000);
-                self.hosts[host].agent_stalled_until = until;
+                let stalled = &mut self.hosts[host].agent_stalled_until;
+                *stalled = until.max(*stalled);
             }
             Trouble::LibvirtStalls => {
                 let until = self.now + self.rng.u64(100..15_000);
-                self.hosts[host].libvirt_stalled_until = until;
+                let stalled = &mut self.hosts[host].libvirt_stalled_until;
+                *stalled = until.max(*stalled);
             }
             Trouble::LibvirtCrashes => self.libvirt_crash(host),
             Trouble::HostPauses => self.host_pauses(host),
+            Trouble::HostFreezes => {
+                let until = self.now + self.rng.u64(500..20_000);
+                if self.hosts[host].on {
+                    let frozen = &mut self.hosts[host].frozen_until;
+                    *frozen = until.max(*frozen);
+                }
+            }
+            Trouble::LibvirtSlow => {
+                self.hosts[host].slow_until = self.now + self.rng.u64(1_000..20_000);
+            }
             Trouble::ReplicaStops => {
                 self.stop_replica(replica);
                 let delay = self.rng.u64(50..15_000);
@@ -156,7 +177,12 @@ impl World {
             }
             Trouble::GuestDies => self.guest_dies(host),
             Trouble::Outsider => self.outsider(host),
-            Trouble::LedgerLost => self.ledger_fault(host),
+            Trouble::LedgerLost => self.ledger_fault(host, Default::default()),
+            Trouble::LedgerRolledBack => {
+                if let Some(copy) = self.hosts[host].ledger_copy.clone() {
+                    self.ledger_fault(host, copy);
+                }
+            }
             Trouble::Restore if self.planes.len() < 3 => self.restore(),
             Trouble::Restore => {}
         }
@@ -165,6 +191,11 @@ impl World {
     /// All of a virtual machine stands still, its clock and its watchdog too.
     fn host_pauses(&mut self, host: usize) {
         let pause = self.rng.u64(500..20_000);
+        self.pause_host(host, pause);
+    }
+
+    /// For so many milliseconds of true time.
+    pub fn pause_host(&mut self, host: usize, pause: u64) {
         let now = self.now;
         let host = &mut self.hosts[host];
         if !host.pausable || !host.on || host.paused_until > now {
@@ -183,7 +214,7 @@ impl World {
         if replica.stalled_until <= now {
             replica.stalled_since = now;
         }
-        replica.stalled_until = now + pause_ms;
+        replica.stalled_until = replica.stalled_until.max(now + pause_ms);
     }
 
     /// The machines fall into two groups.
@@ -232,9 +263,15 @@ impl World {
         }
     }
 
-    /// libvirtd ends; QEMU runs on, and a new libvirtd finds it again.
     fn libvirt_crash(&mut self, host: usize) {
         let forgets = self.rng.u32(0..3) == 0;
+        let delay = self.rng.u64(200..8_000);
+        self.end_libvirt(host, forgets, delay);
+    }
+
+    /// libvirtd ends; QEMU runs on, and a new libvirtd finds it again after so many milliseconds. One that forgets answers
+    /// before that, and does not know its domains yet.
+    pub fn end_libvirt(&mut self, host: usize, forgets: bool, back_after_ms: u64) {
         {
             let mut machine = self.hosts[host].hypervisor.machine();
             machine.libvirt_down = true;
@@ -243,135 +280,35 @@ impl World {
                 machine.domains.values_mut().for_each(|domain| domain.unseen = true);
             }
         }
-        let delay = self.rng.u64(200..8_000);
+        self.migrations_lose_libvirt(host);
         if forgets {
-            // For a while it answers and does not know them yet.
-            let hypervisor = self.hosts[host].hypervisor.clone();
-            hypervisor.machine().libvirt_down = false;
+            self.hosts[host].hypervisor.machine().libvirt_down = false;
         }
-        self.after(delay, Event::Fault(Fault::StartLibvirt(host)));
-    }
-
-    fn guest_dies(&mut self, host: usize) {
-        let vms: Vec<Uuid> =
-            self.hosts[host].hypervisor.machine().domains.keys().copied().collect();
-        let Some(uuid) = self.rng.choice(vms) else { return };
-        let cause = match self.rng.u32(0..3) {
-            0 => StopCause::GuestShutdown,
-            1 => StopCause::Crashed,
-            _ => StopCause::Failed,
-        };
-        self.hosts[host].hypervisor.machine().end(uuid, cause);
-        self.tell_events(host);
-    }
-
-    /// Somebody uses virsh. One that starts a second copy is not among them: that is beyond any control plane.
-    fn outsider(&mut self, host: usize) {
-        if !self.hosts[host].on || self.hosts[host].hypervisor.machine().libvirt_down {
-            return;
-        }
-        let vms: Vec<Uuid> =
-            self.hosts[host].hypervisor.machine().domains.keys().copied().collect();
-        let Some(uuid) = self.rng.choice(vms) else { return };
-        let isolated = self.network.is_isolated(Place::Host(host));
-        let truth = self.truth();
-        let name = self.hosts[host].name.clone();
-        let copies = self.copies(uuid).len();
-        match self.rng.u32(0..8) {
-            0 => {
-                self.hosts[host].hypervisor.machine().end(uuid, StopCause::Destroyed);
-            }
-            6 => self.second_copy(uuid, host),
-            7 if !self.migrates(uuid, host) => {
-                // Away to a host that is none of the cluster's.
-                let mut machine = self.hosts[host].hypervisor.machine();
-                let runs = machine.domains.get(&uuid);
-                if runs.is_some_and(|domain| domain.presence == Presence::Running) {
-                    machine.end(uuid, StopCause::MigratedAway);
-                }
-            }
-            1 => {
-                let mut machine = self.hosts[host].hypervisor.machine();
-                if let Some(domain) = machine.domains.get_mut(&uuid)
-                    && domain.presence == Presence::Running
-                {
-                    domain.presence = Presence::Paused;
-                    domain.paused_by = Some(PausedBy::Outsider);
-                    machine.events.push((uuid, None));
-                }
-            }
-            2 if !isolated => {
-                let mut machine = self.hosts[host].hypervisor.machine();
-                // Nobody lets a copy run that the cluster has started anew elsewhere.
-                let owner = truth.vm_with_uuid(&uuid).and_then(|record| record.owner);
-                let here = owner.is_some_and(|owner| truth.node_name(owner) == name);
-                if let Some(domain) = machine.domains.get_mut(&uuid)
-                    && domain.paused_by == Some(PausedBy::Outsider)
-                    && here
-                    && copies == 1
-                {
-                    domain.presence = Presence::Running;
-                    domain.paused_by = None;
-                    machine.events.push((uuid, None));
-                }
-            }
-            _ => {
-                let runs = self.hosts[host]
-                    .hypervisor
-                    .machine()
-                    .domains
-                    .get(&uuid)
-                    .is_some_and(|domain| domain.presence == Presence::Running);
-                let to = self.rng.usize(0..self.hosts.len());
-                // A host that no control plane knows is outside the cluster, and what goes there is the operator's to find.
-                let known = self.planes.iter().all(|plane| {
-                    plane.state.nodes.values().any(|node| node.name.as_str() == self.hosts[to].name)
-                });
-                if to != host && runs && known {
-                    self.begin_migration(uuid, host, to, None);
-                }
-            }
-        }
-        self.tell_events(host);
-    }
-
-    /// Somebody defines a running VM elsewhere too, and leaves that copy paused.
-    fn second_copy(&mut self, uuid: Uuid, host: usize) {
-        let to = self.rng.usize(0..self.hosts.len());
-        if to == host || !self.hosts[to].on || !self.hosts[to].guarded {
-            return;
-        }
-        let copy = self.hosts[host].hypervisor.machine().domains.get(&uuid).cloned();
-        let Some(mut domain) = copy.filter(|domain| domain.presence == Presence::Running) else {
-            return;
-        };
-        domain.presence = Presence::Paused;
-        domain.paused_by = Some(PausedBy::Outsider);
-        domain.mark = None;
-        domain.outside = true;
-        {
-            let mut machine = self.hosts[to].hypervisor.machine();
-            if machine.libvirt_down || machine.domains.contains_key(&uuid) {
-                return;
-            }
-            machine.domains.insert(uuid, domain);
-            machine.events.push((uuid, None));
-        }
-        self.tell_events(to);
+        self.after(back_after_ms, Event::Fault(Fault::StartLibvirt(host)));
     }
 
     /// The disk under a ledger is replaced, or an older copy of it comes back.
-    fn ledger_fault(&mut self, host: usize) {
+    fn ledger_fault(&mut self, host: usize, older: Entries) {
         let incarnation = self.end_agent(host);
-        *self.hosts[host].ledger.lock().unwrap_or_else(PoisonError::into_inner) =
-            Default::default();
-        self.hosts[host].ledgers_lost += 1;
+        self.replace_ledger(host, older);
         let delay = self.rng.u64(10..3_000);
         self.after(delay, Event::StartAgent(host, incarnation));
     }
 
+    fn replace_ledger(&mut self, host: usize, older: Entries) {
+        *self.hosts[host].ledger.lock().unwrap_or_else(PoisonError::into_inner) = older;
+        self.hosts[host].ledgers_lost += 1;
+    }
+
+    /// An agent ends, and finds no ledger when it is started again; by this number that one is known.
+    pub fn lose_ledger(&mut self, host: usize) -> u64 {
+        let incarnation = self.end_agent(host);
+        self.replace_ledger(host, Entries::default());
+        incarnation
+    }
+
     /// The control plane is lost for good, as it seems, and comes back from a backup on other machines.
-    fn restore(&mut self) {
+    pub(super) fn restore(&mut self) {
         let Some(last) = self.planes.last() else { return };
         let keep = last.log.len();
         if keep < 5 {
@@ -428,6 +365,7 @@ impl World {
                 self.stop_replica(number);
             }
         }
+        let mut recovering = Vec::new();
         let truth = self.truth();
         let all = truth.vms.values().map(|record| record.spec.uuid);
         let alone: Vec<Uuid> = all.filter(|uuid| self.copies(*uuid).len() == 1).collect();
@@ -439,7 +377,8 @@ impl World {
             {
                 let mut machine = host.hypervisor.machine();
                 machine.failing = Failing::default();
-                machine.libvirt_down = false;
+                let was_down = std::mem::take(&mut machine.libvirt_down);
+                recovering.extend(was_down.then_some(number));
                 let mut let_run = Vec::new();
                 machine.domains.iter_mut().for_each(|(uuid, domain)| {
                     domain.unseen = false;
@@ -463,6 +402,9 @@ impl World {
             } else if !runs {
                 self.after(1_000, Event::StartAgent(number, incarnation));
             }
+        }
+        for host in recovering {
+            self.libvirt_recovers(host);
         }
         self.after(1, Event::Fault(Fault::Quiet));
     }

@@ -44,6 +44,8 @@ pub struct SimDomain {
     pub unseen: bool,
     /// Somebody brought it here without the cluster, and the cluster has not taken it over yet.
     pub outside: bool,
+    /// What libvirtd makes of it when it starts again and finds it in the middle of a migration.
+    pub recovers_to: Option<Presence>,
 }
 
 /// What libvirt and QEMU of one host are doing.
@@ -183,6 +185,7 @@ impl Hypervisor for SimHypervisor {
                 memory_mib: domain.memory_mib,
                 unseen: false,
                 outside: false,
+                recovers_to: None,
             },
         );
         machine.events.push((uuid, None));
@@ -216,10 +219,15 @@ impl Hypervisor for SimHypervisor {
     fn suspend(&self, uuid: Uuid) -> Called<()> {
         let mut machine = self.answering()?;
         let domain = machine.seen(uuid)?;
-        if domain.presence == Presence::Running {
-            domain.presence = Presence::Paused;
-            domain.paused_by = Some(PausedBy::Agent);
-            machine.events.push((uuid, None));
+        match domain.presence {
+            Presence::Running => {
+                domain.presence = Presence::Paused;
+                domain.paused_by = Some(PausedBy::Agent);
+                machine.events.push((uuid, None));
+            }
+            // Somebody was quicker by a moment; that both have stopped it nobody can see.
+            Presence::Paused => domain.paused_by = Some(PausedBy::Agent),
+            _ => {}
         }
         Ok(())
     }
@@ -336,6 +344,8 @@ pub struct SimHost {
     pub watchdog: Option<SimWatchdog>,
     /// Its fence device.
     pub fence: Option<SimFence>,
+    /// Its libvirt has a lock manager.
+    pub locked: bool,
     /// It is a virtual machine: all of it may stand still.
     pub pausable: bool,
     /// The agent stands still until then.
@@ -344,6 +354,12 @@ pub struct SimHost {
     pub libvirt_stalled_until: u64,
     /// All of it stands still until then, its clock and its watchdog too.
     pub paused_until: u64,
+    /// All of its processes stand still until then, as by SIGSTOP; its kernel and its watchdog do not.
+    pub frozen_until: u64,
+    /// Calls of libvirt take long until then.
+    pub slow_until: u64,
+    /// An older copy of the ledger, as a backup has it.
+    pub ledger_copy: Option<Entries>,
     /// How long it has stood still so far.
     pub paused_ms: u64,
     /// How much faster than true time its two clocks run, in parts per million.
@@ -362,14 +378,25 @@ impl SimHost {
         Reading { boot_ms: clock(self.drift_ppm.0), raw_ms: clock(self.drift_ppm.1) }
     }
 
-    /// All of it stands still now.
-    pub fn paused(&self, now: u64) -> bool {
-        now < self.paused_until
+    /// Its agent has noted no order as begun.
+    pub fn has_begun_nothing(&self) -> bool {
+        let ledger = self.ledger.lock().unwrap_or_else(PoisonError::into_inner);
+        ledger.vms.values().all(|entry| entry.begun.is_none())
+    }
+
+    /// Until when its processes stand still, with or without its kernel.
+    pub fn still_until(&self) -> u64 {
+        self.paused_until.max(self.frozen_until)
+    }
+
+    /// Its processes stand still now.
+    pub fn stands_still(&self, now: u64) -> bool {
+        now < self.still_until()
     }
 
     /// The VMs whose vCPUs run here now.
     pub fn running(&self, now: u64) -> Vec<Uuid> {
-        if !self.on || self.paused(now) {
+        if !self.on || self.stands_still(now) {
             return Vec::new();
         }
         let machine = self.hypervisor.machine();

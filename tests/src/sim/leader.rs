@@ -5,8 +5,8 @@ use std::collections::{BTreeMap, BTreeSet};
 use fence::{PowerState, is_proof};
 use model::ClusterState;
 use model::command::{Command, Operation};
-use model::id::{NodeId, RequestId, SessionId};
-use model::node::{NodeState, ProofOfDeath};
+use model::id::{NodeId, RequestId, SessionId, VmName};
+use model::node::ProofOfDeath;
 use model::order::{self, Order};
 use model::plan::Reason;
 use model::sabotage::{Rule, off};
@@ -35,10 +35,11 @@ pub struct Leading {
     /// Sessions whose loss it has proposed.
     pub given_up: BTreeSet<(NodeId, SessionId)>,
     /// What it says of VMs that are not as they should be.
-    pub reasons: BTreeMap<String, Reason>,
-    fencing: BTreeSet<(NodeId, SessionId)>,
+    pub reasons: BTreeMap<VmName, Reason>,
+    /// Fences that are under way.
+    pub(super) fencing: BTreeSet<(NodeId, SessionId)>,
     sent: BTreeMap<NodeId, (Vec<Order>, u64)>,
-    looking: bool,
+    next_look: u64,
     proposed_at: u64,
 }
 
@@ -61,7 +62,7 @@ impl Leading {
             reasons: BTreeMap::new(),
             fencing: BTreeSet::new(),
             sent: BTreeMap::new(),
-            looking: false,
+            next_look: 0,
             proposed_at: 0,
         }
     }
@@ -82,20 +83,19 @@ impl World {
         let Some(leading) = replica.leading.as_mut().filter(|it| up && it.term == term) else {
             return;
         };
-        if !leading.looking {
-            leading.looking = true;
+        // A hint comes between two looks, and does not replace the next.
+        if leading.next_look <= now {
+            leading.next_look = now + PERIOD_MS;
             self.after(PERIOD_MS, Event::Lead { replica: number, term });
         }
         self.publish(number, term);
         let replica = &mut self.replicas[number];
         let Some(leading) = &mut replica.leading else { return };
-        leading.looking = false;
         let waits = leading.proposals > 0 && now < leading.proposed_at + PROPOSAL_PATIENCE_MS;
         if !waits {
             let Look { plan, .. } =
                 lead::look(&mut leading.detector, &replica.state, elapsed, wall);
-            leading.reasons =
-                plan.vms.iter().map(|(vm, why)| (vm.to_string(), why.clone())).collect();
+            leading.reasons = plan.vms;
             leading.proposals = plan.operations.len();
             leading.proposed_at = now;
             for operation in &plan.operations {
@@ -117,12 +117,6 @@ impl World {
             }
         }
         self.fence_what_is_asked(number, term);
-        if let Some(leading) = &mut self.replicas[number].leading
-            && !leading.looking
-        {
-            leading.looking = true;
-            self.after(PERIOD_MS, Event::Lead { replica: number, term });
-        }
     }
 
     /// Orders as the applied state has them, to each agent in session whose orders changed or have not come for a while.
@@ -198,7 +192,7 @@ impl World {
             .state
             .nodes
             .values()
-            .filter(|node| node.state == NodeState::Fencing)
+            .filter(|node| node.fence_under_way)
             .map(|node| (node.id, node.last_session, node.name.to_string()))
             .collect();
         let still: BTreeSet<_> = asked.iter().map(|(node, session, _)| (*node, *session)).collect();
@@ -238,6 +232,12 @@ impl World {
             stage.asked = true;
             stage.done = answers;
             if answers && !device.is_some_and(|device| device.broken) {
+                // A fence agent of a deposed leader, which nobody waits for any more, is that leader's host's to end.
+                let plane = self.replicas[stage.replica].plane;
+                if self.planes[plane].term == stage.term {
+                    let (host, session) = (stage.host, stage.session);
+                    self.observe(&Observation::FenceBites { host, session });
+                }
                 self.power_off(stage.host, "fenced");
             }
             // Now and then a fence agent takes its time.
@@ -273,7 +273,12 @@ impl World {
         };
         let request = self.uuid();
         let by = "leader".to_owned();
-        self.propose(stage.replica, stage.term, (request, by, operation), Waiting::Nobody);
+        self.propose(
+            stage.replica,
+            stage.term,
+            (request, by, operation),
+            Waiting::Fence(node, session),
+        );
     }
 }
 

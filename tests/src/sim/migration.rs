@@ -15,11 +15,16 @@ use super::host::PausedBy;
 use super::network::Place;
 use super::world::{Event, World};
 
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Phase {
+/// How far a migration is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Phase {
+    /// The target is being prepared.
     Prepare,
+    /// Memory is copied.
     Copying,
+    /// The guest is stopped at the source and does not run at the target yet.
     Handover,
+    /// It runs at the target, and the source does not know yet.
     Confirm,
 }
 
@@ -127,7 +132,8 @@ impl World {
         let stands_still = [migration.from, migration.to]
             .iter()
             .filter_map(|host| self.hosts.get(*host))
-            .map(|host| host.paused_until.max(host.libvirt_stalled_until))
+            .filter(|host| host.on)
+            .map(|host| host.still_until().max(host.libvirt_stalled_until))
             .max()
             .filter(|until| *until > self.now);
         if let Some(until) = stands_still {
@@ -177,9 +183,19 @@ impl World {
             domain.presence = Presence::Incoming;
             domain.paused_by = None;
             domain.outside = migration.asked.is_none();
+            domain.recovers_to = None;
             let mut machine = self.hosts[migration.to].hypervisor.machine();
             machine.domains.insert(uuid, domain);
             machine.events.push((uuid, None));
+        }
+        let before = self.hosts[migration.from]
+            .hypervisor
+            .machine()
+            .domains
+            .get(&uuid)
+            .map(|it| it.presence);
+        if let (Some(migration), Some(before)) = (self.migrations.get_mut(&number), before) {
+            migration.before = before;
         }
         self.go_on(number, Phase::Copying, self.pace.copy);
     }
@@ -255,7 +271,7 @@ impl World {
                 // libvirt lets a source run on that it had running before, whoever stopped it meanwhile.
                 let stopped = domain.paused_by == Some(PausedBy::Agent)
                     && migration.phase != Phase::Prepare
-                    && migration.aborted;
+                    && migration.before == Presence::Running;
                 if handed_over {
                     domain.presence = migration.before;
                 } else if stopped {
@@ -277,7 +293,10 @@ impl World {
     fn drop_target(&mut self, migration: &Migration) {
         if self.target_holds(migration) {
             let mut machine = self.hosts[migration.to].hypervisor.machine();
-            machine.end(migration.uuid, StopCause::Failed);
+            // A libvirtd that is down does so when it comes back.
+            if !machine.libvirt_down {
+                machine.end(migration.uuid, StopCause::Failed);
+            }
         }
     }
 
@@ -287,6 +306,78 @@ impl World {
         self.drop_target(migration);
         let gone = HypervisorError::Refused("the domain is gone".into());
         self.migration_ended(migration, Err(gone));
+    }
+
+    /// libvirtd of one side has ended, and the connection between the two with it.
+    pub(super) fn migrations_lose_libvirt(&mut self, host: usize) {
+        let hit = |(number, it): (&u64, &Migration)| {
+            (it.from == host || it.to == host).then(|| (*number, it.clone()))
+        };
+        let hit: Vec<(u64, Migration)> = self.migrations.iter().filter_map(hit).collect();
+        for (number, migration) in hit {
+            let at_source = migration.from == host;
+            match migration.phase {
+                Phase::Prepare | Phase::Copying if at_source => {
+                    self.migrations.remove(&number);
+                    self.drop_target(&migration);
+                }
+                // It had stopped the guest; libvirtd lets it run again when it is back, for nothing runs there yet.
+                Phase::Handover if at_source => {
+                    self.migrations.remove(&number);
+                    self.leave_to_recover(&migration, Some(migration.before));
+                    self.drop_target(&migration);
+                }
+                Phase::Prepare | Phase::Copying | Phase::Handover => {
+                    self.undo(number, &migration, "the connection to the target broke");
+                    continue;
+                }
+                // The guest runs there, and the source cannot know: it stays stopped.
+                Phase::Confirm => {
+                    self.migrations.remove(&number);
+                }
+            }
+            let error = match at_source {
+                true => HypervisorError::Disconnected("the connection broke".into()),
+                false => HypervisorError::Refused("the connection to the target broke".into()),
+            };
+            self.migration_ended(&migration, Err(error));
+        }
+    }
+
+    fn leave_to_recover(&mut self, migration: &Migration, presence: Option<Presence>) {
+        let mut machine = self.hosts[migration.from].hypervisor.machine();
+        if let Some(domain) = machine.domains.get_mut(&migration.uuid) {
+            domain.recovers_to = presence;
+        }
+    }
+
+    /// libvirtd is back: it makes an end of what it finds in the middle of a migration that is no more.
+    pub(super) fn libvirt_recovers(&mut self, host: usize) {
+        let under_way: Vec<Uuid> =
+            self.migrations.values().filter(|it| it.to == host).map(|it| it.uuid).collect();
+        {
+            let mut machine = self.hosts[host].hypervisor.machine();
+            let orphans: Vec<Uuid> = machine
+                .domains
+                .iter()
+                .filter(|(uuid, it)| it.presence == Presence::Incoming && !under_way.contains(uuid))
+                .map(|(uuid, _)| *uuid)
+                .collect();
+            for uuid in orphans {
+                machine.end(uuid, StopCause::Failed);
+            }
+            let mut changed = Vec::new();
+            for (uuid, domain) in &mut machine.domains {
+                if let Some(presence) = domain.recovers_to.take()
+                    && domain.presence == Presence::Leaving
+                {
+                    domain.presence = presence;
+                    changed.push((*uuid, None));
+                }
+            }
+            machine.events.extend(changed);
+        }
+        self.tell_events(host);
     }
 
     fn migration_ended(&mut self, migration: &Migration, answer: Result<Answer, HypervisorError>) {
@@ -300,6 +391,11 @@ impl World {
         {
             self.answer_call(host, incarnation, uuid, id, answer);
         }
+    }
+
+    /// How far the migration of a VM is, if one is under way.
+    pub fn migration_phase(&self, uuid: Uuid) -> Option<Phase> {
+        self.migrations.values().find(|it| it.uuid == uuid).map(|it| it.phase)
     }
 
     /// Whether anything is being moved.

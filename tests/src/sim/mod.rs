@@ -14,7 +14,10 @@
 //! Left to stand-ins: Raft (a total order with leaders, terms and quorums), gRPC, libvirt, QEMU, fence devices.
 
 pub mod agent;
+mod calls;
 pub mod control;
+pub mod crash_table;
+pub mod drill;
 pub mod faults;
 pub mod host;
 pub mod invariant;
@@ -22,8 +25,12 @@ pub mod leader;
 pub mod migration;
 pub mod network;
 pub mod operators;
+mod outsider;
+mod power;
+pub mod quiet;
 pub mod shutdown;
 pub mod sweep;
+pub mod teeth;
 pub mod theme;
 pub mod trace;
 pub mod world;

@@ -24,6 +24,8 @@ pub struct Network {
     pub homes: Vec<Option<usize>>,
     /// Milliseconds, least and most.
     pub delay: (u64, u64),
+    /// Milliseconds more on the way to a machine.
+    pub slow_to: Option<(Place, u64)>,
     /// Messages lost in a thousand.
     pub loss_permille: u64,
     /// Messages that come twice in a thousand.

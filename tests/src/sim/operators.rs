@@ -89,7 +89,10 @@ impl World {
             return Some(Operation::AddVm(Box::new(spec(number, self.some_policy()))));
         }
         let record = truth.vms.get(&vm)?;
+        // To enable a lost VM is to say that it runs nowhere: only after a look.
+        let runs = !self.copies(record.spec.uuid).is_empty();
         Some(match self.rng.u32(0..20) {
+            0..=5 if record.state == VmState::Lost && runs => return None,
             0..=3 => Operation::Enable { vm, on: None },
             4 => Operation::Enable { vm, on: Some(self.some_host()) },
             5 => Operation::Disable(vm),
@@ -119,6 +122,7 @@ impl World {
                     let keep = NodeName::new(&self.hosts[host].name).ok()?;
                     Operation::Resolve { vm, keep }
                 }
+                (VmState::Lost, _) if runs => return None,
                 (_, Desired::Disabled) => Operation::Enable { vm, on: None },
                 _ => Operation::RemoveNode(self.some_host()),
             },

@@ -1,5 +1,7 @@
 //! Many seeds, and what they found.
 
+use std::collections::BTreeMap;
+
 use model::command::{Command, Operation};
 use model::id::{ClusterId, RequestId};
 use model::node::FenceDevice;
@@ -28,6 +30,8 @@ pub struct Report {
     pub steps: u64,
     /// Virtual milliseconds.
     pub lasted_ms: u64,
+    /// How often each trouble struck.
+    pub struck: BTreeMap<&'static str, u64>,
 }
 
 /// Runs one seed with one rule switched off, or with all of them on.
@@ -49,6 +53,7 @@ pub fn run(options: &Options, sabotage: Option<Rule>, trace: Trace) -> (Report, 
         commands: world.planes.iter().map(|plane| plane.log.len()).sum(),
         steps,
         lasted_ms: world.now,
+        struck: world.struck.clone(),
     };
     (report, world)
 }
@@ -94,9 +99,12 @@ pub fn prepare(options: &Options, trace: Trace) -> World {
     let members: Vec<usize> = (0..options.replicas).collect();
     for _ in &members {
         let mut replica = Replica::new(0, None);
-        replica.drift_ppm = match options.theme.worst_clocks() {
-            true => 4_900,
-            false => world.rng.i64(-4_000..=4_000),
+        let right = world.rng.i64(-4_000..=4_000);
+        replica.drift_ppm = match (options.theme.worst_clocks(), world.rng.u32(0..3)) {
+            // Both as quick as they may be; or one much quicker, as after a sleep or while it is slewed.
+            (true, 0) => (80_000, 4_900),
+            (true, _) => (4_900, 4_900),
+            (false, _) => (right, right),
         };
         world.replicas.push(replica);
     }
@@ -104,6 +112,7 @@ pub fn prepare(options: &Options, trace: Trace) -> World {
     world.planes.push(Plane::new(members.clone(), traced));
     let settings = Settings {
         isolation_hold_ms: world.between(options.theme.hold_ms()),
+        lease_ttl_ms: world.between((3_000, 6_000)),
         ..Settings::default()
     };
     let cluster = ClusterId(Uuid::from_u128(0xC1));
@@ -156,9 +165,12 @@ pub fn prepare(options: &Options, trace: Trace) -> World {
 
 fn equip(world: &mut World, number: usize) {
     let theme = world.options.theme;
-    let drift = match theme.worst_clocks() {
-        true => (-4_900, -4_900),
-        false => (world.rng.i64(-4_000..=4_000), world.rng.i64(-4_000..=4_000)),
+    let drift = match (theme.worst_clocks(), world.rng.u32(0..4)) {
+        // Both as slow as they may be; or one much slower, or at a stand, as while a host sleeps.
+        (true, 0) => (-80_000, -4_900),
+        (true, 1) => (-4_900, -1_000_000),
+        (true, _) => (-4_900, -4_900),
+        (false, _) => (world.rng.i64(-4_000..=4_000), world.rng.i64(-4_000..=4_000)),
     };
     let mut chance = |(good, all): (u32, u32)| world.rng.u32(0..all) < good;
     let watched = chance(theme.watched());

@@ -41,10 +41,46 @@ pub enum Trouble {
     GuestDies,
     /// Somebody uses virsh.
     Outsider,
+    /// All processes of a host stand still; its clock and its watchdog do not.
+    HostFreezes,
+    /// libvirt takes its time.
+    LibvirtSlow,
     /// A ledger is lost.
     LedgerLost,
+    /// A ledger comes back from an older copy.
+    LedgerRolledBack,
     /// The control plane comes back from a backup.
     Restore,
+}
+
+impl Trouble {
+    /// Its name.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Network => "network",
+            Self::Split => "split",
+            Self::PowerOff => "power-off",
+            Self::AgentEnds => "agent-ends",
+            Self::AgentLeaves => "agent-leaves",
+            Self::AgentStalls => "agent-stalls",
+            Self::LibvirtStalls => "libvirt-stalls",
+            Self::LibvirtCrashes => "libvirt-crashes",
+            Self::HostPauses => "host-pauses",
+            Self::ReplicaStops => "replica-stops",
+            Self::ReplicaStalls => "replica-stalls",
+            Self::ControlPlaneStalls => "control-plane-stalls",
+            Self::FenceDark => "fence-dark",
+            Self::FenceBroken => "fence-broken",
+            Self::CallsFail => "calls-fail",
+            Self::GuestDies => "guest-dies",
+            Self::Outsider => "outsider",
+            Self::HostFreezes => "host-freezes",
+            Self::LibvirtSlow => "libvirt-slow",
+            Self::LedgerLost => "ledger-lost",
+            Self::LedgerRolledBack => "ledger-rolled-back",
+            Self::Restore => "restore",
+        }
+    }
 }
 
 /// What a seed is about.
@@ -172,6 +208,9 @@ impl Theme {
             (LibvirtStalls, 6),
             (LibvirtCrashes, 4),
             (HostPauses, 5),
+            (HostFreezes, 4),
+            (LibvirtSlow, 4),
+            (LedgerRolledBack, 2),
             (ReplicaStops, 8),
             (ReplicaStalls, 9),
             (ControlPlaneStalls, 1),

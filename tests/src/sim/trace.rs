@@ -58,6 +58,11 @@ impl Trace {
         Self { lines: Some(Vec::new()), verbose: true }
     }
 
+    /// Whether anybody will read it.
+    pub fn is_kept(&self) -> bool {
+        self.lines.is_some()
+    }
+
     /// Notes what the format does not know.
     pub fn detail(&mut self, at: u64, event: &'static str, detail: impl FnOnce() -> String) {
         if self.verbose {

@@ -4,7 +4,6 @@ use std::cmp::Reverse;
 use std::collections::{BTreeMap, BinaryHeap};
 use std::sync::Arc;
 
-use agent::core::AgentCore;
 use agent::hypervisor::DomainFacts;
 use agent::hypervisor::call::Call;
 use fastrand::Rng;
@@ -13,13 +12,13 @@ use model::command::Command;
 use model::id::{NodeId, SessionId};
 use model::liveness::Measured;
 use model::time::Timestamp;
-use model::vm::{Presence, StopCause};
+use model::vm::Presence;
 use uuid::Uuid;
 
 use super::agent::{Reply, Request};
 use super::control::{Plane, Proposal, Replica};
 use super::faults::Fault;
-use super::host::{SimHost, SimHypervisor};
+use super::host::SimHost;
 use super::invariant::{Invariant, Observation, Violation};
 use super::leader::FenceStage;
 use super::migration::Migration;
@@ -189,7 +188,28 @@ pub enum Event {
 struct Due {
     at: u64,
     number: u64,
-    event: Event,
+    /// Small in the queue, which moves them about.
+    event: Box<Event>,
+}
+
+impl Event {
+    /// Domains, or what is committed of them, may be other than before.
+    fn may_change_domains(&self) -> bool {
+        !matches!(
+            self,
+            Self::Elect(_)
+                | Self::Apply(_)
+                | Self::Lead { .. }
+                | Self::StepDown { .. }
+                | Self::ToReplica { .. }
+                | Self::Barrier { .. }
+                | Self::Answer { .. }
+                | Self::HeartbeatDue(..)
+                | Self::HeartbeatLate(..)
+                | Self::RequestLate(..)
+                | Self::Operate(_)
+        )
+    }
 }
 
 impl PartialEq for Due {
@@ -239,6 +259,8 @@ pub struct World {
     pub pace: Pace,
     /// What guests use, where it is measured.
     pub loads: BTreeMap<Uuid, Measured>,
+    /// How often each trouble has struck, and each act of an operator that matters here was done.
+    pub struck: BTreeMap<&'static str, u64>,
     queue: BinaryHeap<Reverse<Due>>,
     number: u64,
     invariants: Vec<Box<dyn Invariant>>,
@@ -271,9 +293,6 @@ impl Default for Pace {
     }
 }
 
-/// How often a host's kernel looks at its watchdog.
-const HOST_TICK_MS: u64 = 50;
-
 impl World {
     /// A world that is about to begin; nothing runs yet.
     pub fn new(options: Options, invariants: Vec<Box<dyn Invariant>>, trace: Trace) -> Self {
@@ -292,6 +311,7 @@ impl World {
             answers: BTreeMap::new(),
             pace: Pace::default(),
             loads: BTreeMap::new(),
+            struck: BTreeMap::new(),
             queue: BinaryHeap::new(),
             number: 0,
             invariants,
@@ -301,9 +321,12 @@ impl World {
 
     /// Something happens after so long.
     pub fn after(&mut self, milliseconds: u64, event: Event) {
+        self.push(self.now + milliseconds, Box::new(event));
+    }
+
+    fn push(&mut self, at: u64, event: Box<Event>) {
         self.number += 1;
-        let due = Due { at: self.now + milliseconds, number: self.number, event };
-        self.queue.push(Reverse(due));
+        self.queue.push(Reverse(Due { at, number: self.number, event }));
     }
 
     /// A number between the two.
@@ -332,7 +355,9 @@ impl World {
         if lost || !self.network.reaches(from, to) {
             return;
         }
-        let delay = self.between(self.network.delay);
+        let more =
+            self.network.slow_to.filter(|(place, _)| *place == to).map_or(0, |(_, more)| more);
+        let delay = self.between(self.network.delay) + more;
         if self.network.twice_permille > 0 && self.rng.u64(0..1_000) < self.network.twice_permille {
             let later = delay + self.rng.u64(0..self.options.theme.late_ms());
             self.after(later, event.clone());
@@ -349,10 +374,13 @@ impl World {
         self.now = self.now.max(due.at);
         match self.held_until(&due.event) {
             // Whoever it is for stands still.
-            Some(until) => self.after(until - self.now, due.event),
+            Some(until) => self.push(until, due.event),
             None => {
-                self.happen(due.event);
-                self.observe(&Observation::Step);
+                let looked_at = due.event.may_change_domains();
+                self.happen(*due.event);
+                if looked_at {
+                    self.observe(&Observation::Step);
+                }
             }
         }
         Some(())
@@ -384,13 +412,13 @@ impl World {
             | Event::FullLook(host, _)
             | Event::CallLate(host, _, _, _, _) => {
                 let host = &self.hosts[*host];
-                host.agent_stalled_until.max(host.paused_until)
+                host.agent_stalled_until.max(host.still_until())
             }
             Event::CallEnds { host, call, .. } => {
                 let host = &self.hosts[*host];
                 // Only what needs no libvirt goes on while libvirtd stands still.
                 let libvirt = if *call == Call::Kill { 0 } else { host.libvirt_stalled_until };
-                libvirt.max(host.paused_until)
+                libvirt.max(host.still_until())
             }
             Event::HostTick(host, _) | Event::Shutdown(host, _) => self.hosts[*host].paused_until,
             Event::Apply(replica)
@@ -415,7 +443,7 @@ impl World {
 
     fn replica_stalled_until(&self, replica: usize) -> u64 {
         let replica = &self.replicas[replica];
-        let home = replica.home.map_or(0, |host| self.hosts[host].paused_until);
+        let home = replica.home.map_or(0, |host| self.hosts[host].still_until());
         replica.stalled_until.max(home)
     }
 
@@ -483,159 +511,6 @@ impl World {
         self.invariants = invariants;
     }
 
-    // ---- hosts ---------------------------------------------------------------------------------------------------
-
-    /// A host gets power: its kernel boots, libvirtd and the agent come up a while later.
-    pub fn power_on(&mut self, number: usize) {
-        let host = &mut self.hosts[number];
-        if host.on {
-            return;
-        }
-        host.on = true;
-        host.shutdown = None;
-        host.boot += 1;
-        host.incarnation += 1;
-        host.hypervisor.machine().libvirt_down = false;
-        host.libvirt_stalled_until = 0;
-        host.agent_stalled_until = 0;
-        let (boot, incarnation, name) = (host.boot, host.incarnation, host.name.clone());
-        self.trace.note(self.now, "node-on", &[&name]);
-        let delay = self.between(self.pace.boot);
-        self.after(100, Event::HostTick(number, boot));
-        self.after(delay, Event::StartAgent(number, incarnation));
-        for replica in self.replicas_on(number) {
-            self.after(delay / 2, Event::StartReplica(replica));
-        }
-    }
-
-    /// A host loses its power, and all that ran on it with it.
-    pub fn power_off(&mut self, number: usize, cause: &'static str) {
-        let host = &mut self.hosts[number];
-        if !host.on {
-            return;
-        }
-        host.on = false;
-        host.shutdown = None;
-        host.guarded = false;
-        host.agent = None;
-        host.incarnation += 1;
-        host.lease_file = Default::default();
-        host.suspended = Arc::default();
-        host.paused_until = 0;
-        if let Some(watchdog) = &mut host.watchdog {
-            watchdog.fed = None;
-        }
-        let ended: Vec<(Uuid, String)> = {
-            let mut machine = host.hypervisor.machine();
-            machine.events.clear();
-            let ended = machine.domains.iter().map(|(uuid, it)| (*uuid, it.name.clone()));
-            let ended = ended.collect();
-            machine.domains.clear();
-            ended
-        };
-        let name = host.name.clone();
-        let boots = host.boots_after_ms;
-        self.trace.note(self.now, "node-off", &[&name, cause]);
-        for (_, vm) in ended {
-            self.trace.note(self.now, "down", &[&vm, &name]);
-        }
-        for replica in self.replicas_on(number) {
-            self.stop_replica(replica);
-        }
-        if let Some(delay) = boots {
-            self.after(delay, Event::Boot(number));
-        }
-    }
-
-    /// The replicas that live on a host.
-    pub fn replicas_on(&self, host: usize) -> Vec<usize> {
-        let there =
-            |(number, replica): (usize, &Replica)| (replica.home == Some(host)).then_some(number);
-        self.replicas.iter().enumerate().filter_map(there).collect()
-    }
-
-    fn host_tick(&mut self, number: usize, boot: u64) {
-        let now = self.now;
-        let host = &mut self.hosts[number];
-        if !host.on || host.boot != boot {
-            return;
-        }
-        let bites = host
-            .watchdog
-            .and_then(|watchdog| Some((watchdog.fed?, watchdog.timeout_ms)))
-            // Within this tick, and not a tick later.
-            .is_some_and(|(fed, timeout_ms)| now + HOST_TICK_MS > fed + timeout_ms);
-        if bites {
-            return self.power_off(number, "self-fence");
-        }
-        self.tell_events(number);
-        self.after(HOST_TICK_MS, Event::HostTick(number, boot));
-    }
-
-    /// libvirt's events reach the agent, if both run.
-    pub fn tell_events(&mut self, number: usize) {
-        let host = &mut self.hosts[number];
-        let (events, down): (Vec<(Uuid, Option<StopCause>)>, bool) = {
-            let mut machine = host.hypervisor.machine();
-            (std::mem::take(&mut machine.events), machine.libvirt_down)
-        };
-        if events.is_empty() {
-            return;
-        }
-        self.trace_domains(number);
-        let stalled = self.hosts[number].libvirt_stalled_until > self.now;
-        if down || stalled {
-            // Lost with the connection: what it was about is looked at again by and by.
-            return;
-        }
-        for (uuid, cause) in events {
-            self.with_core(number, |core, now| core.event(uuid, cause, now));
-        }
-    }
-
-    /// Something is done with an agent's core, and what it led to is carried out.
-    pub fn with_core(
-        &mut self,
-        number: usize,
-        step: impl FnOnce(&mut AgentCore, agent::clock::Reading),
-    ) {
-        let now = self.hosts[number].reading(self.now);
-        let Some(agent) = &mut self.hosts[number].agent else { return };
-        step(&mut agent.core, now);
-        self.carry_out(number);
-    }
-
-    /// How domains are now, for the trace: a line for each that changed.
-    pub fn trace_domains(&mut self, number: usize) {
-        let host = &self.hosts[number];
-        let present: BTreeMap<String, Presence> = host
-            .hypervisor
-            .machine()
-            .domains
-            .values()
-            .map(|domain| (domain.name.clone(), domain.presence))
-            .collect();
-        let name = host.name.clone();
-        let before = std::mem::replace(&mut self.planes[0].traced[number], present.clone());
-        let runs = |presence: Option<&Presence>| {
-            presence.is_some_and(|it| matches!(it, Presence::Running | Presence::ShuttingDown))
-        };
-        let vms: std::collections::BTreeSet<&String> =
-            before.keys().chain(present.keys()).collect();
-        for vm in vms {
-            let (old, new) = (before.get(vm), present.get(vm));
-            let line = match (old, new) {
-                (Some(Presence::Incoming), None) => continue,
-                (Some(_), None) => "down",
-                (None | Some(Presence::Incoming), Some(_)) if runs(new) => "up",
-                (Some(_), Some(Presence::Paused)) if runs(old) => "suspended",
-                (Some(Presence::Paused), Some(_)) if runs(new) => "resumed",
-                _ => continue,
-            };
-            self.trace.note(self.now, line, &[vm, &name]);
-        }
-    }
-
     /// The VM's domains, by host.
     pub fn copies(&self, uuid: Uuid) -> Vec<(usize, Presence)> {
         let of = |(number, host): (usize, &SimHost)| {
@@ -659,40 +534,5 @@ impl World {
     pub fn domains(&self, host: usize) -> Vec<DomainFacts> {
         use agent::hypervisor::Hypervisor;
         self.hosts[host].hypervisor.domains().unwrap_or_default()
-    }
-
-    /// A host that has never been on.
-    pub fn add_host(&mut self, name: &str, memory_mib: u64, cpus: u32) -> usize {
-        let number = self.hosts.len();
-        let hypervisor = SimHypervisor::default();
-        {
-            let mut machine = hypervisor.machine();
-            machine.hardware = Uuid::from_u128(0xF000 + number as u128);
-            machine.capacity = model::node::Capacity { memory_mib, cpus };
-        }
-        self.hosts.push(SimHost {
-            name: name.to_owned(),
-            on: false,
-            boot: 0,
-            hypervisor,
-            agent: None,
-            incarnation: 0,
-            guarded: false,
-            ledger: Arc::default(),
-            ledgers_lost: 0,
-            lease_file: Default::default(),
-            suspended: Arc::default(),
-            watchdog: None,
-            fence: None,
-            pausable: false,
-            agent_stalled_until: 0,
-            libvirt_stalled_until: 0,
-            paused_until: 0,
-            paused_ms: 0,
-            drift_ppm: (0, 0),
-            boots_after_ms: None,
-            shutdown: None,
-        });
-        number
     }
 }

@@ -1,9 +1,13 @@
-//! The law in virtual time: a fixed number of seeds, the project's own stories, and that nothing but the seed decides.
+//! The law in virtual time: a fixed number of seeds, the rules' teeth, the crash table, the project's own stories, and that
+//! nothing but the seed decides.
 
+use model::sabotage::Rule;
 use tests::scenario::{file, needs, play};
 use tests::sim::Options;
+use tests::sim::crash_table::{self, Death, Proof};
 use tests::sim::sweep::run;
 use tests::sim::trace::Trace;
+use tests::sim::{drill, teeth};
 
 /// A release build of the `sim` program runs hundreds of thousands.
 const SEEDS: std::ops::Range<u64> = 1..61;
@@ -29,6 +33,56 @@ fn a_seed_decides_everything() {
         world.trace.lines().iter().map(|line| line.json()).collect::<Vec<_>>()
     };
     assert_eq!(lines(), lines());
+}
+
+#[test]
+fn a_drill_finds_its_rule_switched_off_and_nothing_else() {
+    for drill in drill::ALL {
+        let name = drill.rule.as_str();
+        let (broken, _) = drill.play(1, None, false);
+        assert!(broken.is_none(), "{name}, all rules on: {broken:?}");
+        let (found, _) = drill.play(1, Some(drill.rule), false);
+        assert!(found.is_some(), "{name} has lost its teeth: without it nothing is broken");
+    }
+}
+
+#[test]
+fn every_rule_that_has_no_drill_is_found_switched_off_by_a_seed() {
+    for rule in Rule::ALL.iter().copied().filter(|rule| drill::of(*rule).is_none()) {
+        let name = rule.as_str();
+        let found = teeth::first_found(rule, teeth::MOST);
+        let found = found.unwrap_or_else(|| {
+            panic!("{name} has lost its teeth, or its seed is another now: cargo run --release -p tests --bin sim -- --teeth --rule {name} --seeds 3000")
+        });
+        let (report, _) = run(&Options::of_seed(found), None, Trace::default());
+        assert!(report.violation.is_none(), "seed {found}, all rules on: {:?}", report.violation);
+    }
+}
+
+fn ends_well(proof: Proof, deaths: &[Death]) {
+    if let (Err(why), _) = crash_table::run(1, proof, deaths, false) {
+        panic!("{proof:?}, {deaths:?}: {why}");
+    }
+}
+
+#[test]
+fn a_migration_ends_well_whatever_dies_at_whatever_moment() {
+    for death in crash_table::singles() {
+        ends_well(Proof::Fence, &[death]);
+        ends_well(Proof::Lease, &[death]);
+    }
+}
+
+#[test]
+fn a_migration_ends_well_whichever_two_die_in_one_moment() {
+    let pairs = crash_table::pairs();
+    assert_eq!(pairs.len(), 700);
+    // The program runs all of them, both ways.
+    let in_one_moment = pairs.iter().filter(|[(_, one), (_, other)]| one == other);
+    for (number, deaths) in in_one_moment.enumerate() {
+        let proof = if number % 2 == 0 { Proof::Fence } else { Proof::Lease };
+        ends_well(proof, deaths);
+    }
 }
 
 #[test]

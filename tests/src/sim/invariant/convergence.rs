@@ -35,7 +35,7 @@ pub fn converged(world: &World) -> Option<String> {
     for record in truth.vms.values() {
         let name = record.spec.name.to_string();
         let copies = world.copies(record.spec.uuid);
-        let reason = reasons.and_then(|reasons| reasons.get(&name));
+        let reason = reasons.and_then(|reasons| reasons.get(&record.spec.name));
         let owner = record.owner.map(|owner| truth.node_name(owner));
         if record.order.is_some() {
             return Some(format!("an order for {name} is out: {:?}", record.order));

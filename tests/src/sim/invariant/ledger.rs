@@ -12,6 +12,8 @@ use crate::sim::World;
 
 #[derive(Default)]
 pub(super) struct LedgerNeverGoesBack {
+    /// By host and ledger, the highest that was met.
+    epochs: BTreeMap<(usize, u64), u64>,
     /// By host and VM.
     floors: BTreeMap<(usize, Uuid), u64>,
 }
@@ -25,6 +27,16 @@ impl Invariant for LedgerNeverGoesBack {
         match observation {
             Observation::Registered { host, node, .. } => {
                 let Some(agent) = &world.hosts[*host].agent else { return Ok(()) };
+                let epoch = agent.core.session().map_or(0, |given| given.epoch);
+                let ledger = (*host, world.hosts[*host].ledgers_lost);
+                let met = self.epochs.entry(ledger).or_default();
+                if epoch < *met {
+                    return Err(format!(
+                        "{} takes a session of epoch {epoch}, and has met epoch {met}",
+                        world.hosts[*host].name
+                    ));
+                }
+                *met = epoch;
                 let truth = world.truth();
                 let session = truth.nodes.get(node).map(|node| node.last_session.0);
                 let current = agent.session.map(|(_, session)| session.0);

@@ -3,6 +3,8 @@
 mod convergence;
 mod counters;
 mod decisions;
+mod holds;
+mod identities;
 mod lease;
 mod leaving_set;
 mod ledger;
@@ -60,6 +62,15 @@ pub enum Observation<'o> {
     Heard {
         /// On which host.
         host: usize,
+        /// One that it has begun, and that is of another session or epoch than its own.
+        foreign: Option<u64>,
+    },
+    /// A replica has heard from an agent that has met this epoch, and goes on.
+    Met {
+        /// Which.
+        replica: usize,
+        /// The epoch.
+        epoch: u64,
     },
     /// An agent makes a call.
     Call {
@@ -88,6 +99,13 @@ pub enum Observation<'o> {
         /// As which node.
         node: NodeId,
         /// In which session.
+        session: SessionId,
+    },
+    /// A fence device is about to cut a host's power.
+    FenceBites {
+        /// Of which host.
+        host: usize,
+        /// For the death of which session.
         session: SessionId,
     },
     /// A leader answered a heartbeat.
@@ -137,5 +155,7 @@ pub fn all() -> Vec<Box<dyn Invariant>> {
         Box::new(leaving_set::SetIsLeftLawfully),
         Box::new(registrations::RegistrationsInTurn::default()),
         Box::new(losses::LossesAreJust),
+        Box::new(identities::NumbersComeOnce::default()),
+        Box::new(holds::HoldsEnd::default()),
     ]
 }

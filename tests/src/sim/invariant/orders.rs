@@ -52,7 +52,20 @@ impl Invariant for OrdersAreFresh {
                 }
                 Ok(())
             }
-            Observation::Heard { host } => {
+            Observation::Met { replica, epoch } => {
+                let ours = world.replicas[*replica].state.epoch.0;
+                match ours > 0 && *epoch > ours {
+                    true => Err(format!(
+                        "a replica of epoch {ours} goes on, and has heard of epoch {epoch}"
+                    )),
+                    false => Ok(()),
+                }
+            }
+            Observation::Heard { host, foreign: Some(order) } => Err(format!(
+                "{} begins order {order} of another session or epoch",
+                world.hosts[*host].name
+            )),
+            Observation::Heard { host, foreign: None } => {
                 let at = &world.hosts[*host];
                 let Some(agent) = &at.agent else { return Ok(()) };
                 let Some((_, session)) = agent.session else { return Ok(()) };

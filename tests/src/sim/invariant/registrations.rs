@@ -3,7 +3,8 @@
 use std::collections::BTreeMap;
 
 use model::command::Operation;
-use model::node::NodeState;
+use model::event::EventKind;
+use model::node::{NodeState, ProofOfDeath};
 
 use super::{Invariant, Observation};
 use crate::sim::World;
@@ -19,7 +20,19 @@ impl Invariant for RegistrationsInTurn {
         "registrations-in-turn"
     }
 
-    fn see(&mut self, _world: &World, observation: &Observation<'_>) -> Result<(), String> {
+    fn see(&mut self, world: &World, observation: &Observation<'_>) -> Result<(), String> {
+        if let Observation::FenceBites { host, session } = observation {
+            // A control plane that was restored knows nothing of the fences of the one before it.
+            let truth = world.truth();
+            let name = &world.hosts[*host].name;
+            let node = truth.nodes.values().find(|node| node.name.as_str() == name);
+            return match node.and_then(|node| node.session()) {
+                Some(current) if current > *session && world.planes.len() == 1 => Err(format!(
+                    "a fence of session {session} cuts {name}, which is back in session {current}"
+                )),
+                _ => Ok(()),
+            };
+        }
         let Observation::Committed { command, outcome: Ok(_), before, after, .. } = observation
         else {
             return Ok(());
@@ -37,10 +50,22 @@ impl Invariant for RegistrationsInTurn {
             return Err(format!("{name} registered with boot {boot}, after boot {newest}"));
         }
         *newest = boot;
+        if let Some(node) = before.node_named(name) {
+            if node.hardware != registration.hardware {
+                return Err(format!("{name} registered on other hardware than before"));
+            }
+            let void = matches!(node.state, NodeState::Dead(ProofOfDeath::Fenced { .. }))
+                && node.boot_id == registration.boot_id;
+            let alarmed = || {
+                let last = after.events.iter().rev().take_while(|it| it.revision == after.revision);
+                last.into_iter().any(|event| event.kind == EventKind::NodeProofVoid)
+            };
+            if void && !alarmed() {
+                return Err(format!("{name} was never off, and nobody is told"));
+            }
+        }
         match before.node_named(name) {
-            Some(node)
-                if node.state == NodeState::Fencing && node.boot_id == registration.boot_id =>
-            {
+            Some(node) if node.fence_under_way => {
                 Err(format!("{name} is back while its fence may still bite"))
             }
             _ => Ok(()),

@@ -48,7 +48,7 @@ impl SelfFenceInTime {
     fn look(&mut self, world: &World, number: usize) -> Result<(), String> {
         let host = &world.hosts[number];
         let able = host.on
-            && !host.paused(world.now)
+            && !host.stands_still(world.now)
             && host.agent_stalled_until <= world.now
             && host.agent.as_ref().is_some_and(|agent| agent.core.knows_inventory());
         if !able || !lease_is_over(world, number) {
