@@ -10,6 +10,7 @@ mod processes;
 mod replicas;
 mod restore;
 mod self_fence;
+mod services;
 mod simulation;
 mod storage;
 mod way_over;
