@@ -12,5 +12,6 @@ mod restore;
 mod self_fence;
 mod services;
 mod simulation;
+mod standstill;
 mod storage;
 mod way_over;
