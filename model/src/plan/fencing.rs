@@ -70,7 +70,7 @@ mod tests {
         let fence_agents = installed.iter().map(|name| (*name).to_owned()).collect();
         NodeRecord {
             id: NodeId(id),
-            name: NodeName::new(&format!("n{id}")).unwrap(),
+            name: NodeName::new(format!("n{id}")).unwrap(),
             hardware: uuid::Uuid::nil(),
             boot_id: "b".into(),
             last_session: SessionId(id),
