@@ -154,8 +154,8 @@ impl Stage {
         let qemu = self.cluster.lab.host_named(&source)?.qemus()?[&self.guest.uuid];
         let leader = self.cluster.leader()?;
         for name in [&source, &target] {
-            // One that was killed in the last row is back.
-            self.cluster.lab.host_named(name)?.virsh(&["version"])?;
+            // One that was killed in the last row has to be back first.
+            self.cluster.lab.host_named(name)?.wait_for_libvirtd()?;
         }
         self.cluster.lab.host_named(&source)?.slow_migrations(SLOW_KBIT)?;
         self.cluster.ctl(&["migrate", "g", "--to", &target, "--no-wait"])?;

@@ -174,6 +174,11 @@ impl Host {
         Ok(())
     }
 
+    /// Waits until its libvirtd answers.
+    pub fn wait_for_libvirtd(&self) -> Result<()> {
+        self.wait_for_libvirt(self.init()?)
+    }
+
     fn wait_for_libvirt(&self, init: i32) -> Result<()> {
         let begun = Instant::now();
         let socket = format!("/proc/{init}/root/run/libvirt/libvirt-sock");
