@@ -319,7 +319,7 @@ impl Story {
                     |member: &MemberName| self.up.contains(&(place.into(), member.to_string()));
                 let seen: Vec<_> =
                     scripts.into_iter().map(|(member, _)| member).filter(up).collect();
-                let known = self.record().seen.get(&self.id(place)).is_some();
+                let known = self.record().seen.contains_key(&self.id(place));
                 let news = seen.is_empty() || !known;
                 let floor = id.0;
                 let report = match seen.is_empty() {

@@ -117,7 +117,7 @@ async fn emptied(cx: &Context, name: &str) -> Result<(), Failure> {
         }
         let now = tokio::time::Instant::now();
         let stays = |vm: &&v1::Vm| vm.reason.as_ref().is_some_and(|reason| reason.stuck);
-        if there.len() != left || !there.iter().all(|vm| stays(vm)) {
+        if there.len() != left || !there.iter().all(stays) {
             (left, moved) = (there.len(), now);
         }
         let reasons = there.iter().map(|vm| {

@@ -40,11 +40,14 @@ pub type FenceAnswer = Result<String, String>;
 
 type Tasks = BTreeMap<NodeId, Vec<FenceTask>>;
 
+/// Whom a call was given to, and who waits for its answer.
+type Waiting = (NodeId, oneshot::Sender<FenceAnswer>);
+
 /// Tasks and those who wait for them. Cheap to clone.
 #[derive(Clone)]
 pub struct FenceDesk {
     tasks: watch::Sender<Tasks>,
-    waiting: Arc<Mutex<BTreeMap<Uuid, (NodeId, oneshot::Sender<FenceAnswer>)>>>,
+    waiting: Arc<Mutex<BTreeMap<Uuid, Waiting>>>,
 }
 
 impl Default for FenceDesk {

@@ -163,10 +163,10 @@ fn sweep(flags: &Flags, rule: Option<Rule>) -> Swept {
                             *struck.entry(*what).or_default() += count;
                         }
                     }
-                    if report.violation.is_some() {
-                        if let Ok(mut violations) = violations.lock() {
-                            violations.push(report);
-                        }
+                    if report.violation.is_some()
+                        && let Ok(mut violations) = violations.lock()
+                    {
+                        violations.push(report);
                     }
                 }
             });

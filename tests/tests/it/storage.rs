@@ -152,8 +152,11 @@ fn a_replica_whose_disk_cannot_sync_ends_and_is_not_trusted_before_a_boot() -> R
     Ok(())
 }
 
+/// What becomes of a file's bytes.
+type Damage = fn(&mut Vec<u8>);
+
 /// Each way to damage a file, by name.
-const DAMAGES: [(&str, fn(&mut Vec<u8>)); 3] = [
+const DAMAGES: [(&str, Damage); 3] = [
     ("cut short", |bytes| bytes.truncate(bytes.len() * 2 / 3 + 1)),
     ("a bit flipped near its end", |bytes| {
         let place = bytes.len().saturating_sub(20);
