@@ -70,6 +70,10 @@ impl World {
         for (_, vm) in ended {
             self.trace.note(self.now, "down", &[&vm, &name]);
         }
+        if let Some(traced) = self.planes.first_mut().and_then(|it| it.traced.get_mut(number)) {
+            // What comes up there again is news.
+            traced.clear();
+        }
         for replica in self.replicas_on(number) {
             self.stop_replica(replica);
         }
