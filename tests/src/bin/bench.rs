@@ -91,7 +91,9 @@ fn main() -> Result<()> {
         let proofs = losses.iter().map(|loss| loss.proof).collect();
         table.add(&format!("{words}: until the proof of death"), None, proofs);
         let back = losses.iter().map(|loss| loss.last).collect();
-        table.add(&format!("{words}: until QEMU runs elsewhere"), Some(goal), back);
+        table.add(&format!("{words}: until QEMU is elsewhere"), Some(goal), back);
+        let runs = losses.iter().map(|loss| loss.last_runs).collect();
+        table.add(&format!("{words}: until its vCPUs run"), None, runs);
     }
     let leaders = (0..RUNS).map(|_| lose_leader(&mut cluster, &client)).collect::<Result<_>>()?;
     table.add("leader lost: last write before to first after", Some(goals.leader), leaders);
@@ -196,9 +198,11 @@ fn lose_many(
         losses.push(lose_host(cluster, client, &guests, With::Nothing)?);
     }
     let of = |pick: fn(&tests::measure::loss::Loss) -> f64| losses.iter().map(pick).collect();
-    let first = "ten VMs on the lost host: until the first QEMU runs elsewhere";
+    let first = "ten VMs on the lost host: until the first QEMU is elsewhere";
     table.add(first, Some(goals.lost_host), of(|loss| loss.first));
     table.add("… the tenth", None, of(|loss| loss.last));
     table.add("… from the first to the tenth", Some(1.0), of(|loss| loss.last - loss.first));
+    table.add("… until the vCPUs of the first run", None, of(|loss| loss.first_runs));
+    table.add("… of the tenth", None, of(|loss| loss.last_runs));
     Ok(guests)
 }

@@ -46,10 +46,14 @@ impl With {
 pub struct Loss {
     /// The proof of death was proposed.
     pub proof: f64,
-    /// The first QEMU ran elsewhere: libvirt had let its vCPUs run.
+    /// The first QEMU was there, by the kernel's word.
     pub first: f64,
-    /// The last one did.
+    /// The last one was.
     pub last: f64,
+    /// libvirt had let the vCPUs of the first one run.
+    pub first_runs: f64,
+    /// Of the last one.
+    pub last_runs: f64,
 }
 
 /// Cuts the power of the host on which the guests run; they are all on it. Mends everything afterwards.
@@ -72,7 +76,7 @@ pub fn lose_host(
         let killed = if with.leader() { lose_replica(cluster, leader) } else { Ok(()) };
         cut.join().map_err(|_| anyhow::anyhow!("the power cut panicked"))?.and(killed)
     })?;
-    let (first, last) = wait_elsewhere(cluster, guests, &name, begun)?;
+    let [first, last, first_runs, last_runs] = wait_elsewhere(cluster, guests, &name, begun)?;
     let mended = if with.leader() { mend_replica(cluster, leader) } else { Ok(()) };
     mended.and_then(|()| if with.dark() { say(&switch, "dark off").map(drop) } else { Ok(()) })?;
     for guest in guests {
@@ -84,7 +88,7 @@ pub fn lose_host(
     for guest in guests {
         cluster.wait_counting(guest)?;
     }
-    Ok(Loss { proof, first, last })
+    Ok(Loss { proof, first, last, first_runs, last_runs })
 }
 
 /// When a node's proof of death was proposed, by the machine's clock. A replica that is just back may not know of it yet.
@@ -101,28 +105,32 @@ fn proven_at(client: &Client, node: &str, since_ms: u64) -> Result<u64> {
     bail!("no node-dead of {node} among the events")
 }
 
-/// The first and the last of these guests to run on other hosts than the lost one.
+/// When the first and the last QEMU of these guests were on other hosts than the lost one, and when their vCPUs ran.
 fn wait_elsewhere(
     cluster: &Cluster,
     guests: &[Guest],
     lost: &str,
     begun: Instant,
-) -> Result<(f64, f64)> {
-    let mut first = None;
-    let mut missing: BTreeMap<Uuid, &str> =
+) -> Result<[f64; 4]> {
+    let names: BTreeMap<Uuid, &str> =
         guests.iter().map(|guest| (guest.uuid, guest.name.as_str())).collect();
+    let (mut there, mut runs) = (BTreeMap::new(), BTreeMap::new());
     while begun.elapsed() < PATIENCE {
-        let mut now = None;
         for (uuid, host, pid) in cluster.lab.qemus()? {
-            let Some(name) = missing.get(&uuid).filter(|_| host != lost) else { continue };
-            if cluster.lab.host_named(&host)?.vcpus_run(name, pid) {
-                missing.remove(&uuid);
-                now = Some(begun.elapsed().as_secs_f64());
+            let Some(name) = names.get(&uuid).filter(|_| host != lost) else { continue };
+            let now = begun.elapsed().as_secs_f64();
+            there.entry(uuid).or_insert(now);
+            if !runs.contains_key(&uuid) && cluster.lab.host_named(&host)?.vcpus_run(name, pid) {
+                runs.insert(uuid, now);
             }
         }
-        first = first.or(now);
-        if let (Some(first), Some(now), true) = (first, now, missing.is_empty()) {
-            return Ok((first, now));
+        if runs.len() == names.len() {
+            let first = |moments: &BTreeMap<Uuid, f64>| {
+                moments.values().copied().fold(f64::INFINITY, f64::min)
+            };
+            let last =
+                |moments: &BTreeMap<Uuid, f64>| moments.values().copied().fold(0.0, f64::max);
+            return Ok([first(&there), last(&there), first(&runs), last(&runs)]);
         }
         std::thread::sleep(POLL);
     }
@@ -166,7 +174,7 @@ pub fn lose_leader(cluster: &mut Cluster, client: &Client) -> Result<f64> {
     Ok(after.duration_since(*before).as_secs_f64())
 }
 
-/// A QEMU is killed: until the guest has another one.
+/// A QEMU is killed: until the guest has another one whose vCPUs run.
 pub fn kill_qemu(cluster: &Cluster, guest: &Guest) -> Result<f64> {
     let host = owner(cluster, &guest.name)?;
     let old = cluster.lab.host_named(&host)?.qemus()?[&guest.uuid];
