@@ -755,3 +755,18 @@ fn a_guarded_request_that_is_sent_again_is_answered_as_the_first_time() {
 
 #[path = "life/guest.rs"]
 mod guest;
+
+#[test]
+fn a_suspended_copy_is_not_resumed_while_nodes_that_a_backup_does_not_know_may_run_it() {
+    let (mut story, place) = Story::running(VmPolicy::default(), &["a", "b"]);
+    story.now += 60_000;
+    story.state.quiet_until = Timestamp(story.now + 40_000);
+    let generation = Some(story.record().generation.0);
+    let mut domain = SeenDomain::active("v", Presence::Suspended, 64);
+    domain.generation = generation;
+    story.reports(&place, vec![Report::Seen { uuid: VM, domain }]);
+    assert!(story.lead().is_empty(), "{}", story.reason());
+    assert!(story.reason().to_string().contains("was restored"), "{}", story.reason());
+    story.now += 40_001;
+    assert_eq!(story.lead(), [format!("resume on {place}")]);
+}

@@ -368,6 +368,10 @@ impl ClusterState {
             .filter(|other| **other != node)
             .map(|other| self.node_name(*other))
             .collect();
+        // A node that the backup does not know may have been given it since: it has until then to register and say so.
+        if suspended && cx.at < self.quiet_until && !off(Rule::RestoredIsUnknown) {
+            return Err(record.wrong_state("the control plane was restored a moment ago"));
+        }
         if !elsewhere.is_empty() && !off(Rule::ResumeSameGeneration) {
             return Err(Rejection::MayRunElsewhere {
                 vm: vm.to_string(),

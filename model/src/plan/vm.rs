@@ -233,6 +233,13 @@ impl Planner<'_> {
                 // Another node may have it, as after a migration that was cut off: that node's word decides.
                 return waits("other nodes have to say that it is not there");
             }
+            let quiet_until = self.state.quiet_until;
+            if quiet_until > self.now && !off(Rule::RestoredIsUnknown) {
+                self.plan.wake(quiet_until);
+                return waits(
+                    "the control plane was restored, and nodes that the backup does not know may run it",
+                );
+            }
             if !self.may_evict(node) {
                 return waits("the last attempt to resume it failed");
             }
