@@ -87,9 +87,18 @@ impl Process {
 impl Drop for Process {
     fn drop(&mut self) {
         let _ = self.signal(Signal::SIGKILL);
-        if let Ok(child) = self.child.get_mut() {
-            let _ = child.kill();
-            let _ = child.wait();
+        let Ok(child) = self.child.get_mut() else { return };
+        // nsenter has to take the dead one before it ends: as an orphan it would be nobody's, and keep the kernel from
+        // letting its host's process namespace go.
+        let _ = kill(Pid::from_raw(child.id() as i32), Signal::SIGCONT);
+        let begun = Instant::now();
+        while matches!(child.try_wait(), Ok(None)) {
+            if begun.elapsed() > SPAWN_LIMIT {
+                let _ = child.kill();
+                let _ = child.wait();
+                return;
+            }
+            std::thread::sleep(POLL);
         }
     }
 }
