@@ -3,7 +3,7 @@
 CARGO ?= cargo
 ROOT := $(shell [ "$$(id -u)" -eq 0 ] || echo sudo --preserve-env=PATH)
 
-.PHONY: demo lab test sim fuzz fence-test check bench dependencies simulators build
+.PHONY: install demo lab test sim fuzz fence-test check bench dependencies simulators build
 
 demo: dependencies build
 	$(ROOT) ./target/debug/demo
@@ -59,6 +59,19 @@ check: dependencies
 bench: dependencies
 	$(CARGO) build --release --workspace
 	$(ROOT) ./target/release/bench
+
+# Programs, units and sample configuration, below DESTDIR; configuration that is there is left alone. `clustat` and
+# `clusvcadm` are `berthctl` under RGManager's names, unless RGManager's own are there.
+install:
+	$(CARGO) build --release -p berth-server -p berth-agent -p berthctl
+	install -D -m 0755 -t $(DESTDIR)/usr/bin target/release/berth-server target/release/berth-agent target/release/berthctl
+	install -D -m 0644 -t $(DESTDIR)/etc/systemd/system deploy/systemd/*.service
+	@for file in deploy/config/*.toml; do \
+	    to=$(DESTDIR)/etc/berth/$${file##*/}; [ -e $$to ] || install -D -m 0600 $$file $$to; \
+	done
+	@install -d $(DESTDIR)/usr/sbin; for name in clustat clusvcadm; do \
+	    link=$(DESTDIR)/usr/sbin/$$name; [ -e $$link ] || ln -sf ../bin/berthctl $$link; \
+	done
 
 build:
 	$(CARGO) build --workspace --all-targets
