@@ -759,6 +759,26 @@ impl VmRecord {
             .map(|(node, _)| *node)
     }
 
+    /// Whether the node's lease binds it there: its agent was told of it, or its domain bears a mark. Of others the agent
+    /// makes sure of nothing when the lease runs out, and so the lease proves nothing (design section 3, lease).
+    pub fn is_bound_at(&self, node: NodeId) -> bool {
+        let order = self.order.as_ref().filter(|order| order.node == node);
+        let adopting = order.is_some_and(|order| order.intent == OrderIntent::Adopt);
+        let unsettled = matches!(
+            self.state,
+            VmState::Starting
+                | VmState::Stopping
+                | VmState::Migrating
+                | VmState::Recovering
+                | VmState::Failed
+        );
+        self.seen.get(&node).is_some_and(|sighting| sighting.generation.is_some())
+            || (order.is_some() && !adopting)
+            || self.migration_target() == Some(node)
+            || (self.owner == Some(node) && !adopting)
+            || (self.last_owner == Some(node) && unsettled)
+    }
+
     /// Nodes with a copy that does not run and is not resumed by itself: those of self-fence and of migrations, and
     /// what somebody paused and the cluster has started anew elsewhere since.
     pub fn stopped_copies(&self) -> impl Iterator<Item = (NodeId, Sighting)> + '_ {

@@ -770,3 +770,30 @@ fn a_suspended_copy_is_not_resumed_while_nodes_that_a_backup_does_not_know_may_r
     story.now += 40_001;
     assert_eq!(story.lead(), [format!("resume on {place}")]);
 }
+
+#[test]
+fn a_lease_proves_the_death_of_what_it_bound_and_of_nothing_else() {
+    let by_lease = |story: &mut Story, node: &str| {
+        let (node, session) = (story.id(node), story.session(node));
+        story.does(Operation::NodeLost { node, session, silent_ms: 3_001 });
+        let proof = ProofOfDeath::Lease { silent_ms: 60_000 };
+        story.does(Operation::NodeDead { node, session, proof });
+        story.silent.insert(node, 60_000);
+    };
+    // Somebody runs it on a, unmarked: its agent stops nothing there, and keeps its watchdog fed.
+    let mut story = Story::with_nodes(&["a", "b"]);
+    story.add(VmPolicy::default());
+    story.enable();
+    let b = story.absent(story.index, None);
+    story.reports("b", vec![b]);
+    by_lease(&mut story, "a");
+    assert!(!story.lead().iter().any(|what| what.starts_with("start")), "{}", story.reason());
+    assert!(story.record().may_run.contains_key(&story.id("a")));
+    story.does(Operation::ConfirmOff { node: name("a"), why: "its cable is in my hand".into() });
+    assert_eq!(story.lead(), ["start on b"]);
+    // What Berth started there was stopped with the lease.
+    let (mut story, place) = Story::running(VmPolicy::default(), &["a", "b"]);
+    let other = if place == "a" { "b" } else { "a" };
+    by_lease(&mut story, &place);
+    assert_eq!(story.lead(), [format!("start on {other}")]);
+}

@@ -8,7 +8,7 @@ use model::command::Operation;
 
 /// `berth-backup VERSION CRC32\n`, then the state in postcard.
 const MAGIC: &str = "berth-backup";
-const VERSION: u32 = 1;
+const VERSION: u32 = 2;
 
 /// Why a file is no backup that can be read.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -16,6 +16,11 @@ pub enum BackupError {
     /// Something else.
     #[error("this is not a backup of Berth: {0}")]
     Foreign(&'static str),
+    /// It was made before its layout changed.
+    #[error(
+        "the backup has format {0}, and this version of berth-server reads format {VERSION} only; restore it with the version that made it"
+    )]
+    Older(u32),
     /// By a newer Berth.
     #[error(
         "the backup has format {0}, and this version of berth-server knows formats up to {VERSION}; restore it with one as new as the one that made it"
@@ -57,6 +62,9 @@ pub fn read(file: &[u8]) -> Result<ClusterState, BackupError> {
         version.parse().map_err(|_| BackupError::Foreign("its version is not a number"))?;
     if version > VERSION {
         return Err(BackupError::Newer(version));
+    }
+    if version < VERSION {
+        return Err(BackupError::Older(version));
     }
     if *sum != format!("{:08x}", crc32fast::hash(body)) {
         return Err(BackupError::Damaged("its checksum is another".into()));
@@ -133,11 +141,17 @@ mod tests {
         let good = write(&state).unwrap();
         let mut flipped = good.clone();
         *flipped.last_mut().unwrap() ^= 1;
-        let newer = String::from_utf8_lossy(&good).replacen(" 1 ", " 2 ", 1).into_bytes();
+        let head = good.iter().position(|byte| *byte == b'\n').unwrap();
+        let of_format = |version: u32| {
+            let text = std::str::from_utf8(&good[..head]).unwrap();
+            let text = text.replacen(&format!(" {VERSION} "), &format!(" {version} "), 1);
+            [text.as_bytes(), &good[head..]].concat()
+        };
         for (file, reason) in [
             (flipped, "checksum"),
             (good[..good.len() - 3].to_vec(), "checksum"),
-            (newer, "format 2"),
+            (of_format(VERSION + 1), "one as new as"),
+            (of_format(VERSION - 1), "the version that made it"),
             (b"hello".to_vec(), "no head line"),
             (b"hello world\n".to_vec(), "another"),
         ] {

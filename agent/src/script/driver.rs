@@ -384,7 +384,7 @@ impl ServiceDriver {
         let program = &named.script.program;
         match what {
             What::Order(order) => {
-                let error = verdict::failure(program, action, outcome);
+                let error = verdict::failure(outcome);
                 let stopped =
                     (action == Action::Stop && error.is_none()).then_some(named.member.as_str());
                 self.finish(scene, order, error, stopped);
@@ -417,7 +417,7 @@ impl ServiceDriver {
             What::Check { index, started_by } => {
                 self.checked(scene, &named, index, started_by, outcome);
             }
-            What::SelfFence => match verdict::failure(program, action, outcome) {
+            What::SelfFence => match verdict::failure(outcome) {
                 None => {
                     let noted = scene.ledger.unbind_scripts(self.id, Some(&named.member));
                     self.complain(noted, "a script that was stopped could not be noted");

@@ -2,7 +2,7 @@
 
 use model::service::ScriptProgram;
 
-use crate::script::call::{Action, Outcome};
+use crate::script::call::Outcome;
 
 /// How a script is, by its own word.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -22,17 +22,11 @@ const OCF_NOT_INSTALLED: i32 = 5;
 /// LSB status: dead with a pid file, dead with a lock file, not running.
 const LSB_DOWN: std::ops::RangeInclusive<i32> = 1..=3;
 
-/// What a start or a stop came to; `None` for success.
-pub fn failure(program: &ScriptProgram, action: Action, outcome: &Outcome) -> Option<String> {
+/// What a start or a stop came to; `None` for success. A program that is not there is none: only what was started is
+/// stopped, and its daemon may run on though the file system with its script has gone.
+pub fn failure(outcome: &Outcome) -> Option<String> {
     match outcome {
         Outcome::Exited { code: 0, .. } => None,
-        // What is not here was not started here: there is nothing to stop.
-        Outcome::Missing(_) if action == Action::Stop => None,
-        Outcome::Exited { code: OCF_NOT_INSTALLED, .. }
-            if action == Action::Stop && matches!(program, ScriptProgram::Ocf(_)) =>
-        {
-            None
-        }
         other => Some(describe(other)),
     }
 }
@@ -143,12 +137,11 @@ mod tests {
 
     #[test]
     fn only_success_stops_a_script_that_is_here() {
-        let lsb = ScriptProgram::Lsb("/x".into());
-        assert_eq!(failure(&lsb, Action::Stop, &exited(0)), None);
-        assert_eq!(failure(&lsb, Action::Stop, &Outcome::Missing("/x".into())), None);
-        assert!(failure(&lsb, Action::Start, &Outcome::Missing("/x".into())).is_some());
+        assert_eq!(failure(&exited(0)), None);
+        assert!(failure(&Outcome::Missing("/x".into())).is_some());
+        assert!(failure(&Outcome::Missing("/x".into())).is_some());
         for outcome in [exited(1), exited(7), Outcome::TimedOut { output: String::new() }] {
-            assert!(failure(&lsb, Action::Stop, &outcome).is_some(), "{outcome:?}");
+            assert!(failure(&outcome).is_some(), "{outcome:?}");
         }
     }
 }

@@ -6,7 +6,7 @@ use crate::cluster::{ClusterState, Context};
 use crate::event::EventKind;
 use crate::handling::GuestEnd;
 use crate::id::{Generation, NodeId, VmName};
-use crate::node::{NodeState, SeenDomain};
+use crate::node::{NodeState, ProofOfDeath, SeenDomain};
 use crate::rejection::Rejection;
 use crate::vm::{Desired, MayRun, OperationPhase, Presence, Sighting, StopCause, Verb, VmState};
 
@@ -84,10 +84,12 @@ impl ClusterState {
         Ok(())
     }
 
-    /// Every node that is not proven dead.
+    /// Every node that may run something that was never asked of it: one whose lease ran out may, for its agent stopped only
+    /// what the lease bound and could keep its watchdog fed then.
     pub(super) fn nodes_alive(&self) -> impl Iterator<Item = NodeId> + '_ {
-        let alive = |node: &&std::sync::Arc<crate::node::NodeRecord>| {
-            !matches!(node.state, NodeState::Dead(_))
+        let alive = |node: &&std::sync::Arc<crate::node::NodeRecord>| match &node.state {
+            NodeState::Dead(proof) => matches!(proof, ProofOfDeath::Lease { .. }),
+            _ => true,
         };
         self.nodes.values().filter(alive).map(|node| node.id)
     }

@@ -316,6 +316,8 @@ impl ClusterState {
         let node = self.node(name)?;
         match node.state {
             NodeState::Lost | NodeState::Fencing | NodeState::Off => {}
+            // A lease says nothing of guests that it did not bind; the operator does.
+            NodeState::Dead(ProofOfDeath::Lease { .. }) => {}
             NodeState::Online | NodeState::Dead(_) => {
                 return Err(Rejection::NodeAlive {
                     node: name.to_string(),
@@ -544,7 +546,8 @@ impl ClusterState {
             // A guest that runs on without a lease is not dead when the lease is; only its lock manager keeps it single.
             let runs_on = [record.spec.policy.on_isolation, record.bound_isolation]
                 .contains(&OnIsolation::Continue);
-            if runs_on && matches!(proof, ProofOfDeath::Lease { .. }) {
+            let by_lease = matches!(proof, ProofOfDeath::Lease { .. });
+            if by_lease && (runs_on || !record.is_bound_at(node)) {
                 continue;
             }
             record.seen.remove(&node);

@@ -48,6 +48,10 @@ impl ClusterState {
             );
             return Err(record.wrong_state(&why));
         }
+        if record.desired == Desired::Ignored {
+            // Whoever had its hands on it may have moved it, as with a freeze.
+            self.ask_all(cx, vm)?;
+        }
         let everywhere: Vec<NodeId> = self.nodes_alive().collect();
         let record = self.ask(cx, vm, Verb::Enable { on })?;
         record.desired = Desired::Enabled;

@@ -71,6 +71,9 @@ impl Planner<'_> {
             self.plan.operations.push(Operation::AskService { service, ask });
             return Reason::Deciding("its freeze is over".into());
         }
+        if let Some(pause) = &self.state.pause {
+            return Reason::Paused { by: pause.by.clone(), why: pause.why.clone() };
+        }
         let wanted = record.desired == Desired::Enabled;
         match record.state {
             ServiceState::Disabled | ServiceState::Stopped if !wanted => self.down(),

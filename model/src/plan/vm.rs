@@ -72,10 +72,7 @@ impl Planner<'_> {
         if let Some(freeze) = &record.frozen {
             return self.frozen(freeze, &guests);
         }
-        if record.desired != Desired::Ignored
-            && self.state.pause.is_none()
-            && let Some(reason) = self.twice(&guests)
-        {
+        if let Some(reason) = self.twice(&guests) {
             return reason;
         }
         if let Some(order) = &record.order {
@@ -177,6 +174,8 @@ impl Planner<'_> {
             if let Some(keep) = keep
                 && let Some(other) = guests.iter().find(|node| **node != keep)
                 && self.record.order.is_none()
+                && self.record.desired != Desired::Ignored
+                && self.state.pause.is_none()
                 && self.may_evict(*other)
             {
                 let why = format!("{} is kept", self.state.node_name(keep));

@@ -30,6 +30,7 @@ impl ClusterState {
         if record.is_frozen(cx.at) {
             return Err(record.wrong_state("it is frozen"));
         }
+        self.must_not_be_paused()?;
         match decision {
             ServiceDecision::Begin { node, why, restart } => {
                 self.begin(cx, name, *node, why, *restart)

@@ -82,6 +82,7 @@ impl ClusterState {
         vm: &VmName,
         owner: NodeId,
     ) -> Result<(), Rejection> {
+        self.must_not_be_frozen(cx, vm)?;
         let before = self.vm(vm)?;
         // What the service has begun is no operation of the VM's own any more.
         let record = self.vm_mut(cx, vm)?;
@@ -118,6 +119,7 @@ impl ClusterState {
         let (spec, owner) = self.member_of(&record, member)?;
         match &spec.kind {
             MemberKind::Vm(vm) => {
+                self.must_not_be_frozen(cx, vm)?;
                 self.service_mut(cx, name)?;
                 self.vm_mut(cx, vm)?.desired = Desired::Stopped;
                 Ok(())
