@@ -759,24 +759,36 @@ impl VmRecord {
             .map(|(node, _)| *node)
     }
 
-    /// Whether the node's lease binds it there: its agent was told of it, or its domain bears a mark. Of others the agent
-    /// makes sure of nothing when the lease runs out, and so the lease proves nothing (design section 3, lease).
+    /// Whether the node's lease binds it there: its agent was told to bring it to life or to take it over, or its domain
+    /// bears a mark. Of others the agent makes sure of nothing when the lease runs out, and so the lease proves nothing
+    /// (design section 3, lease).
     pub fn is_bound_at(&self, node: NodeId) -> bool {
-        let order = self.order.as_ref().filter(|order| order.node == node);
-        let adopting = order.is_some_and(|order| order.intent == OrderIntent::Adopt);
-        let unsettled = matches!(
-            self.state,
-            VmState::Starting
-                | VmState::Stopping
-                | VmState::Migrating
-                | VmState::Recovering
-                | VmState::Failed
-        );
-        self.seen.get(&node).is_some_and(|sighting| sighting.generation.is_some())
-            || (order.is_some() && !adopting)
-            || self.migration_target() == Some(node)
-            || (self.owner == Some(node) && !adopting)
-            || (self.last_owner == Some(node) && unsettled)
+        let sighting = self.seen.get(&node);
+        let marked = sighting.is_some_and(|sighting| sighting.generation.is_some());
+        // Stops and evictions are for guests too that nobody took over, and bind nothing; an adoption does when it is done.
+        let binds_nothing = self.order.as_ref().is_some_and(|order| {
+            order.node == node
+                && matches!(
+                    order.intent,
+                    OrderIntent::Adopt | OrderIntent::Stop { .. } | OrderIntent::Evict
+                )
+        });
+        let lives = matches!(self.state, VmState::Starting | VmState::Started | VmState::Migrating);
+        let owns = self.owner == Some(node) && lives && !binds_nothing;
+        // Its agent said that the start there failed, and may not have said yet that nothing is left of it.
+        let failed_start = self.last_owner == Some(node) && self.state == VmState::Recovering;
+        // It had it when the migration was ordered, and nobody has been asked anew since.
+        let was_source = self.migration.as_ref().is_some_and(|migration| {
+            let entry = self.may_run.get(&node);
+            migration.from == node && entry.is_some_and(|entry| entry.since <= migration.order.0)
+        });
+        marked || owns || (sighting.is_none() && (failed_start || was_source))
+    }
+
+    /// Whether it runs on where the lease has run out, as far as its nodes were told: only its lock manager keeps it single
+    /// then, and the lease proves nothing.
+    pub fn outlives_lease(&self) -> bool {
+        [self.spec.policy.on_isolation, self.bound_isolation].contains(&OnIsolation::Continue)
     }
 
     /// Nodes with a copy that does not run and is not resumed by itself: those of self-fence and of migrations, and

@@ -395,6 +395,36 @@ fn the_node_dies_and_all_of_it_starts_elsewhere_in_order_after_the_proof() {
 }
 
 #[test]
+fn a_lease_proves_the_death_of_scripts_that_were_ordered_there_and_of_no_others() {
+    let by_lease = |story: &mut Story, name: &str| {
+        let (node, session) =
+            (story.id(name), story.state.node_named(&node(name)).unwrap().last_session);
+        story.does(Operation::NodeLost { node, session, silent_ms: 5_000 });
+        let proof = ProofOfDeath::Lease { silent_ms: 60_000 };
+        story.does(Operation::NodeDead { node, session, proof });
+    };
+    // n1 was only asked: what somebody started there by hand its agent does not stop when the lease runs out.
+    let mut story = Story::new();
+    story.does(Operation::AddService(Box::new(spec())));
+    by_lease(&mut story, "n1");
+    assert!(story.record().may_run.contains_key(&story.id("n1")));
+    // The same where the lease had run out before.
+    story.does(Operation::ForgetService(web()));
+    story.does(Operation::AddService(Box::new(spec())));
+    assert!(story.record().may_run.contains_key(&story.id("n1")));
+    // What was ordered there is stopped with the lease.
+    let mut story = Story::started(spec());
+    let place = story.state.node_name(story.record().owner.unwrap());
+    story.up.retain(|(at, _)| *at != place);
+    story.guest.remove(&place);
+    by_lease(&mut story, &place);
+    story.settle();
+    let owner = story.record().owner.map(|owner| story.state.node_name(owner));
+    assert!(owner.is_some_and(|owner| owner != place), "{}", story.reason());
+    assert_eq!(story.record().state, ServiceState::Started);
+}
+
+#[test]
 fn a_critical_script_that_fails_restarts_all_in_place_and_elsewhere_when_that_came_too_often() {
     let mut spec = spec();
     spec.policy.restart_limit = RestartLimit { max_restarts: 1, expire_ms: 0 };

@@ -16,7 +16,7 @@ use crate::rejection::Rejection;
 use crate::sabotage::{Rule, off};
 use crate::settings::{Contradiction, Settings};
 use crate::time::Timestamp;
-use crate::vm::{MayRun, OnIsolation, OrderIntent, OrderRecord, StopCause};
+use crate::vm::{MayRun, OrderIntent, OrderRecord, StopCause};
 
 /// Fences remembered of each node.
 const FENCES_KEPT: usize = 20;
@@ -291,10 +291,14 @@ impl ClusterState {
         })?;
         let resolved = matches!(proof, ProofOfDeath::Fenced { .. })
             && std::mem::take(&mut record.fence_under_way);
-        if let NodeState::Dead(_) = record.state {
+        if let NodeState::Dead(earlier) = &record.state {
             // The lease was quicker; what the fence came to lets the node return.
             if !resolved {
                 return Err(Rejection::Superseded { what: format!("node {}", record.name) });
+            }
+            if matches!(earlier, ProofOfDeath::Lease { .. }) {
+                // It proves the death of what the lease did not bind, too.
+                return self.bury(cx, node, proof);
             }
             record.state = NodeState::Dead(proof.clone());
             record.state_since = cx.at;
@@ -514,7 +518,8 @@ impl ClusterState {
         Ok(())
     }
 
-    /// A death is proven: the node leaves every may-run set, and what it had is to be recovered.
+    /// A death is proven: the node leaves every may-run set, and what it had is to be recovered. A proof by lease takes it
+    /// out only for what the lease bound.
     fn bury(
         &mut self,
         cx: &mut Context,
@@ -538,16 +543,14 @@ impl ClusterState {
         let text = format!("{} runs nothing any more: {how}", record.name);
         self.emit(cx, EventKind::NodeDead, None, Some(node), text);
         // Before their VMs: a member is not recovered for itself.
-        self.bury_services(cx, node)?;
+        let by_lease = matches!(proof, ProofOfDeath::Lease { .. });
+        self.bury_services(cx, node, by_lease)?;
         self.claim_ends_with(cx, node)?;
         let mut targets = Vec::new();
         for name in self.vms_touching(node) {
             let record = self.vm_mut(cx, &name)?;
-            // A guest that runs on without a lease is not dead when the lease is; only its lock manager keeps it single.
-            let runs_on = [record.spec.policy.on_isolation, record.bound_isolation]
-                .contains(&OnIsolation::Continue);
-            let by_lease = matches!(proof, ProofOfDeath::Lease { .. });
-            if by_lease && (runs_on || !record.is_bound_at(node)) {
+            // A guest that runs on without a lease is not dead when the lease is, nor is one that the lease never bound.
+            if by_lease && (record.outlives_lease() || !record.is_bound_at(node)) {
                 continue;
             }
             record.seen.remove(&node);

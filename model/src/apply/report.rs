@@ -8,7 +8,7 @@ use crate::cluster::{ClusterState, Context};
 use crate::command::Report;
 use crate::event::EventKind;
 use crate::id::{NodeId, OrderId, SessionId, VmName};
-use crate::node::NodeState;
+use crate::node::{NodeState, ProofOfDeath};
 use crate::rejection::Rejection;
 use crate::sabotage::{Rule, off};
 use crate::vm::{
@@ -318,9 +318,14 @@ impl ClusterState {
                 record.owner = Some(order.node);
                 record.set_state(cx, VmState::Started);
             }
-            // A target that is proven dead could only have come back by this migration.
-            let dead =
-                self.nodes.get(&to).is_some_and(|node| matches!(node.state, NodeState::Dead(_)));
+            // A target that is proven dead could only have come back by this migration, or run on where its lease proved
+            // nothing of it.
+            let outlives = self.vm(vm)?.outlives_lease();
+            let dead = self.nodes.get(&to).is_some_and(|node| match &node.state {
+                NodeState::Dead(ProofOfDeath::Lease { .. }) => !outlives,
+                NodeState::Dead(_) => true,
+                _ => false,
+            });
             let record = self.vm_mut(cx, vm)?;
             record.failback_not_before = cx.at.plus(FAILBACK_AGAIN_MS);
             if dead {

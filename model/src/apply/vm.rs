@@ -23,12 +23,11 @@ impl ClusterState {
         }
         self.check_spec(spec)?;
         // Nobody knows yet where it runs: every node is in its set until its agent says otherwise, but for those
-        // proven dead until they register (design section 3, may-run set).
+        // proven dead until they register (design section 3, may-run set). No lease ever bound it.
         let may_run = self
-            .nodes
-            .values()
-            .filter(|node| !matches!(node.state, NodeState::Dead(_)) && !off(Rule::NewVmEverywhere))
-            .map(|node| (node.id, MayRun { since: cx.index }))
+            .nodes_alive()
+            .filter(|_| !off(Rule::NewVmEverywhere))
+            .map(|node| (node, MayRun { since: cx.index }))
             .collect();
         let seen = self.take_sightings(cx, spec);
         self.vm_by_uuid.insert(spec.uuid, spec.name.clone());

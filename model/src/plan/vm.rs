@@ -11,7 +11,7 @@ use crate::cluster::ClusterState;
 use crate::command::{Decision, Operation};
 use crate::id::NodeId;
 use crate::liveness::Liveness;
-use crate::node::NodeState;
+use crate::node::{NodeState, ProofOfDeath};
 use crate::plan::automatic::Moves;
 use crate::plan::flow::Flow;
 use crate::plan::load::Load;
@@ -352,6 +352,12 @@ impl Planner<'_> {
             .keys()
             .map(|id| match self.state.nodes.get(id) {
                 Some(node) if node.state == NodeState::Online => format!("{} (asked)", node.name),
+                Some(node) if matches!(node.state, NodeState::Dead(ProofOfDeath::Lease { .. })) => {
+                    format!(
+                        "{0} (dead by its lease, which did not bind this VM; `berthctl node confirm-off {0}` when it is off)",
+                        node.name
+                    )
+                }
                 Some(node) => format!("{} ({})", node.name, node.state.as_str()),
                 None => format!("node {id}"),
             })

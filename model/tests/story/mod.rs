@@ -51,6 +51,10 @@ pub(crate) struct Story {
     pub(crate) bad_migrations: BTreeSet<String>,
     /// Agents that carry nothing out.
     pub(crate) hung: BTreeSet<String>,
+    /// The watchdog of nodes that register from now on.
+    pub(crate) watchdog_ms: Option<u64>,
+    /// Their lock manager.
+    pub(crate) lock_manager: Option<String>,
 }
 
 impl Story {
@@ -66,6 +70,8 @@ impl Story {
             bad_stops: BTreeSet::new(),
             bad_migrations: BTreeSet::new(),
             hung: BTreeSet::new(),
+            watchdog_ms: None,
+            lock_manager: None,
         };
         let cluster = ClusterId(Uuid::from_u128(1));
         story.does(Operation::Initialise { cluster, settings: Settings::default() });
@@ -117,9 +123,9 @@ impl Story {
             replaces: self.state.node_named(&node(name)).map(|node| node.last_session),
             capacity: Capacity { memory_mib: 1_000, cpus: 4 },
             migration_uri: format!("qemu+tls://{name}/system"),
-            watchdog_timeout_ms: None,
+            watchdog_timeout_ms: self.watchdog_ms,
             pausable: false,
-            lock_manager: None,
+            lock_manager: self.lock_manager.clone(),
             agent_version: "1".into(),
             features: Default::default(),
             inventory,

@@ -161,7 +161,10 @@ impl ClusterState {
         &mut self,
         cx: &mut Context,
         node: NodeId,
+        by_lease: bool,
     ) -> Result<(), Rejection> {
+        // Of scripts that somebody started by hand no ledger tells: the agent stops none when the lease runs out.
+        let bound = |it: &ServiceRecord| !by_lease || it.owner == Some(node);
         let touched: Vec<Arc<ServiceRecord>> = self
             .services
             .values()
@@ -170,6 +173,7 @@ impl ClusterState {
                     || it.may_run.contains_key(&node)
                     || it.order.as_ref().is_some_and(|order| order.node == node)
             })
+            .filter(|it| bound(it))
             .cloned()
             .collect();
         for service in touched {

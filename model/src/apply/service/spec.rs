@@ -6,7 +6,6 @@ use std::sync::Arc;
 use crate::cluster::{ClusterState, Context};
 use crate::event::EventKind;
 use crate::id::{Generation, ServiceName, VmName};
-use crate::node::NodeState;
 use crate::rejection::Rejection;
 use crate::service::{
     MAX_MEMBERS, MemberKind, MemberRecord, MemberSpec, ScriptState, ServiceRecord, ServiceSpec,
@@ -31,10 +30,9 @@ impl ClusterState {
         // Nobody knows yet where its scripts run: every node is asked, but for those proven dead.
         let has_scripts = spec.scripts().next().is_some();
         let may_run = self
-            .nodes
-            .values()
-            .filter(|node| has_scripts && !matches!(node.state, NodeState::Dead(_)))
-            .map(|node| (node.id, MayRun { since: cx.index }))
+            .nodes_alive()
+            .filter(|_| has_scripts)
+            .map(|node| (node, MayRun { since: cx.index }))
             .collect();
         let members = spec
             .members

@@ -1,0 +1,159 @@
+//! What a proof by lease proves, and what it does not.
+#![expect(clippy::unwrap_used, reason = "a story that cannot be told is a test that failed")]
+
+mod story;
+
+use model::command::{Operation, Report};
+use model::id::OrderId;
+use model::node::{NodeState, ProofOfDeath};
+use model::vm::{MigrationPhase, OnIsolation, VmPolicy, VmState};
+
+use story::{Story, node, vm};
+
+/// Nodes with a watchdog and without fence devices: only a lease proves their deaths.
+fn with_watchdogs(names: &[&str]) -> Story {
+    let mut story = Story::with_nodes(&[]);
+    (story.watchdog_ms, story.lock_manager) = (Some(5_000), Some("lockd".into()));
+    names.iter().for_each(|name| story.registers(name));
+    story
+}
+
+/// It is silent for longer than its lease and its watchdog last.
+fn dies_by_lease(story: &mut Story, name: &str) -> Vec<String> {
+    story.falls_silent(name);
+    let decided = story.pass(0);
+    let state = &story.state.nodes[&story.id(name)].state;
+    assert!(matches!(state, NodeState::Dead(ProofOfDeath::Lease { .. })), "{state:?}");
+    decided
+}
+
+fn may_run(story: &Story, on: &str) -> bool {
+    story.record("v").may_run.contains_key(&story.id(on))
+}
+
+fn is_confirmed_off(story: &mut Story, name: &str) -> Vec<String> {
+    story.guests.retain(|(_, place)| place != name);
+    story.does(Operation::ConfirmOff { node: node(name), why: "its plug is out".into() });
+    story.pass(0)
+}
+
+#[test]
+fn what_was_started_there_is_recovered_by_lease_alone() {
+    let mut story = with_watchdogs(&["a", "b", "c"]);
+    story.running("v", "a", VmPolicy::default());
+    // Its agent stops what the lease binds.
+    story.guests.clear();
+    let decided = dies_by_lease(&mut story, "a");
+    assert!(decided.iter().any(|what| what.starts_with("v: start on")), "{decided:?}");
+}
+
+#[test]
+fn what_was_adopted_there_is_recovered_by_lease_alone() {
+    let mut story = with_watchdogs(&["a", "b", "c"]);
+    story.adds("v", VmPolicy::default());
+    story.appears("v", "a");
+    story.enables("v");
+    assert_eq!(story.settles(), ["v: adopt on a"]);
+    // Its agent stops what the lease binds.
+    story.guests.clear();
+    let decided = dies_by_lease(&mut story, "a");
+    assert!(decided.iter().any(|what| what.starts_with("v: start on")), "{decided:?}");
+}
+
+#[test]
+fn the_source_of_a_migration_that_is_done_leaves_the_set_by_lease() {
+    let mut story = with_watchdogs(&["a", "b", "c"]);
+    story.running("v", "a", VmPolicy::default());
+    story.migrates("v", "b");
+    story.leads();
+    let order = story.record("v").order.as_ref().unwrap().id;
+    story.guests.clear();
+    story.appears("v", "b");
+    let uuid = story.record("v").spec.uuid;
+    // It has left, and dies before it says that nothing of it is left there.
+    story.reports("a", vec![Report::OrderDone { uuid, order, error: None }]);
+    story.leads();
+    assert_eq!((story.place("v").as_str(), may_run(&story, "a")), ("started on b", true));
+    dies_by_lease(&mut story, "a");
+    assert_eq!((story.place("v").as_str(), may_run(&story, "a")), ("started on b", false));
+}
+
+#[test]
+fn a_stop_that_never_arrived_binds_nothing() {
+    let mut story = with_watchdogs(&["a", "b", "c"]);
+    story.adds("v", VmPolicy::default());
+    story.appears("v", "a");
+    story.settles();
+    story.hung.insert("a".into());
+    story.disables("v");
+    assert_eq!(story.leads(), ["v: stop on a"]);
+    // Nobody took it over there: it runs on, and its watchdog is fed.
+    dies_by_lease(&mut story, "a");
+    assert!(may_run(&story, "a"));
+    story.enables("v");
+    assert!(story.pass(60).is_empty(), "{}", story.reason("v"));
+    let decided = is_confirmed_off(&mut story, "a");
+    assert!(decided.iter().any(|what| what.starts_with("v: start on")), "{decided:?}");
+}
+
+#[test]
+fn what_is_added_after_a_death_by_lease_may_run_there() {
+    let mut story = with_watchdogs(&["a", "b", "c"]);
+    dies_by_lease(&mut story, "a");
+    story.adds("v", VmPolicy::default());
+    story.enables("v");
+    assert!(story.pass(60).is_empty(), "its host may live, and run it unmarked");
+    let why = story.reason("v").to_string();
+    assert!(why.contains("`berthctl node confirm-off a`"), "{why}");
+    let decided = is_confirmed_off(&mut story, "a");
+    assert!(decided.iter().any(|what| what.starts_with("v: start on")), "{decided:?}");
+}
+
+#[test]
+fn forgetting_and_adding_does_not_make_a_guest_dead_that_outlives_its_lease() {
+    let mut story = with_watchdogs(&["a", "b", "c"]);
+    let policy = VmPolicy { on_isolation: OnIsolation::Continue, ..VmPolicy::default() };
+    story.running("v", "a", policy.clone());
+    dies_by_lease(&mut story, "a");
+    assert!(may_run(&story, "a"));
+    story.does(Operation::ForgetVm(vm("v")));
+    story.adds("v", policy);
+    story.enables("v");
+    assert!(story.pass(60).is_empty() && may_run(&story, "a"), "{}", story.reason("v"));
+}
+
+#[test]
+fn a_fence_that_ends_after_the_lease_proves_the_death_of_the_rest() {
+    let mut story = with_watchdogs(&["a", "b", "c"]);
+    story.adds("v", VmPolicy::default());
+    story.hung.insert("a".into());
+    story.enables("v");
+    story.settles();
+    story.falls_silent("a");
+    let (node, session) = (story.id("a"), story.session("a"));
+    story.does(Operation::FenceAsked { node, session });
+    assert!(story.pass(0).is_empty() && may_run(&story, "a"), "the lease bound nothing there");
+    let proof = ProofOfDeath::Fenced { device: "fence_test".into() };
+    story.does(Operation::NodeDead { node, session, proof });
+    let decided = story.pass(0);
+    assert!(decided.iter().any(|what| what.starts_with("v: start on")), "{decided:?}");
+}
+
+#[test]
+fn a_post_copy_that_fails_leaves_the_guest_at_a_target_that_it_outlives() {
+    let mut story = with_watchdogs(&["a", "b", "c"]);
+    let policy = VmPolicy { on_isolation: OnIsolation::Continue, ..VmPolicy::default() };
+    story.running("v", "a", policy);
+    story.migrates("v", "b");
+    story.leads();
+    let order: OrderId = story.record("v").order.as_ref().unwrap().id;
+    let uuid = story.record("v").spec.uuid;
+    let phase = MigrationPhase::PostCopy;
+    story.reports("a", vec![Report::Migration { uuid, order, phase }]);
+    story.hung.insert("a".into());
+    dies_by_lease(&mut story, "b");
+    let error = Some("the stream broke".to_owned());
+    story.reports("a", vec![Report::OrderDone { uuid, order, error }]);
+    assert!(may_run(&story, "b"), "it runs there, under its lock manager alone");
+    assert_ne!(story.state_of("v"), VmState::Recovering);
+}
