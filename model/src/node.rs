@@ -233,7 +233,8 @@ pub struct NodeRecord {
     pub pausable: bool,
     /// An operator vouches that its clock is never paused.
     pub vouched: bool,
-    /// Its agent said that it stops and disarms the watchdog: no proof by lease of this session.
+    /// No proof by lease of this session: its agent said that it stops and disarms the watchdog, the control plane was
+    /// restored, or a migration may have brought a guest there that no agent knows of.
     pub away: bool,
     /// The lock manager of its libvirt, as `lockd` or `sanlock`.
     pub lock_manager: Option<String>,

@@ -3,9 +3,11 @@
 
 mod story;
 
+use std::collections::BTreeMap;
+
 use model::command::{Operation, Report};
 use model::id::OrderId;
-use model::node::{NodeState, ProofOfDeath};
+use model::node::{FenceDevice, NodeState, ProofOfDeath};
 use model::vm::{MigrationPhase, OnIsolation, VmPolicy, VmState};
 
 use story::{Story, node, vm};
@@ -156,4 +158,95 @@ fn a_post_copy_that_fails_leaves_the_guest_at_a_target_that_it_outlives() {
     story.reports("a", vec![Report::OrderDone { uuid, order, error }]);
     assert!(may_run(&story, "b"), "it runs there, under its lock manager alone");
     assert_ne!(story.state_of("v"), VmState::Recovering);
+}
+
+/// A VM on its way from a to b when b falls silent: whatever is said of b is said of a time when it may still arrive there.
+fn migrating_to_a_silent_target() -> Story {
+    let mut story = with_watchdogs(&["a", "b", "c", "d", "e"]);
+    story.running("v", "a", VmPolicy::default());
+    story.migrates("v", "b");
+    assert_eq!(story.leads(), ["v: migrate to b"]);
+    story.falls_silent("b");
+    story
+}
+
+fn state(story: &Story, on: &str) -> NodeState {
+    story.state.nodes[&story.id(on)].state.clone()
+}
+
+fn says_off(story: &Story, on: &str) -> Operation {
+    let (node, session) = (story.id(on), story.session(on));
+    Operation::NodeDead { node, session, proof: ProofOfDeath::Fenced { device: "f".into() } }
+}
+
+#[test]
+fn silence_from_before_the_sources_death_is_no_proof_of_a_dead_targets() {
+    let mut story = migrating_to_a_silent_target();
+    story.leads();
+    assert!(matches!(state(&story, "b"), NodeState::Dead(ProofOfDeath::Lease { .. })));
+    // b has booted, its agent has not registered, and the guest arrives there just before a dies.
+    story.guests = [("v".to_owned(), "b".to_owned())].into();
+    story.dies("a");
+    assert_eq!(state(&story, "b"), NodeState::Lost);
+    assert!(story.pass(600).is_empty(), "{}", story.reason("v"));
+    assert_eq!((state(&story, "b"), may_run(&story, "b")), (NodeState::Lost, true));
+    // Its word settles it.
+    story.returns("b");
+    story.settles();
+    assert_eq!(story.place("v"), "started on b");
+}
+
+#[test]
+fn silence_from_before_the_sources_death_is_no_proof_of_a_lost_targets() {
+    let mut story = migrating_to_a_silent_target();
+    story.guests = [("v".to_owned(), "b".to_owned())].into();
+    let (node, session) = (story.id("b"), story.session("b"));
+    story.dies("a");
+    // Planned before a's death was committed.
+    let proof = ProofOfDeath::Lease { silent_ms: 60_000 };
+    let refused = story.refused(Operation::NodeDead { node, session, proof });
+    assert!(refused.contains("node b"), "{refused}");
+    assert!(story.pass(600).is_empty(), "{}", story.reason("v"));
+    assert_eq!((state(&story, "b"), may_run(&story, "b")), (NodeState::Lost, true));
+    // With the operator's word that it is off it starts elsewhere.
+    let decided = is_confirmed_off(&mut story, "b");
+    assert!(decided.iter().any(|what| what.starts_with("v: start on")), "{decided:?}");
+}
+
+#[test]
+fn a_fence_from_before_the_sources_death_is_no_proof_and_is_asked_anew() {
+    for failed in [false, true] {
+        let mut story = migrating_to_a_silent_target();
+        let (target, session) = (story.id("b"), story.session("b"));
+        let device = FenceDevice {
+            agent: "fence_test".into(),
+            options: BTreeMap::new(),
+            timeout_ms: 1_000,
+            level: 0,
+        };
+        story.does(Operation::SetFenceDevices { node: node("b"), devices: vec![device] });
+        story.does(Operation::FenceAsked { node: target, session });
+        story.dies("a");
+        // The one that is under way ends first, whatever it says: also the operator's own would be taken for it.
+        assert!(story.leads().is_empty());
+        assert_eq!(state(&story, "b"), NodeState::Lost);
+        let by_hand = Operation::FenceNode { node: node("b"), why: "now".into() };
+        assert!(story.refused(by_hand).contains("still under way"));
+        let early = match failed {
+            false => says_off(&story, "b"),
+            true => Operation::FenceFailed { node: target, session, error: "dark".into() },
+        };
+        story.does(early);
+        assert_eq!((state(&story, "b"), may_run(&story, "b")), (NodeState::Lost, true));
+        // A second word of the same fence is nobody's any more.
+        let twice = says_off(&story, "b");
+        story.refused(twice);
+        story.leads();
+        assert_eq!(state(&story, "b"), NodeState::Fencing);
+        story.guests.clear();
+        let after = says_off(&story, "b");
+        story.does(after);
+        let decided = story.pass(0);
+        assert!(decided.iter().any(|what| what.starts_with("v: start on")), "{decided:?}");
+    }
 }

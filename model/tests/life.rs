@@ -274,6 +274,13 @@ impl Story {
         self.silent.insert(id, 10_000);
         self.lead();
     }
+
+    /// It is lost; its fence is asked, and says off.
+    fn is_fenced(&mut self, node: &str) {
+        let (node, session) = (self.id(node), self.session(node));
+        self.does(Operation::FenceAsked { node, session });
+        self.does(Operation::NodeDead { node, session, proof: fenced() });
+    }
 }
 
 fn fenced() -> ProofOfDeath {
@@ -371,7 +378,7 @@ fn silence_alone_recovers_nothing_and_a_proof_does() {
     assert_eq!(node.state, NodeState::Lost);
     assert!(matches!(story.reason(), Reason::OwnerSilent { .. }));
     assert_eq!((story.record().state, story.owner()), (VmState::Started, place.clone()));
-    story.does(Operation::NodeDead { node: node.id, session: node.last_session, proof: fenced() });
+    story.is_fenced(&place);
     let other = if place == "a" { "b" } else { "a" };
     assert_eq!(story.lead(), [format!("start on {other}")]);
 }
@@ -557,8 +564,7 @@ fn the_death_of_the_source_during_a_migration_is_settled_by_the_targets_word() {
     story.does(Operation::Migrate { vm: vm(), to: name(target), mode: None });
     story.lead();
     story.dies(&source);
-    let (node, session) = (story.id(&source), story.session(&source));
-    story.does(Operation::NodeDead { node, session, proof: fenced() });
+    story.is_fenced(&source);
     assert!(story.lead().is_empty(), "it may have arrived at the target");
     story.answer_probes();
     assert_eq!(story.lead(), [format!("start on {target}")]);
@@ -645,8 +651,7 @@ fn a_migration_to_a_node_that_died_ends_where_it_began() {
     story.does(Operation::Migrate { vm: vm(), to: name(target), mode: None });
     story.lead();
     story.dies(target);
-    let (node, session) = (story.id(target), story.session(target));
-    story.does(Operation::NodeDead { node, session, proof: fenced() });
+    story.is_fenced(target);
     let failed = story.done(story.order(), Some("cancelled"));
     story.reports(&source, vec![failed]);
     assert_eq!((story.record().state, story.owner()), (VmState::Started, source));
@@ -659,18 +664,14 @@ fn a_target_that_died_before_the_source_of_its_migration_is_proven_dead_once_mor
     let target = if source == "a" { "b" } else { "a" };
     story.does(Operation::Migrate { vm: vm(), to: name(target), mode: None });
     story.lead();
-    let dies = |story: &mut Story, node: &str| {
-        let (node, session) = (story.id(node), story.session(node));
-        story.does(Operation::NodeDead { node, session, proof: fenced() });
-    };
     for node in [target, source.as_str()] {
         story.dies(node);
-        dies(&mut story, node);
+        story.is_fenced(node);
     }
     // The source may have migrated it to a target that booted again and did not register, until it died itself.
     assert!(story.record().may_run.contains_key(&story.id(target)));
     assert_eq!(story.state.nodes[&story.id(target)].state, NodeState::Lost);
-    dies(&mut story, target);
+    story.is_fenced(target);
     assert!(story.record().may_run.is_empty());
     assert!(story.lead().iter().any(|line| line.starts_with("start on")), "it starts elsewhere");
 }
@@ -692,8 +693,7 @@ fn only_a_node_that_is_proven_dead_can_be_removed() {
     story.dies(&place);
     let refused = story.tries(Operation::RemoveNode(name(&place))).unwrap_err();
     assert!(matches!(refused, Rejection::NodeInUse { .. }), "{refused}");
-    let (node, session) = (story.id(&place), story.session(&place));
-    story.does(Operation::NodeDead { node, session, proof: fenced() });
+    story.is_fenced(&place);
     story.does(Operation::RemoveNode(name(&place)));
     assert!(story.state.node_named(&name(&place)).is_none());
 }

@@ -237,6 +237,10 @@ impl ClusterState {
         }
         self.must_not_be_paused()?;
         let record = self.node_in_session(cx, node, session, |state| *state == NodeState::Lost)?;
+        if record.fence_under_way {
+            // One that was begun too early ends first, or what it says would be taken for this one's word.
+            return Err(Rejection::Superseded { what: format!("node {}", record.name) });
+        }
         record.state = NodeState::Fencing;
         record.fence_under_way = true;
         record.state_since = at;
@@ -256,17 +260,20 @@ impl ClusterState {
     ) -> Result<(), Rejection> {
         let at = cx.at;
         let record = self.node_in_session(cx, node, session, |state| {
-            matches!(state, NodeState::Fencing | NodeState::Dead(_))
+            matches!(state, NodeState::Lost | NodeState::Fencing | NodeState::Dead(_))
         })?;
         if !std::mem::take(&mut record.fence_under_way) {
             return Err(Rejection::Superseded { what: format!("node {}", record.name) });
+        }
+        let failed = record.fence_attempts.as_ref().map_or(0, |attempts| attempts.failed) + 1;
+        if record.state != NodeState::Lost {
+            let error = Some(error.to_owned());
+            record.fence_attempts = Some(FenceAttempts { failed, at, error });
         }
         if record.state == NodeState::Fencing {
             record.state = NodeState::Lost;
             record.state_since = at;
         }
-        let failed = record.fence_attempts.as_ref().map_or(0, |attempts| attempts.failed) + 1;
-        record.fence_attempts = Some(FenceAttempts { failed, at, error: Some(error.to_owned()) });
         record.note_fence(at, format!("failed: {error}"), false);
         let text = format!("fencing {} failed (attempt {failed}): {error}", record.name);
         self.emit(cx, EventKind::NodeFenceFailed, None, Some(node), text);
@@ -289,8 +296,24 @@ impl ClusterState {
         let record = self.node_in_session(cx, node, session, |state| {
             matches!(state, NodeState::Lost | NodeState::Fencing | NodeState::Dead(_))
         })?;
+        // What was planned before silence stopped counting.
+        let void = matches!(proof, ProofOfDeath::Lease { .. })
+            && record.away
+            && !off(Rule::AwayEndsLeaseProof);
+        if void {
+            return Err(Rejection::Superseded { what: format!("node {}", record.name) });
+        }
         let resolved = matches!(proof, ProofOfDeath::Fenced { .. })
             && std::mem::take(&mut record.fence_under_way);
+        if let (ProofOfDeath::Fenced { device }, NodeState::Lost) = (proof, &record.state) {
+            // It was begun before the moment from which a proof counts; the next is asked after it.
+            if !resolved {
+                return Err(Rejection::Superseded { what: format!("node {}", record.name) });
+            }
+            let outcome = format!("{device} says it is off, asked too early to prove it");
+            record.note_fence(cx.at, outcome, false);
+            return Ok(());
+        }
         if let NodeState::Dead(earlier) = &record.state {
             // The lease was quicker; what the fence came to lets the node return.
             if !resolved {
@@ -349,6 +372,13 @@ impl ClusterState {
         }
         if node.state == NodeState::Fencing {
             return Err(Rejection::Superseded { what: format!("node {name}") });
+        }
+        if node.state == NodeState::Lost && node.fence_under_way {
+            return Err(Rejection::NodeInUse {
+                node: name.to_string(),
+                why: "a fence of it that proves nothing any more is still under way; the next is asked by itself when that has ended"
+                    .into(),
+            });
         }
         let at = cx.at;
         let by = cx.by.clone();
@@ -573,12 +603,14 @@ impl ClusterState {
             }
             self.gone(cx, &name, node, StopCause::Unknown, true)?;
         }
+        targets.sort_unstable();
         targets.dedup();
         targets.into_iter().try_for_each(|target| self.prove_again(cx, target, node))
     }
 
-    /// Both hosts of a migration died, the target first: until the source was gone it could still have migrated to a target
-    /// that has booted again and not registered yet. Only a proof after the source's death settles it.
+    /// The source of a migration died while its target is in no session: until then it could still have migrated to a target
+    /// that has booted again and not registered yet. Only a proof that is sought after the source's death settles it: not
+    /// silence, for what arrived there is bound by no lease, and not a fence that was asked before.
     fn prove_again(
         &mut self,
         cx: &mut Context,
@@ -588,14 +620,16 @@ impl ClusterState {
         let source = self.node_name(source);
         let at = cx.at;
         let record = self.node_mut(cx, target)?;
-        if !matches!(record.state, NodeState::Dead(_)) {
+        if record.state == NodeState::Online {
+            // It is asked, and its word counts.
             return Ok(());
         }
         record.state = NodeState::Lost;
         record.state_since = at;
+        record.away = true;
         record.fence_attempts = None;
         let text = format!(
-            "{} has to be proven dead once more: until {source} died it could still have migrated a VM there",
+            "{} has to be proven dead from now on: until {source} died it could still have migrated a VM there",
             record.name
         );
         self.emit(cx, EventKind::NodeLost, None, Some(target), text);

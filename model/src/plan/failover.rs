@@ -190,6 +190,12 @@ fn lost(
     if let Some(reason) = lease_proof(state, node, heard, plan) {
         return reason;
     }
+    if node.fence_under_way {
+        return Reason::NoProofYet {
+            waiting_for: "a fence that was asked too early to prove anything has to end first"
+                .into(),
+        };
+    }
     if node.fence_devices.is_empty() {
         return Reason::NoProofYet { waiting_for: without_fence(node) };
     }
@@ -251,7 +257,9 @@ fn without_fence(node: &NodeRecord) -> String {
     );
     match node.watchdog_timeout_ms {
         Some(_) if node.away => {
-            format!("its agent had ended by plan, so a lease proves nothing; {ways_out}")
+            format!(
+                "its agent had ended by plan, or something may have come there since it did, so a lease proves nothing; {ways_out}"
+            )
         }
         Some(_) if node.pausable && !node.vouched => format!(
             "it is a virtual machine whose clock may be paused, so a lease proves nothing (`berthctl node policy {name} --vouch-clock` vouches for it); {ways_out}"

@@ -297,6 +297,7 @@ impl Story {
         let (node, session) = (self.id(name), self.session(name));
         let proof = ProofOfDeath::Fenced { device: "fence_test".into() };
         self.guests.retain(|(_, place)| place != name);
+        self.does(Operation::FenceAsked { node, session });
         self.does(Operation::NodeDead { node, session, proof });
     }
 
