@@ -7,8 +7,8 @@ use std::collections::BTreeMap;
 
 use model::command::{Operation, Report};
 use model::id::OrderId;
-use model::node::{FenceDevice, NodeState, ProofOfDeath};
-use model::vm::{MigrationPhase, OnIsolation, VmPolicy, VmState};
+use model::node::{FenceDevice, NodeState, ProofOfDeath, SeenDomain};
+use model::vm::{MigrationPhase, OnIsolation, Presence, VmPolicy, VmState};
 
 use story::{Story, node, vm};
 
@@ -249,4 +249,84 @@ fn a_fence_from_before_the_sources_death_is_no_proof_and_is_asked_anew() {
         let decided = story.pass(0);
         assert!(decided.iter().any(|what| what.starts_with("v: start on")), "{decided:?}");
     }
+}
+
+/// The control plane is restored from a backup in which v is to be suspended without a lease.
+fn restored() -> Story {
+    let mut story = with_watchdogs(&["a", "b", "c"]);
+    story.running("v", "a", VmPolicy::default());
+    story.guests.clear();
+    let backup = std::mem::take(&mut story.state);
+    story.does(Operation::RestoreBegin {
+        cluster: backup.cluster.unwrap(),
+        epoch: backup.epoch,
+        settings: backup.settings.clone(),
+    });
+    for record in backup.nodes.values() {
+        story.does(Operation::RestoreNode(Box::new((**record).clone())));
+    }
+    story.does(Operation::RestoreVm(Box::new(backup.vms[&vm("v")].as_ref().clone())));
+    story.does(Operation::RestoreEnd);
+    ["a", "b", "c"].iter().for_each(|name| story.registers(name));
+    story
+}
+
+/// And it runs on a, marked.
+fn restored_and_running() -> Story {
+    let mut story = restored();
+    story.guests.insert(("v".into(), "a".into()));
+    let generation = Some(story.record("v").generation.0);
+    let domain = SeenDomain { generation, ..SeenDomain::active("v", Presence::Running, 64) };
+    let uuid = story.record("v").spec.uuid;
+    story.reports("a", vec![Report::Seen { uuid, domain }]);
+    story
+}
+
+#[test]
+fn what_a_guest_was_told_after_the_backup_was_made_is_not_known_before_it_is_told_anew() {
+    // Since the backup it was told to run on without a lease, and so it does.
+    let mut story = restored_and_running();
+    story.hung.insert("a".into());
+    assert_eq!(story.leads(), ["v: adopt on a"]);
+    dies_by_lease(&mut story, "a");
+    assert!(story.pass(600).is_empty() && may_run(&story, "a"), "{}", story.reason("v"));
+    // Told anew, it is suspended.
+    let mut story = restored_and_running();
+    assert_eq!(story.pass(60), ["v: adopt on a"]);
+    story.guests.clear();
+    let decided = dies_by_lease(&mut story, "a");
+    assert!(decided.iter().any(|what| what.starts_with("v: start on")), "{decided:?}");
+}
+
+#[test]
+fn what_is_started_after_a_restore_goes_by_what_its_start_says() {
+    let mut story = restored();
+    // All say that it is not there; then its start is on its way for as long as the story lasts.
+    story.settles();
+    story.hung.extend(["a", "b", "c"].map(str::to_owned));
+    story.now = story.state.quiet_until.0 + 1;
+    let decided = story.leads();
+    let place = decided[0].strip_prefix("v: start on ").unwrap().to_owned();
+    dies_by_lease(&mut story, &place);
+    assert!(
+        !may_run(&story, &place),
+        "the order for it says suspend, and nothing else of it was there"
+    );
+}
+
+#[test]
+fn what_is_resumed_after_a_restore_goes_by_what_its_resumption_says() {
+    let mut story = restored();
+    story.hung.insert("a".into());
+    story.settles();
+    story.now = story.state.quiet_until.0 + 1;
+    let generation = Some(story.record("v").generation.0);
+    let domain = SeenDomain { generation, ..SeenDomain::active("v", Presence::Suspended, 64) };
+    let uuid = story.record("v").spec.uuid;
+    story.reports("a", vec![Report::Seen { uuid, domain }]);
+    assert_eq!(story.leads(), ["v: resume on a"]);
+    let order = story.record("v").order.as_ref().unwrap().id;
+    story.reports("a", vec![Report::OrderDone { uuid, order, error: None }]);
+    dies_by_lease(&mut story, "a");
+    assert!(!may_run(&story, "a"), "its resumption said suspend");
 }

@@ -158,6 +158,10 @@ impl ClusterState {
             record.generation = Generation(cx.index);
         }
         record.owner = Some(node);
+        if !record.may_run.contains_key(&node) {
+            // It is nowhere, so that nobody goes by what was told before.
+            record.bound_isolation = record.spec.policy.on_isolation;
+        }
         record.may_run = BTreeMap::from([(node, MayRun { since: cx.index })]);
         record.give_order(cx, node, OrderIntent::Start);
         record.set_state(cx, VmState::Starting);

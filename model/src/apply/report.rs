@@ -230,7 +230,10 @@ impl ClusterState {
         order: &OrderRecord,
         error: Option<&str>,
     ) -> Result<(), Rejection> {
-        let Some(error) = error else { return Ok(()) };
+        let Some(error) = error else {
+            self.vm_mut(cx, vm)?.bound_isolation = order.on_isolation;
+            return Ok(());
+        };
         let place = self.node_name(order.node);
         let record = self.vm_mut(cx, vm)?;
         record.evict_not_before = cx.at.plus(EVICT_AGAIN_MS);

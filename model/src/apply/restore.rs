@@ -15,7 +15,7 @@ use crate::rejection::Rejection;
 use crate::sabotage::{Rule, off};
 use crate::service::{MemberRecord, ServiceRecord, ServiceState};
 use crate::settings::Settings;
-use crate::vm::{Desired, MayRun, Stay, VmRecord, VmState};
+use crate::vm::{Desired, MayRun, OnIsolation, Stay, VmRecord, VmState};
 
 /// Ten times the lease and the self-fence of the default settings.
 const QUIET_MS: u64 = 40_000;
@@ -74,6 +74,8 @@ impl ClusterState {
                 self.nodes.keys().map(|id| (*id, MayRun { since: cx.index })).collect();
             record.last_owner = record.owner.take().or(record.last_owner);
         }
+        // What its nodes were told since the backup nobody knows, so no lease proves anything of it until one is told anew.
+        record.bound_isolation = OnIsolation::Continue;
         record.seen = BTreeMap::new();
         record.order = None;
         record.operation = None;
