@@ -40,7 +40,7 @@ pub enum Rejection {
         vm: String,
     },
     /// The UUID is taken.
-    #[error("UUID {uuid} belongs to VM {holder}; give the domain a UUID of its own")]
+    #[error("UUID {uuid} belongs to {holder}; give the domain a UUID of its own")]
     UuidTaken {
         /// As asked.
         uuid: String,

@@ -707,3 +707,22 @@ fn specs_that_cannot_be_are_refused_with_the_member() {
     let error = story.tries(Operation::ForgetVm(vm())).unwrap_err().to_string();
     assert!(error.contains("member of service web"), "{error}");
 }
+
+#[test]
+fn a_vm_and_a_service_never_go_by_one_id() {
+    let mut story = Story::new();
+    let mut service = spec();
+    service.id = VM;
+    let error = story.tries(Operation::AddService(Box::new(service))).unwrap_err().to_string();
+    assert!(error.contains("UUID of VM v"), "{error}");
+    story.does(Operation::AddService(Box::new(spec())));
+    let mut other = story.state.vms[&vm()].spec.clone();
+    (other.name, other.uuid) = (VmName::new("w").unwrap(), SERVICE);
+    let error = story.tries(Operation::AddVm(Box::new(other))).unwrap_err().to_string();
+    assert!(error.contains("belongs to service web"), "{error}");
+    // Where both are gone the id is free again.
+    story.does(Operation::ForgetService(web()));
+    let mut other = story.state.vms[&vm()].spec.clone();
+    (other.name, other.uuid) = (VmName::new("w").unwrap(), SERVICE);
+    story.does(Operation::AddVm(Box::new(other)));
+}

@@ -21,6 +21,13 @@ impl ClusterState {
         if self.vms.contains_key(&spec.name) {
             return Err(Rejection::NameTaken { vm: spec.name.to_string() });
         }
+        if let Some(service) = self.service_by_id.get(&spec.uuid) {
+            // What agents say under that UUID is said of its scripts, and would be taken for the VM's.
+            return Err(Rejection::UuidTaken {
+                uuid: spec.uuid.to_string(),
+                holder: format!("service {service}"),
+            });
+        }
         self.check_spec(spec)?;
         // Nobody knows yet where it runs: every node is in its set until its agent says otherwise, but for those
         // proven dead until they register (design section 3, may-run set). No lease ever bound it.
@@ -177,7 +184,7 @@ impl ClusterState {
         {
             return Err(Rejection::UuidTaken {
                 uuid: spec.uuid.to_string(),
-                holder: holder.to_string(),
+                holder: format!("VM {holder}"),
             });
         }
         if let Some(domain) = &spec.policy.failover_domain

@@ -26,6 +26,10 @@ impl ClusterState {
         if self.service_by_id.contains_key(&spec.id) {
             return Err(bad(spec, "its id belongs to another service"));
         }
+        if let Some(vm) = self.vm_by_uuid.get(&spec.id) {
+            // What agents say under that id is said of the VM, and would be taken for its scripts'.
+            return Err(bad(spec, &format!("its id is the UUID of VM {vm}; add it once more")));
+        }
         self.check_service(spec)?;
         // Nobody knows yet where its scripts run: every node is asked, but for those proven dead.
         let has_scripts = spec.scripts().next().is_some();
