@@ -726,3 +726,5 @@ fn a_vm_and_a_service_never_go_by_one_id() {
     (other.name, other.uuid) = (VmName::new("w").unwrap(), SERVICE);
     story.does(Operation::AddVm(Box::new(other)));
 }
+#[path = "services/unpaused.rs"]
+mod unpaused;

@@ -7,7 +7,7 @@ use crate::cluster::{ClusterState, Context};
 use crate::command::MoveCause;
 use crate::event::EventKind;
 use crate::fleet::{Pause, PauseMode};
-use crate::id::{NodeId, NodeName, PlacementRuleName, SessionId, VmName};
+use crate::id::{NodeId, NodeName, PlacementRuleName, ServiceName, SessionId, VmName};
 use crate::node::{AfterShutdown, Maintenance, NodeState, Shutdown};
 use crate::placement_rule::PlacementRule;
 use crate::rejection::Rejection;
@@ -182,7 +182,8 @@ impl ClusterState {
         Ok(())
     }
 
-    /// VMs were let go of: wherever one that is not seen may have been brought meanwhile, it is asked for.
+    /// VMs and services were let go of: wherever a VM that is not seen, or a script, may have been brought meanwhile, it is
+    /// asked for. A service's owner is not: its agent checks what is up there, and no other node's does.
     fn look_for_all(&mut self, cx: &mut Context) -> Result<(), Rejection> {
         let nodes: Vec<NodeId> = self.nodes_alive().collect();
         let unseen: Vec<VmName> = self
@@ -195,6 +196,19 @@ impl ClusterState {
             let record = self.vm_mut(cx, &vm)?;
             for node in &nodes {
                 record.may_run.entry(*node).or_insert(MayRun { since: cx.index });
+            }
+        }
+        let with_scripts: Vec<ServiceName> = self
+            .services
+            .values()
+            .filter(|service| service.spec.scripts().next().is_some())
+            .map(|service| service.spec.name.clone())
+            .collect();
+        for service in with_scripts {
+            let record = self.service_mut(cx, &service)?;
+            for node in nodes.iter().filter(|node| record.owner != Some(**node)) {
+                // Also one that was asked before: what it says of the time before this is no answer.
+                record.may_run.insert(*node, MayRun { since: cx.index });
             }
         }
         Ok(())

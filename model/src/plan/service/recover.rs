@@ -15,8 +15,15 @@ impl Planner<'_> {
         if let Some(lock) = &self.state.lock {
             return Reason::Locked { by: lock.by.clone(), why: lock.why.clone() };
         }
-        if let Err(reason) = self.held_at() {
-            return reason;
+        match self.held_at() {
+            Err(reason) => return reason,
+            // Somebody started it by hand meanwhile.
+            Ok(Some(node)) => {
+                let why = "parts of it run there already".to_owned();
+                let decision = ServiceDecision::Begin { node, why, restart: false };
+                return self.decide(decision, "it starts");
+            }
+            Ok(None) => {}
         }
         if failure.not_before > self.now {
             return self.wait_for(failure, failure.not_before.since(self.now));

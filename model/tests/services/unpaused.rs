@@ -1,0 +1,34 @@
+//! What others may have done while the cluster had its hands off.
+
+use model::fleet::PauseMode;
+
+use super::*;
+
+#[test]
+fn scripts_that_were_moved_by_hand_while_the_cluster_looked_away_are_found_and_not_started_twice() {
+    let only_scripts = ServiceSpec { members: vec![script("ip"), script("log")], ..spec() };
+    let mut story = Story::started(only_scripts);
+    let why = "the storage is replaced".to_owned();
+    story.does(Operation::PauseCluster { mode: PauseMode::Ignore, why });
+    story.up = ["ip", "log"].map(|member| ("n2".into(), member.into())).into();
+    story.does(Operation::UnpauseCluster);
+    let asked: Vec<_> = story.record().to_probe().map(|(node, _)| node).collect();
+    assert_eq!(asked, [story.id("n2")], "its owner checks what it has itself");
+    story.check_fails("ip");
+    // A start on n1 would be the second.
+    story.settle();
+    assert_eq!(story.record().owner, Some(story.id("n2")));
+    assert_eq!(story.record().state, ServiceState::Started);
+}
+
+#[test]
+fn a_service_that_is_down_is_asked_for_everywhere_after_the_cluster_looked_away() {
+    let mut story = Story::with(spec());
+    let why = "the storage is replaced".to_owned();
+    story.does(Operation::PauseCluster { mode: PauseMode::Ignore, why });
+    story.up.insert(("n2".into(), "ip".into()));
+    story.does(Operation::UnpauseCluster);
+    story.asks(ServiceAsk::Enable { on: Some(node("n1")) });
+    story.settle();
+    assert!(story.log().iter().all(|what| !what.ends_with("n1")), "{:?}", story.reason());
+}
