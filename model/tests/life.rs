@@ -755,6 +755,8 @@ fn a_guarded_request_that_is_sent_again_is_answered_as_the_first_time() {
 
 #[path = "life/guest.rs"]
 mod guest;
+#[path = "life/hands_off.rs"]
+mod hands_off;
 
 #[test]
 fn a_suspended_copy_is_not_resumed_while_nodes_that_a_backup_does_not_know_may_run_it() {

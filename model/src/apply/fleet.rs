@@ -241,6 +241,15 @@ impl ClusterState {
         Ok(())
     }
 
+    /// It is the cluster's again, whatever is done to it: whoever had their hands on it may have moved it, as with a freeze, so
+    /// every node has to say whether it is there.
+    pub(super) fn hands_on(&mut self, cx: &Context, vm: &VmName) -> Result<(), Rejection> {
+        match self.vm(vm)?.desired {
+            Desired::Ignored => self.ask_all(cx, vm),
+            Desired::Enabled | Desired::Stopped | Desired::Disabled => Ok(()),
+        }
+    }
+
     pub(super) fn claim(
         &mut self,
         cx: &mut Context,

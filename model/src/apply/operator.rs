@@ -48,10 +48,6 @@ impl ClusterState {
             );
             return Err(record.wrong_state(&why));
         }
-        if record.desired == Desired::Ignored {
-            // Whoever had its hands on it may have moved it, as with a freeze.
-            self.ask_all(cx, vm)?;
-        }
         let everywhere: Vec<NodeId> = self.nodes_alive().collect();
         let record = self.ask(cx, vm, Verb::Enable { on })?;
         record.desired = Desired::Enabled;
@@ -104,7 +100,7 @@ impl ClusterState {
         }
         let record = self.ask(cx, vm, Verb::Stop { now })?;
         // A disabled VM that is stopped once more stays disabled.
-        if record.desired == Desired::Enabled {
+        if matches!(record.desired, Desired::Enabled | Desired::Ignored) {
             record.desired = Desired::Stopped;
         }
         Ok(())
@@ -303,7 +299,7 @@ impl ClusterState {
         vm: &VmName,
         verb: Verb,
     ) -> Result<&mut VmRecord, Rejection> {
-        self.vm(vm)?;
+        self.hands_on(cx, vm)?;
         let word = verb.as_str();
         let why = format!("superseded by {word} from {}", cx.by);
         self.end_operation(cx, vm, OperationPhase::Failed(why))?;

@@ -32,3 +32,17 @@ fn a_service_that_is_down_is_asked_for_everywhere_after_the_cluster_looked_away(
     story.settle();
     assert!(story.log().iter().all(|what| !what.ends_with("n1")), "{:?}", story.reason());
 }
+
+#[test]
+fn a_vm_that_was_left_alone_is_asked_for_everywhere_before_its_service_starts_it() {
+    let mut story = Story::with(spec());
+    story.does(Operation::Ignore(vm()));
+    let (n2, session) = (story.id("n2"), story.state.node_named(&node("n2")).unwrap().last_session);
+    story.does(Operation::NodeLost { node: n2, session, silent_ms: 5_000 });
+    story.asks(ServiceAsk::Enable { on: Some(node("n1")) });
+    story.settle();
+    assert_eq!(story.log(), ["start ip on n1"], "n2 has not said that the guest is not there");
+    story.register("n2", "boot2");
+    story.settle();
+    assert_eq!(story.log(), ["start v on n1", "start log on n1"]);
+}

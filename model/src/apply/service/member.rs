@@ -84,6 +84,7 @@ impl ClusterState {
     ) -> Result<(), Rejection> {
         self.must_not_be_frozen(cx, vm)?;
         let before = self.vm(vm)?;
+        self.hands_on(cx, vm)?;
         // What the service has begun is no operation of the VM's own any more.
         let record = self.vm_mut(cx, vm)?;
         record.desired = Desired::Enabled;
@@ -120,6 +121,7 @@ impl ClusterState {
         match &spec.kind {
             MemberKind::Vm(vm) => {
                 self.must_not_be_frozen(cx, vm)?;
+                self.hands_on(cx, vm)?;
                 self.service_mut(cx, name)?;
                 self.vm_mut(cx, vm)?.desired = Desired::Stopped;
                 Ok(())
@@ -229,6 +231,7 @@ impl ClusterState {
         for vm in vms {
             let there = self.vms.get(&vm).is_some_and(|vm| vm.may_run.contains_key(&node));
             if there {
+                self.hands_on(cx, &vm)?;
                 self.vm_mut(cx, &vm)?.desired = Desired::Stopped;
             }
         }
