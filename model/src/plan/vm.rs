@@ -255,7 +255,8 @@ impl Planner<'_> {
         if record.state == VmState::Lost && guests.is_empty() {
             return None;
         }
-        if record.frozen.is_some() {
+        // Which copy goes is not decided while hands are off.
+        if record.frozen.is_some() || self.state.pause.is_some() {
             return None;
         }
         if !self.may_evict(node) {
@@ -303,8 +304,9 @@ impl Planner<'_> {
 
     fn order_out(&mut self, order: &OrderRecord) -> Reason {
         let record = self.record;
-        // A graceful stop under way may be hastened.
-        if matches!(order.intent, OrderIntent::Stop { graceful_ms: Some(_) })
+        // A graceful stop under way may be hastened, unless the cluster is paused.
+        if self.state.pause.is_none()
+            && matches!(order.intent, OrderIntent::Stop { graceful_ms: Some(_) })
             && self.asked(|verb| matches!(verb, Verb::Stop { now: true }))
             && self.has_session(order.node)
         {

@@ -1,5 +1,9 @@
 //! What the cluster leaves alone, by an operator's word, and how it takes it up again.
 
+use model::event::EventKind;
+use model::fleet::PauseMode;
+use model::vm::OnConflict;
+
 use super::*;
 
 /// The VM is left alone on `place` of a and b, brought to b behind the cluster's back, and b falls silent before it says so.
@@ -54,4 +58,81 @@ fn a_stop_takes_up_what_was_left_alone_and_is_done() {
     assert_eq!(story.reason(), Reason::Ignored);
     story.does(Operation::Stop { vm: vm(), now: false });
     assert_eq!(story.lead(), [format!("stop on {place}")]);
+}
+
+impl Story {
+    fn pause(&mut self) {
+        let (mode, why) = (PauseMode::Freeze, "the storage is replaced".to_owned());
+        self.does(Operation::PauseCluster { mode, why });
+    }
+
+    /// Both nodes say that it runs there, for longer than that can be a moment's misunderstanding.
+    fn twice(&mut self, other: &str) {
+        let here = self.seen(Presence::Running);
+        self.reports(other, vec![here]);
+        self.now += 10_000;
+    }
+}
+
+#[test]
+fn a_vm_that_runs_twice_is_a_conflict_whoever_has_said_hands_off() {
+    for (whose, hands_off) in [
+        ("the cluster's", (|story| story.pause()) as fn(&mut Story)),
+        ("the VM's", |story| drop(story.does(Operation::Ignore(vm())))),
+    ] {
+        let policy = VmPolicy { on_conflict: OnConflict::KeepOwner, ..VmPolicy::default() };
+        let (mut story, place) = Story::running(policy, &["a", "b"]);
+        hands_off(&mut story);
+        story.twice(if place == "a" { "b" } else { "a" });
+        assert_eq!(story.lead(), ["conflict"], "{whose}");
+        assert_eq!(story.record().state, VmState::Conflict, "{whose}");
+        let alarms = story.state.events.iter().filter(|it| it.kind == EventKind::VmConflict);
+        assert_eq!(alarms.count(), 1, "{whose}");
+        // The owner's copy is to be kept by its policy, but not by a cluster whose hands are off.
+        story.now += 100_000;
+        assert!(story.lead().is_empty(), "{whose}");
+        assert!(matches!(story.reason(), Reason::Conflict { .. }), "{whose}");
+    }
+}
+
+#[test]
+fn what_a_conflict_in_a_pause_leaves_to_be_done_is_done_after_it() {
+    let (mut story, place) = Story::running(VmPolicy::default(), &["a", "b"]);
+    let other = if place == "a" { "b" } else { "a" };
+    story.pause();
+    story.twice(other);
+    story.lead();
+    story.does(Operation::Resolve { vm: vm(), keep: name(&place) });
+    assert!(story.lead().is_empty());
+    story.does(Operation::UnpauseCluster);
+    assert_eq!(story.lead(), [format!("evict from {other}")]);
+}
+
+#[test]
+fn a_stop_that_is_under_way_when_the_cluster_is_paused_is_hastened_after_the_pause() {
+    let (mut story, place) = Story::running(VmPolicy::default(), &["a", "b"]);
+    story.does(Operation::Stop { vm: vm(), now: false });
+    story.lead();
+    let graceful = story.order();
+    story.pause();
+    story.does(Operation::Stop { vm: vm(), now: true });
+    assert!(story.lead().is_empty(), "what apply refuses is not planned");
+    assert_eq!(story.order(), graceful);
+    assert!(matches!(story.reason(), Reason::OrderOut { .. }));
+    story.does(Operation::UnpauseCluster);
+    assert_eq!(story.lead(), [format!("stop on {place}")]);
+}
+
+#[test]
+fn a_copy_that_is_not_the_present_one_is_left_in_a_pause_and_destroyed_after_it() {
+    let (mut story, place) = Story::running(VmPolicy::default(), &["a", "b"]);
+    let older = story.record().generation.0 - 1;
+    let mut domain = SeenDomain::active("v", Presence::Suspended, 64);
+    domain.generation = Some(older);
+    story.pause();
+    story.reports(&place, vec![Report::Seen { uuid: VM, domain }]);
+    assert!(story.lead().is_empty(), "what apply refuses is not planned");
+    assert!(matches!(story.reason(), Reason::Paused { .. }));
+    story.does(Operation::UnpauseCluster);
+    assert_eq!(story.lead(), [format!("evict from {place}")]);
 }
