@@ -757,6 +757,8 @@ fn a_guarded_request_that_is_sent_again_is_answered_as_the_first_time() {
 mod guest;
 #[path = "life/hands_off.rs"]
 mod hands_off;
+#[path = "life/with_host.rs"]
+mod with_host;
 
 #[test]
 fn a_suspended_copy_is_not_resumed_while_nodes_that_a_backup_does_not_know_may_run_it() {

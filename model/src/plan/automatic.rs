@@ -234,10 +234,15 @@ impl Planner<'_> {
         self.decide(Decision::AskMove { to, cause, why }, "it is moved by itself")
     }
 
-    /// It was stopped with its host and waits for it, as long as that is not back.
+    /// It was stopped with its host and waits for it, as long as that is not back. One that is proven dead does not come back
+    /// by itself: only where the policy is that VMs stay with their host is it waited for on.
     pub(super) fn waits_for_host(&mut self) -> Option<Reason> {
         let node = self.record.stay.waits_for?;
         let host = self.state.nodes.get(&node)?;
+        let dead = matches!(host.state, NodeState::Dead(_));
+        if dead && self.state.settings.shutdown_policy != ShutdownPolicy::Freeze {
+            return None;
+        }
         let back = host.state == NodeState::Online && host.shutdown.is_none();
         if !back || self.is_about_to_be_heard(node) {
             return Some(Reason::WaitsForHost { node: host.name.to_string() });
