@@ -9,7 +9,7 @@ use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
 use crate::failover_domain::FailoverDomain;
-use crate::fleet::PauseMode;
+use crate::fleet::{Pause, PauseMode};
 use crate::hold::Lock;
 use crate::id::{
     ClusterId, Epoch, FailoverDomainName, MemberName, NodeId, NodeName, OrderId, PlacementRuleName,
@@ -372,6 +372,8 @@ pub enum Operation {
         /// What is added.
         device: FenceDevice,
     },
+    /// The pause of the backup.
+    RestorePause(Pause),
 }
 
 /// What an agent says when it begins a session.
@@ -839,6 +841,7 @@ impl Operation {
             | Self::Lock { .. }
             | Self::Unlock
             | Self::RestoreLock(_)
+            | Self::RestorePause(_)
             | Self::StageChanges { .. }
             | Self::ApplyChanges { .. }
             | Self::PutPlacementRule(_)
@@ -920,6 +923,7 @@ impl Operation {
             Self::Unlock => "unlock".into(),
             Self::Convalesce(vm) => format!("convalesce {vm}"),
             Self::RestoreLock(_) => "restore-lock".into(),
+            Self::RestorePause(_) => "restore-pause".into(),
             Self::AddService(spec) => format!("add-service {}", spec.name),
             Self::EditService(spec) => format!("edit-service {}", spec.name),
             Self::ForgetService(service) => format!("forget-service {service}"),

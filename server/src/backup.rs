@@ -97,6 +97,8 @@ pub fn restore(state: &ClusterState) -> Result<Vec<Operation>, BackupError> {
         .chain(nodes)
         .chain(vms)
         .chain(state.lock.clone().map(Operation::RestoreLock))
+        // Whoever had the hands of the cluster held still has not let go of them since.
+        .chain(state.pause.clone().map(Operation::RestorePause))
         .chain(services)
         .chain([Operation::RestoreEnd])
         .collect())
@@ -105,6 +107,7 @@ pub fn restore(state: &ClusterState) -> Result<Vec<Operation>, BackupError> {
 #[cfg(test)]
 mod tests {
     use model::command::Command;
+    use model::fleet::PauseMode;
     use model::id::{ClusterId, Epoch, RequestId};
     use model::settings::Settings;
     use model::time::Timestamp;
@@ -131,6 +134,26 @@ mod tests {
         apply(&mut restored, restore(&backup).unwrap());
         assert_eq!((restored.cluster, restored.epoch), (Some(cluster), Epoch(2)));
         assert!(restored.revision > state.revision + 1_000_000);
+    }
+
+    #[test]
+    fn what_was_held_still_when_the_backup_was_made_is_held_still_after_it_is_restored() {
+        let mut state = ClusterState::default();
+        let cluster = ClusterId(Uuid::from_u128(9));
+        let why = || "the storage is replaced".to_owned();
+        apply(
+            &mut state,
+            vec![
+                Operation::Initialise { cluster, settings: Settings::default() },
+                Operation::Lock { why: why() },
+                Operation::PauseCluster { mode: PauseMode::Ignore, why: why() },
+            ],
+        );
+        let backup = read(&write(&state).unwrap()).unwrap();
+        let mut restored = ClusterState::default();
+        apply(&mut restored, restore(&backup).unwrap());
+        assert!(restored.pause.is_some() && !restored.restoring);
+        assert_eq!((restored.pause, restored.lock), (state.pause, state.lock));
     }
 
     #[test]

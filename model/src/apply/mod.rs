@@ -62,6 +62,7 @@ impl ClusterState {
                 Operation::RestoreNode(node) => self.restore_node(cx, node),
                 Operation::RestoreVm(record) => self.restore_vm(cx, record),
                 Operation::RestoreLock(lock) => self.lock = Some(lock.clone()),
+                Operation::RestorePause(pause) => self.pause = Some(pause.clone()),
                 Operation::RestoreService(record) => self.restore_service(cx, record),
                 Operation::RestorePlacementRule(rule) => self.restore_placement_rule(rule),
                 Operation::RestoreEnd => self.restore_end(cx),
@@ -77,6 +78,7 @@ impl ClusterState {
             | Operation::RestoreNode(_)
             | Operation::RestoreVm(_)
             | Operation::RestoreLock(_)
+            | Operation::RestorePause(_)
             | Operation::RestoreService(_)
             | Operation::RestorePlacementRule(_)
             | Operation::RestoreEnd => return Err(Rejection::AlreadyInitialised),
