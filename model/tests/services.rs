@@ -37,6 +37,8 @@ struct Story {
     guest: BTreeSet<String>,
     /// What fails: "start ip on n1".
     broken: BTreeSet<String>,
+    /// What is said to be done and is not.
+    deaf: BTreeSet<String>,
     /// What was done.
     log: Vec<String>,
 }
@@ -85,6 +87,11 @@ fn spec() -> ServiceSpec {
     }
 }
 
+/// Two scripts and no VM.
+fn scripts() -> ServiceSpec {
+    ServiceSpec { members: vec![script("ip"), script("log")], ..spec() }
+}
+
 impl Story {
     fn new() -> Self {
         let mut story = Self {
@@ -94,6 +101,7 @@ impl Story {
             up: BTreeSet::new(),
             guest: BTreeSet::new(),
             broken: BTreeSet::new(),
+            deaf: BTreeSet::new(),
             log: Vec::new(),
         };
         let cluster = ClusterId(Uuid::from_u128(1));
@@ -134,6 +142,11 @@ impl Story {
         assert_eq!(story.record().state, ServiceState::Started, "{:?}", story.reason());
         story.log.clear();
         story
+    }
+
+    /// Somebody else has it running there.
+    fn runs(&mut self, member: &str, place: &str) {
+        self.up.insert((place.into(), member.into()));
     }
 
     fn tries(&mut self, operation: Operation) -> Outcome {
@@ -337,6 +350,7 @@ impl Story {
             return true;
         }
         match word {
+            _ if self.deaf.contains(&text) => false,
             "start" => self.up.insert(key),
             _ => self.up.remove(&key),
         };
@@ -349,6 +363,9 @@ impl Story {
         std::mem::take(&mut self.log)
     }
 }
+
+#[path = "services/doubt.rs"]
+mod doubt;
 
 #[test]
 fn adding_and_forgetting_start_and_stop_nothing() {

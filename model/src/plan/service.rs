@@ -127,7 +127,8 @@ impl Planner<'_> {
         if disable {
             return self.decide(ServiceDecision::Stop, "it is stopped once more");
         }
-        if self.standings().iter().all(|it| it.standing == VmStanding::Down) {
+        let held = self.record.held_by_owner().is_some();
+        if !held && self.standings().iter().all(|it| it.standing == VmStanding::Down) {
             return self.decide(ServiceDecision::Down, "all of it is proven down");
         }
         let why = self.record.failure.as_ref().map(|it| it.why.clone()).unwrap_or_default();

@@ -112,6 +112,30 @@ impl ServiceRecord {
             || !matches!(self.state, ServiceState::Disabled | ServiceState::Stopped)
     }
 
+    /// Every script that it was known to have up is stopped. Whether others run there only their node can say.
+    pub fn scripts_are_down(&self) -> bool {
+        self.members.values().all(|it| it.script == ScriptState::Down)
+    }
+
+    /// Whether its owner is asked too: it leaves, and all that is known to be up there is stopped. What it was never told
+    /// to start may run there all the same, as after a restore.
+    pub fn asks_owner(&self) -> bool {
+        let moves = self
+            .open_operation()
+            .is_some_and(|operation| matches!(operation.verb, ServiceVerb::Migrate { .. }));
+        let leaves = match self.state {
+            ServiceState::Stopping => true,
+            ServiceState::Started | ServiceState::Migrating => moves,
+            _ => false,
+        };
+        leaves && self.scripts_are_down()
+    }
+
+    /// The owner, as long as it has not said that none of its scripts runs there.
+    pub fn held_by_owner(&self) -> Option<NodeId> {
+        self.owner.filter(|owner| self.may_run.contains_key(owner))
+    }
+
     /// Nodes that must be asked whether scripts run there: they may, and no other order would answer that.
     pub fn to_probe(&self) -> impl Iterator<Item = (NodeId, MayRun)> + '_ {
         let settled = matches!(
@@ -122,11 +146,12 @@ impl ServiceRecord {
                 | ServiceState::Failed
         );
         let has_scripts = self.spec.scripts().next().is_some();
+        let of_owner = settled || self.asks_owner();
         self.may_run
             .iter()
             .filter(move |(node, _)| {
                 let busy = self.order.as_ref().is_some_and(|order| order.node == **node);
-                has_scripts && !busy && (settled || self.owner != Some(**node))
+                has_scripts && !busy && (of_owner || self.owner != Some(**node))
             })
             .map(|(node, entry)| (*node, *entry))
     }

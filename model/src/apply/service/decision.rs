@@ -296,6 +296,13 @@ impl ClusterState {
             let why = format!("member {} is not down", up.name());
             return Err(record.wrong_state(&why));
         }
+        if let Some(owner) = record.held_by_owner() {
+            let why = format!(
+                "{} has not said yet that none of its scripts runs there",
+                self.node_name(owner)
+            );
+            return Err(record.wrong_state(&why));
+        }
         let record = self.service_mut(cx, name)?;
         record.last_owner = record.owner.take().or(record.last_owner);
         let node = record.last_owner;

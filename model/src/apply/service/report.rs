@@ -7,7 +7,7 @@ use crate::event::EventKind;
 use crate::id::{MemberName, NodeId, OrderId, ServiceName};
 use crate::rejection::Rejection;
 use crate::sabotage::{Rule, off};
-use crate::service::{ScriptIntent, ScriptState, Tolerance};
+use crate::service::{ScriptIntent, ScriptState, ServiceRecord, Tolerance};
 use crate::vm::MayRun;
 
 impl ClusterState {
@@ -38,10 +38,11 @@ impl ClusterState {
             }
             (ScriptIntent::Stop, None) => {
                 it.script = ScriptState::Down;
-                // The agent noted this order before: what it was asked earlier it refuses from now on, so that this
-                // is its word that none of them runs there when the last one is down.
-                if record.members.values().all(|it| it.script == ScriptState::Down) {
-                    record.may_run.remove(&node);
+                // Only what is known of is stopped: from before a restore others may run there. So the node is asked for
+                // all of them now, and leaves by that word and no other.
+                if record.scripts_are_down() {
+                    record.seen.remove(&node);
+                    record.may_run.insert(node, MayRun { since: cx.index });
                 }
                 return Ok(());
             }
@@ -98,6 +99,9 @@ impl ClusterState {
         let place = self.node_name(node);
         let record = self.service_mut(cx, &name)?;
         record.may_run.entry(node).or_insert(MayRun { since: cx.index });
+        if record.owner == Some(node) && record.order.is_none() && record.asks_owner() {
+            record.still_up(members, &place);
+        }
         let seen = members.iter().cloned().collect();
         if record.seen.insert(node, seen).is_some_and(|before| before.iter().eq(members)) {
             return Ok(());
@@ -152,6 +156,30 @@ impl ClusterState {
         let text = format!("service {name}: {text}{rest}");
         self.emit_service(cx, EventKind::ServiceMemberFailed, &name, Some(node), text);
         Ok(())
+    }
+}
+
+impl ServiceRecord {
+    /// It leaves its owner, and these run there though all is said to be down: they are stopped, once more or for the first
+    /// time. One whose stop has come to nothing is the operator's.
+    fn still_up(&mut self, members: &[MemberName], place: &str) {
+        let scripts = self.spec.scripts().map(|(name, _)| name);
+        for name in scripts.filter(|name| members.contains(name)) {
+            let Some(it) = self.members.get_mut(name).filter(|it| it.script == ScriptState::Down)
+            else {
+                continue;
+            };
+            let (state, text) = match it.failure {
+                None => (ScriptState::Bad, format!("{name} runs on {place}, and was not known to")),
+                Some(_) => (
+                    ScriptState::Stuck,
+                    format!(
+                        "the stop of {name} on {place} was said to be done, and it may still run"
+                    ),
+                ),
+            };
+            (it.script, it.failure) = (state, Some(text));
+        }
     }
 }
 

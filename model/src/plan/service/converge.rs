@@ -91,6 +91,9 @@ impl Planner<'_> {
                 if let Some(reason) = self.stop_next(is_script) {
                     return Some(reason);
                 }
+                if let Some(reason) = self.scripts_elsewhere(None) {
+                    return Some(reason);
+                }
                 let why = "asked for by the operator".to_owned();
                 self.decide(ServiceDecision::Move { to: *to, why }, "its VMs migrate")
             }
@@ -216,6 +219,9 @@ impl Planner<'_> {
             }
             // Once: when the way back fails as well, what runs is left where it runs.
             Some(OperationPhase::Failed(why)) if record.open_operation().is_some() => {
+                if let Some(reason) = self.scripts_elsewhere(None) {
+                    return Some(reason);
+                }
                 let why = format!("{name} did not get to {}: {why}", self.state.node_name(owner));
                 Some(self.decide(ServiceDecision::Move { to: at, why: why.clone() }, why))
             }

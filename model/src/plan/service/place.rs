@@ -91,7 +91,14 @@ impl Planner<'_> {
         }
     }
 
-    fn place_text(&self, node: NodeId) -> String {
+    /// Where scripts of it may be running, unless that is nowhere or there only.
+    pub(super) fn scripts_elsewhere(&self, but: Option<NodeId>) -> Option<Reason> {
+        let places = self.record.may_run.keys().filter(|node| Some(**node) != but);
+        let nodes: Vec<_> = places.map(|node| self.place_text(*node)).collect();
+        (!nodes.is_empty()).then_some(Reason::MayRunOn { nodes })
+    }
+
+    pub(super) fn place_text(&self, node: NodeId) -> String {
         match self.state.nodes.get(&node) {
             Some(node) if node.state == NodeState::Online => format!("{} (asked)", node.name),
             Some(node) => format!("{} ({})", node.name, node.state.as_str()),

@@ -15,8 +15,12 @@ impl Planner<'_> {
         if let Some(owner) = record.owner.filter(|owner| !down && !self.has_session(*owner)) {
             return self.owner_silent(owner);
         }
-        match self.stop_next(|_| true) {
-            Some(reason) => reason,
+        if let Some(reason) = self.stop_next(|_| true) {
+            return reason;
+        }
+        match record.held_by_owner() {
+            Some(owner) if !self.has_session(owner) => self.owner_silent(owner),
+            Some(owner) => Reason::MayRunOn { nodes: vec![self.place_text(owner)] },
             None => self.decide(ServiceDecision::Down, "all of it is down"),
         }
     }

@@ -1,0 +1,59 @@
+//! Scripts that run without the cluster's doing: from before a restore, or because a stop did not tell the truth.
+
+use super::*;
+
+#[test]
+fn a_member_that_was_never_started_here_is_stopped_too_before_its_node_leaves_the_set() {
+    let mut story = Story::new();
+    story.runs("log", "n1");
+    story.does(Operation::AddService(Box::new(scripts())));
+    story.settle();
+    story.broken.insert("start ip on n1".into());
+    story.asks(ServiceAsk::Enable { on: None });
+    story.settle();
+    assert_eq!(
+        story.log(),
+        ["stop ip on n1", "stop log on n1", "start ip on n2", "start log on n2"]
+    );
+    assert_eq!(story.record().owner, Some(story.id("n2")));
+}
+
+#[test]
+fn a_stop_that_said_done_and_was_not_fails_the_service_where_it_is() {
+    let mut story = Story::started(scripts());
+    story.deaf.insert("stop log on n1".into());
+    story.asks(ServiceAsk::Relocate { to: None });
+    story.settle();
+    assert_eq!(story.log(), ["stop log on n1", "stop ip on n1", "stop log on n1"]);
+    assert_eq!(story.record().state, ServiceState::Failed);
+    assert!(matches!(story.reason(), Reason::StopFailed { why } if why.contains("log")));
+    // Somebody sees to it; the agent's word settles it, and the recovery policy goes on.
+    story.up.clear();
+    story.settle();
+    assert_eq!(story.log(), ["start ip on n1", "start log on n1"]);
+}
+
+#[test]
+fn apply_itself_keeps_the_node_until_its_agent_says_that_none_of_them_runs() {
+    let mut story = Story::started(scripts());
+    story.asks(ServiceAsk::Disable);
+    for _ in 0..5 {
+        let planned = plan(&story.state, &Liveness::default(), Timestamp(story.now)).operations;
+        planned.into_iter().for_each(|operation| drop(story.tries(operation)));
+        let orders = work(&story.state).into_values().flat_map(|work| work.orders);
+        for order in orders.collect::<Vec<_>>() {
+            if matches!(order.kind, ScriptOrderKind::Stop { .. }) {
+                story.obey_script("n1", order.id, order.kind);
+            }
+        }
+    }
+    assert!(story.up.is_empty() && story.record().scripts_are_down());
+    assert!(story.record().may_run.contains_key(&story.id("n1")));
+    assert!(matches!(story.reason(), Reason::MayRunOn { .. }), "{:?}", story.reason());
+    let (changed, decision) = (story.record().changed, ServiceDecision::Down);
+    let down = Operation::DecideService { service: web(), changed, decision };
+    let refused = story.tries(down).unwrap_err().to_string();
+    assert!(refused.contains("n1"), "{refused}");
+    story.settle();
+    assert_eq!(story.record().state, ServiceState::Disabled);
+}
