@@ -364,6 +364,8 @@ impl Story {
     }
 }
 
+#[path = "services/asked.rs"]
+mod asked;
 #[path = "services/doubt.rs"]
 mod doubt;
 

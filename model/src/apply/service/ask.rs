@@ -192,7 +192,8 @@ impl ClusterState {
         Ok(())
     }
 
-    /// Its scripts are checked at once by the agent, before anything is decided on what they were: see `order::watched`.
+    /// Its scripts are checked at once by the owner's agent, before anything is decided on what they were: see
+    /// `order::watched`. Whoever worked on it may have moved them by hand, so all other nodes are asked.
     fn unfreeze_service(
         &mut self,
         cx: &mut Context,
@@ -202,6 +203,7 @@ impl ClusterState {
             return Err(record.wrong_state("it is not frozen"));
         }
         let name = record.spec.name.clone();
+        self.ask_for_scripts(cx, &name, record.owner)?;
         self.service_mut(cx, &name)?.frozen = None;
         let text = format!("service {name} was unfrozen by {}", cx.by);
         self.emit_service(cx, EventKind::ServiceUnfrozen, &name, None, text);

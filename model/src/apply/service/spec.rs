@@ -6,6 +6,8 @@ use std::sync::Arc;
 use crate::cluster::{ClusterState, Context};
 use crate::event::EventKind;
 use crate::id::{Generation, ServiceName, VmName};
+use crate::id::{Generation, NodeId, ServiceName, VmName};
+use crate::node::NodeState;
 use crate::rejection::Rejection;
 use crate::service::{
     MAX_MEMBERS, MemberKind, MemberRecord, MemberSpec, ScriptState, ServiceRecord, ServiceSpec,
@@ -113,20 +115,14 @@ impl ClusterState {
         for vm in spec.vms() {
             self.service_of.insert(vm.clone(), name.clone());
         }
-        let everywhere: Vec<_> = self.nodes_alive().collect();
         let record = self.service_mut(cx, &name)?;
-        // New scripts of a service that is down: nobody knows yet where they run.
+        // Nobody knows yet where new ones run, whether the service itself is up or down.
         let new_scripts = spec.scripts().any(|(member, script)| {
             !matches!(
                 record.spec.member(member).map(|it| &it.kind),
                 Some(MemberKind::Script(old)) if old == script
             )
         });
-        if new_scripts && !record.governs() {
-            for node in everywhere {
-                record.may_run.insert(node, MayRun { since: cx.index });
-            }
-        }
         if spec.scripts().next().is_none() {
             record.may_run.clear();
             record.seen.clear();
@@ -139,8 +135,27 @@ impl ClusterState {
             .collect();
         record.spec = spec;
         record.spec_revision = cx.index;
+        if new_scripts {
+            self.ask_for_scripts(cx, &name, None)?;
+        }
         let text = format!("service {name} was edited by {}", cx.by);
         self.emit_service(cx, EventKind::ServiceEdited, &name, None, text);
+        Ok(())
+    }
+
+    /// Nobody knows where its scripts run: every node but one enters the set, until it says that none of them runs there.
+    pub(in crate::apply) fn ask_for_scripts(
+        &mut self,
+        cx: &Context,
+        name: &ServiceName,
+        but: Option<NodeId>,
+    ) -> Result<(), Rejection> {
+        let asked: Vec<_> = self.nodes_alive().filter(|node| Some(*node) != but).collect();
+        let record = self.service_mut(cx, name)?;
+        if record.spec.scripts().next().is_some() {
+            let entries = asked.into_iter().map(|node| (node, MayRun { since: cx.index }));
+            record.may_run.extend(entries);
+        }
         Ok(())
     }
 

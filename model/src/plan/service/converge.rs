@@ -272,6 +272,11 @@ impl Planner<'_> {
         if let Some(lock) = &self.state.lock {
             return Reason::Locked { by: lock.by.clone(), why: lock.why.clone() };
         }
+        if let MemberKind::Script(_) = spec.kind
+            && let Some(reason) = self.scripts_elsewhere(Some(owner))
+        {
+            return reason;
+        }
         let vm = spec.vm().and_then(|vm| self.state.vms.get(vm));
         if let Some(vm) = vm.filter(|vm| vm.seen.is_empty()) {
             let none = std::collections::BTreeSet::new();
