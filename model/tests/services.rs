@@ -368,6 +368,8 @@ impl Story {
 mod asked;
 #[path = "services/doubt.rs"]
 mod doubt;
+#[path = "services/held.rs"]
+mod held;
 
 #[test]
 fn adding_and_forgetting_start_and_stop_nothing() {

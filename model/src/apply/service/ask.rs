@@ -29,6 +29,18 @@ impl ClusterState {
             );
             return Err(record.wrong_state(&why));
         }
+        let touches_vms = matches!(
+            ask,
+            ServiceAsk::Disable
+                | ServiceAsk::Stop
+                | ServiceAsk::Restart
+                | ServiceAsk::Relocate { .. }
+                | ServiceAsk::Migrate { .. }
+        );
+        if touches_vms {
+            // Not half of it: what comes before a frozen VM would be stopped, and then wait.
+            record.spec.vms().try_for_each(|vm| self.must_not_be_frozen(cx, vm))?;
+        }
         match ask {
             ServiceAsk::Enable { on } => self.enable_service(cx, &record, on.as_ref()),
             ServiceAsk::Disable => {

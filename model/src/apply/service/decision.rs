@@ -270,7 +270,8 @@ impl ClusterState {
         let record = self.service(name)?;
         let node = record.owner;
         for vm in record.spec.vms() {
-            if self.vm(vm)?.state == VmState::Failed {
+            // A frozen one keeps the service where it is.
+            if self.vm(vm)?.state == VmState::Failed && self.vm(vm)?.frozen.is_none() {
                 self.ask(cx, vm, Verb::Disable)?.desired = Desired::Stopped;
             }
         }

@@ -150,6 +150,7 @@ impl ClusterState {
         let record = self.service(name)?;
         let (spec, owner) = self.member_of(&record, member)?;
         let vm = spec.vm().cloned().ok_or_else(|| record.wrong_state("that member is no VM"))?;
+        self.must_not_be_frozen(cx, &vm)?;
         if self.vm(&vm)?.state != VmState::Started {
             return Err(Rejection::Superseded { what: format!("VM {vm}") });
         }

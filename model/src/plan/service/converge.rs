@@ -114,9 +114,11 @@ impl Planner<'_> {
     fn failing(&mut self, owner: NodeId) -> Option<Reason> {
         let record = self.record;
         let standings = record.standings(self.state);
-        let failing = standings
-            .iter()
-            .find(|it| it.standing == VmStanding::Failing && !self.is_out(it.spec))?;
+        let failing = standings.iter().find(|it| {
+            it.standing == VmStanding::Failing
+                && !self.is_out(it.spec)
+                && self.frozen_member(it.spec).is_none()
+        })?;
         let member = failing.spec;
         let why = self.failure_text(member);
         let start_failed = self.start_failed(member, owner);
@@ -204,6 +206,9 @@ impl Planner<'_> {
             let what = "migrating".to_owned();
             return Some(Reason::MemberWaits { member: name.to_string(), what });
         }
+        if let Some(reason) = self.frozen_member(away.spec) {
+            return Some(reason);
+        }
         let failed = vm.operation.as_ref().filter(|it| {
             let there = matches!(it.verb, Verb::Migrate { to, .. } if to == owner);
             there && it.at >= record.state_since && matches!(it.phase, OperationPhase::Failed(_))
@@ -247,6 +252,9 @@ impl Planner<'_> {
                     return self.start_one(it.spec, owner);
                 }
                 VmStanding::Busy | VmStanding::Failing | VmStanding::Stuck => {
+                    if let Some(reason) = self.frozen_member(it.spec) {
+                        return reason;
+                    }
                     let what = record.member_word(self.state, it.spec).to_owned();
                     return Reason::MemberWaits { member: name.to_string(), what };
                 }
@@ -271,6 +279,9 @@ impl Planner<'_> {
     fn start_one(&mut self, spec: &MemberSpec, owner: NodeId) -> Reason {
         if let Some(lock) = &self.state.lock {
             return Reason::Locked { by: lock.by.clone(), why: lock.why.clone() };
+        }
+        if let Some(reason) = self.frozen_member(spec) {
+            return reason;
         }
         if let MemberKind::Script(_) = spec.kind
             && let Some(reason) = self.scripts_elsewhere(Some(owner))

@@ -37,6 +37,9 @@ impl Planner<'_> {
         let name = last.name().clone();
         Some(match last.standing {
             VmStanding::Up(_) | VmStanding::Failing => {
+                if let Some(reason) = self.frozen_member(last.spec) {
+                    return Some(reason);
+                }
                 let what = format!("{name} stops");
                 self.decide(ServiceDecision::StopMember { member: name }, what)
             }
@@ -60,6 +63,17 @@ impl Planner<'_> {
             Some(why) => format!("member {} is {word}: {why}", spec.name),
             None => format!("member {} is {word}", spec.name),
         }
+    }
+
+    /// A VM that an operator works on is not touched by its service either.
+    pub(super) fn frozen_member(&self, spec: &crate::service::MemberSpec) -> Option<Reason> {
+        let vm = spec.vm().and_then(|vm| self.state.vms.get(vm))?;
+        let freeze = vm.frozen.as_ref()?;
+        let why = format!(
+            "member {} is frozen by {} ({}); `berthctl unfreeze {}` lets its service go on",
+            spec.name, freeze.by, freeze.why, vm.spec.name
+        );
+        Some(Reason::MemberStuck { why })
     }
 
     /// Whether a member is to be down while its service is up.
