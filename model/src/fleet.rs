@@ -2,6 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
+use crate::node::AfterShutdown;
 use crate::time::Timestamp;
 
 /// How nodes are weighed for a VM that any of them could take.
@@ -54,6 +55,15 @@ impl ShutdownPolicy {
             Self::Freeze => "freeze",
             Self::Failover => "failover",
             Self::Migrate => "migrate",
+        }
+    }
+
+    /// Whether what is stopped with its host waits for it.
+    pub fn waits(self, then: AfterShutdown) -> bool {
+        match self {
+            Self::Freeze => true,
+            Self::Failover => false,
+            Self::Conditional | Self::Migrate => then == AfterShutdown::Reboot,
         }
     }
 

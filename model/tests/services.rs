@@ -370,6 +370,8 @@ mod asked;
 mod doubt;
 #[path = "services/held.rs"]
 mod held;
+#[path = "services/host.rs"]
+mod host;
 
 #[test]
 fn adding_and_forgetting_start_and_stop_nothing() {

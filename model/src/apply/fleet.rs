@@ -133,7 +133,7 @@ impl ClusterState {
         Ok(())
     }
 
-    /// Its agent had said that the host goes down, and no VM may be running there by that agent's word: there is
+    /// Its agent had said that the host goes down, and nothing may be running there by that agent's word: there is
     /// nothing to recover, and nothing to prove.
     pub(super) fn node_off(
         &mut self,
@@ -141,7 +141,7 @@ impl ClusterState {
         node: NodeId,
         session: SessionId,
     ) -> Result<(), Rejection> {
-        let used = self.vms.values().any(|vm| vm.may_run.contains_key(&node));
+        let used = self.may_run_anything(node);
         let at = cx.at;
         let record = self.node_mut(cx, node)?;
         if record.session() != Some(session) || record.shutdown.is_none() || used {

@@ -94,6 +94,12 @@ impl ClusterState {
         self.nodes.values().filter(alive).map(|node| node.id)
     }
 
+    /// A VM or a script may be running there.
+    pub fn may_run_anything(&self, node: NodeId) -> bool {
+        self.vms.values().any(|vm| vm.may_run.contains_key(&node))
+            || self.services.values().any(|service| service.may_run.contains_key(&node))
+    }
+
     fn owner_gone(
         &mut self,
         cx: &mut Context,

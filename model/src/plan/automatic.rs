@@ -7,7 +7,7 @@ use crate::cluster::ClusterState;
 use crate::command::{Decision, MoveCause};
 use crate::fleet::ShutdownPolicy;
 use crate::id::NodeId;
-use crate::node::{AfterShutdown, NodeRecord, NodeState};
+use crate::node::{NodeRecord, NodeState};
 use crate::plan::Reason;
 use crate::plan::placement;
 use crate::plan::ruling::Ruling;
@@ -125,13 +125,7 @@ impl Planner<'_> {
     fn with_shutdown(&mut self, node: &NodeRecord) -> Reason {
         let Some(shutdown) = node.shutdown else { return Reason::AsWanted };
         let policy = self.state.settings.shutdown_policy;
-        let waits = match policy {
-            ShutdownPolicy::Freeze => true,
-            ShutdownPolicy::Failover => false,
-            ShutdownPolicy::Conditional | ShutdownPolicy::Migrate => {
-                shutdown.then == AfterShutdown::Reboot
-            }
-        };
+        let waits = policy.waits(shutdown.then);
         let movable = self.bound().is_none() && self.record.stay.failed_moves < SHUTDOWN_PATIENCE;
         if policy == ShutdownPolicy::Migrate && movable {
             if let Some(reason) = self.move_pause(MoveCause::Drain) {

@@ -33,7 +33,11 @@ pub(super) fn plan_nodes(
     }
     let going = |node: &Arc<NodeRecord>| node.shutdown.is_some() || node.state == NodeState::Off;
     let in_use: BTreeSet<NodeId> = match state.nodes.values().any(going) {
-        true => state.vms.values().flat_map(|vm| vm.may_run.keys().copied()).collect(),
+        true => {
+            let vms = state.vms.values().flat_map(|vm| vm.may_run.keys());
+            let scripts = state.services.values().flat_map(|service| service.may_run.keys());
+            vms.chain(scripts).copied().collect()
+        }
         // Asked of none.
         false => BTreeSet::new(),
     };
@@ -49,7 +53,9 @@ pub(super) fn plan_nodes(
             NodeState::Off if in_use.contains(&node.id) && !braked => {
                 let (node, session) = (node.id, node.last_session);
                 plan.operations.push(Operation::NodeLost { node, session, silent_ms: 0 });
-                Reason::Deciding("it is off, and a VM may be there: its death is sought".into())
+                Reason::Deciding(
+                    "it is off, and something may run there: its death is sought".into(),
+                )
             }
             NodeState::Off => Reason::AsWanted,
             NodeState::Online if braked => held_up(state, heard),

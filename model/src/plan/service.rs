@@ -10,6 +10,7 @@
 //! ```
 
 mod converge;
+mod host;
 mod place;
 mod recover;
 mod stop;
@@ -92,6 +93,9 @@ impl Planner<'_> {
                     return reason;
                 }
                 match wanted {
+                    true if self.goes_down(owner) => {
+                        self.decide(ServiceDecision::Stop, "it stops with its host")
+                    }
                     true => self.converge(owner),
                     false => self.decide(ServiceDecision::Stop, "it stops"),
                 }

@@ -244,7 +244,7 @@ impl AgentSession for AgentService {
             self.propose(&message.request_id, state.node_name(node), operation).await?;
         }
         let state = self.raft.state();
-        let empty = !state.vms.values().any(|vm| vm.may_run.contains_key(&node));
+        let empty = !state.may_run_anything(node);
         Ok(Response::new(v1::AnnounceShutdownReply { empty }))
     }
 

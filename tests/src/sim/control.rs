@@ -442,7 +442,7 @@ impl World {
 
     fn shutdown_reply(&mut self, number: usize, host: usize, incarnation: u64, node: NodeId) {
         let state = &self.replicas[number].state;
-        let empty = !state.vms.values().any(|vm| vm.may_run.contains_key(&node));
+        let empty = !state.may_run_anything(node);
         self.reply(number, host, incarnation, Reply::ShutdownNoted(empty));
     }
 

@@ -36,6 +36,9 @@ impl Planner<'_> {
                 why: "the control plane was restored, and nodes that the backup does not know may still run parts of it".into(),
             };
         }
+        if let Some(reason) = self.waits_for_host() {
+            return reason;
+        }
         let held = match self.held_at() {
             Ok(held) => held,
             Err(reason) => return reason,
