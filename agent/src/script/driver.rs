@@ -58,8 +58,8 @@ struct Running {
 
 #[derive(Debug)]
 enum What {
-    /// The order of this number.
-    Order(u64),
+    /// The order of this number; something of the script was started here before it.
+    Order { id: u64, bound: bool },
     /// A start of this number was begun by an agent before this one.
     Reattach(u64),
     /// The probe of this number.
@@ -293,6 +293,7 @@ impl ServiceDriver {
         if action == Action::Start && !scene.lease && !off(Rule::NoStartWithoutLease) {
             return false;
         }
+        let bound = entry.binds(&named.member);
         let starts = (action == Action::Start)
             .then(|| Bound { member: named.member.clone(), script: named.script.clone() });
         if let Err(error) = scene.ledger.begin_script(self.id, &self.name, order.id, starts) {
@@ -303,7 +304,7 @@ impl ServiceDriver {
             Action::Start => named.script.start_timeout_ms,
             Action::Stop | Action::Status { .. } => named.script.stop_timeout_ms,
         };
-        self.call(scene, named, action, timeout_ms, What::Order(order.id));
+        self.call(scene, named, action, timeout_ms, What::Order { id: order.id, bound });
         true
     }
 
@@ -382,15 +383,20 @@ impl ServiceDriver {
         let Some(running) = self.running.take_if(|running| running.call == call) else { return };
         let Running { named, action, what, .. } = running;
         let program = &named.script.program;
+        let bound_now =
+            scene.ledger.service(self.id).is_some_and(|entry| entry.binds(&named.member));
         match what {
-            What::Order(order) => {
-                let error = verdict::failure(outcome);
-                let stopped =
-                    (action == Action::Stop && error.is_none()).then_some(named.member.as_str());
-                self.finish(scene, order, error, stopped);
+            What::Order { id, bound } => {
+                let error = verdict::failure(program, action, outcome, bound);
+                let down = match action {
+                    Action::Stop => error.is_none(),
+                    // A start that had nothing to run: what was not here before it is not here now.
+                    _ => !bound && verdict::is_not_here(program, outcome),
+                };
+                self.finish(scene, id, error, down.then_some(named.member.as_str()));
             }
             What::Reattach(order) => {
-                let error = match verdict::status(program, outcome) {
+                let error = match verdict::status(program, outcome, bound_now) {
                     Status::Running => None,
                     Status::Down => Some("the agent ended while it started, and it is down".into()),
                     Status::Failing(why) => {
@@ -406,7 +412,7 @@ impl ServiceDriver {
                 self.finish(scene, order, error, None);
             }
             What::Probe(order) => {
-                let down = verdict::status(program, outcome) == Status::Down;
+                let down = verdict::status(program, outcome, bound_now) == Status::Down;
                 if let Some(probe) = self.probe.as_mut().filter(|it| it.order.id == order) {
                     probe.asked += 1;
                     if !down {
@@ -417,7 +423,7 @@ impl ServiceDriver {
             What::Check { index, started_by } => {
                 self.checked(scene, &named, index, started_by, outcome);
             }
-            What::SelfFence => match verdict::failure(outcome) {
+            What::SelfFence => match verdict::failure(program, action, outcome, true) {
                 None => {
                     let noted = scene.ledger.unbind_scripts(self.id, Some(&named.member));
                     self.complain(noted, "a script that was stopped could not be noted");
@@ -476,7 +482,8 @@ impl ServiceDriver {
         if *outcome == Outcome::Cancelled {
             return;
         }
-        let error = match verdict::status(&named.script.program, outcome) {
+        // What is watched was started here.
+        let error = match verdict::status(&named.script.program, outcome, true) {
             Status::Running => None,
             Status::Down => Some("it is down".to_owned()),
             Status::Failing(why) => Some(why),

@@ -125,6 +125,11 @@ impl Ledger {
 }
 
 impl ServiceEntry {
+    /// That script may be running here.
+    pub fn binds(&self, member: &str) -> bool {
+        self.bound.iter().any(|bound| bound.member == member)
+    }
+
     fn bind(&mut self, bound: Bound) {
         match self.bound.iter_mut().find(|known| known.member == bound.member) {
             Some(known) => *known = bound,

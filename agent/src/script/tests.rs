@@ -331,3 +331,56 @@ fn a_start_under_way_is_ended_when_the_lease_runs_out_and_what_it_began_is_stopp
     assert_eq!(bench.told(), ["done 10: it was called off"]);
     assert!(bench.core.is_safe());
 }
+
+fn missing() -> Outcome {
+    Outcome::Missing("/etc/init.d/x".into())
+}
+
+#[test]
+fn what_was_started_here_is_not_called_down_because_its_program_has_gone() {
+    let mut bench = bench();
+    bench.start(10, "ip");
+    bench.told();
+    for word in ["start", "stop", "status"] {
+        bench.odd.insert(("ip".into(), word), missing());
+    }
+    let gone = "there is no /etc/init.d/x on this node";
+    let stop = bench.order(11, v1::script_order::Kind::Stop(named("ip")));
+    bench.give(vec![stop], &[]);
+    assert_eq!(bench.told(), [format!("done 11: {gone}")]);
+    let scripts = vec![named("ip")];
+    let probe = bench.order(12, v1::script_order::Kind::Probe(v1::ScriptProbe { scripts }));
+    bench.give(vec![probe], &[]);
+    assert_eq!(bench.told(), ["seen ip"]);
+    // Self-fence cannot stop it either: the watchdog bites.
+    bench.pass(5_000, false);
+    assert!(!bench.core.is_safe() && !bench.core.may_feed(bench.at()));
+}
+
+#[test]
+fn what_was_never_started_here_is_down_where_its_program_is_not() {
+    let mut bench = bench();
+    for word in ["start", "stop", "status"] {
+        bench.odd.insert(("ip".into(), word), missing());
+    }
+    let scripts = vec![named("ip")];
+    let probe = bench.order(7, v1::script_order::Kind::Probe(v1::ScriptProbe { scripts }));
+    bench.give(vec![probe], &[]);
+    assert_eq!(bench.told(), ["absent up to 7"]);
+    // A start that ran nothing leaves nothing to be stopped, so that another node can have it.
+    bench.start(10, "ip");
+    assert_eq!(bench.told(), ["done 10: there is no /etc/init.d/x on this node"]);
+    assert!(bench.core.is_safe());
+    let stop = bench.order(11, v1::script_order::Kind::Stop(named("ip")));
+    bench.give(vec![stop], &[]);
+    assert_eq!(bench.told(), ["done 11: ok"]);
+}
+
+#[test]
+fn a_second_start_whose_program_has_gone_leaves_what_the_first_began_bound() {
+    let mut bench = bench();
+    bench.start(10, "ip");
+    bench.odd.insert(("ip".into(), "start"), missing());
+    bench.start(11, "ip");
+    assert!(!bench.core.is_safe());
+}

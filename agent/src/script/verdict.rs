@@ -2,7 +2,7 @@
 
 use model::service::ScriptProgram;
 
-use crate::script::call::Outcome;
+use crate::script::call::{Action, Outcome};
 
 /// How a script is, by its own word.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -22,22 +22,40 @@ const OCF_NOT_INSTALLED: i32 = 5;
 /// LSB status: dead with a pid file, dead with a lock file, not running.
 const LSB_DOWN: std::ops::RangeInclusive<i32> = 1..=3;
 
-/// What a start or a stop came to; `None` for success. A program that is not there is none: only what was started is
-/// stopped, and its daemon may run on though the file system with its script has gone.
-pub fn failure(outcome: &Outcome) -> Option<String> {
+/// There is nothing of the script here that could have run: no program, or an OCF agent without its software.
+pub fn is_not_here(program: &ScriptProgram, outcome: &Outcome) -> bool {
+    match (program, outcome) {
+        (_, Outcome::Missing(_)) => true,
+        (ScriptProgram::Ocf(_), Outcome::Exited { code, .. }) => *code == OCF_NOT_INSTALLED,
+        _ => false,
+    }
+}
+
+/// What a start or a stop came to; `None` for success. Of what is `bound` here something was started: its daemon may run on
+/// though the file system with its script has gone.
+pub fn failure(
+    program: &ScriptProgram,
+    action: Action,
+    outcome: &Outcome,
+    bound: bool,
+) -> Option<String> {
     match outcome {
         Outcome::Exited { code: 0, .. } => None,
+        other if action == Action::Stop && !bound && is_not_here(program, other) => None,
         other => Some(describe(other)),
     }
 }
 
-/// What a status call came to.
-pub fn status(program: &ScriptProgram, outcome: &Outcome) -> Status {
+/// What a status call came to; `bound` as for [`failure`].
+pub fn status(program: &ScriptProgram, outcome: &Outcome, bound: bool) -> Status {
     match (program, outcome) {
-        (_, Outcome::Missing(_)) => Status::Down,
+        (_, outcome) if is_not_here(program, outcome) => match bound {
+            true => Status::Failing(describe(outcome)),
+            false => Status::Down,
+        },
         (ScriptProgram::Ocf(_), Outcome::Exited { code, .. }) => match *code {
             0 => Status::Running,
-            OCF_NOT_RUNNING | OCF_NOT_INSTALLED => Status::Down,
+            OCF_NOT_RUNNING => Status::Down,
             _ => Status::Failing(describe(outcome)),
         },
         (ScriptProgram::Lsb(_), Outcome::Exited { code, .. }) => match *code {
@@ -114,7 +132,7 @@ mod tests {
                 failing("it took too long, and its process group was killed"),
             ),
         ] {
-            assert_eq!(status(program, &outcome), expected, "{program:?} {outcome:?}");
+            assert_eq!(status(program, &outcome, false), expected, "{program:?} {outcome:?}");
         }
     }
 
@@ -123,7 +141,7 @@ mod tests {
         let unit = ScriptProgram::Systemd("x.service".into());
         let shown = |load: &str, active: &str| {
             let output = format!("LoadState={load}\nActiveState={active}\nSubState=s");
-            status(&unit, &Outcome::Exited { code: 0, output })
+            status(&unit, &Outcome::Exited { code: 0, output }, true)
         };
         assert_eq!(shown("loaded", "active"), Status::Running);
         assert_eq!(shown("loaded", "inactive"), Status::Down);
@@ -132,16 +150,27 @@ mod tests {
         for (load, active) in [("loaded", "deactivating"), ("loaded", "activating"), ("", "")] {
             assert!(matches!(shown(load, active), Status::Failing(_)), "{load} {active}");
         }
-        assert!(matches!(status(&unit, &exited(1)), Status::Failing(_)));
+        assert!(matches!(status(&unit, &exited(1), false), Status::Failing(_)));
     }
 
     #[test]
-    fn only_success_stops_a_script_that_is_here() {
-        assert_eq!(failure(&exited(0)), None);
-        assert!(failure(&Outcome::Missing("/x".into())).is_some());
-        assert!(failure(&Outcome::Missing("/x".into())).is_some());
-        for outcome in [exited(1), exited(7), Outcome::TimedOut { output: String::new() }] {
-            assert!(failure(&outcome).is_some(), "{outcome:?}");
+    fn only_success_stops_a_script_that_was_started_here() {
+        let lsb = ScriptProgram::Lsb("/x".into());
+        let ocf = ScriptProgram::Ocf("a:b".into());
+        let gone = Outcome::Missing("/x".into());
+        let stop = |program, outcome: &Outcome, bound| {
+            failure(program, Action::Stop, outcome, bound).is_none()
+        };
+        assert!(stop(&lsb, &exited(0), true));
+        for (program, outcome) in [(&lsb, &gone), (&ocf, &gone), (&ocf, &exited(5))] {
+            assert!(!stop(program, outcome, true) && stop(program, outcome, false));
+            assert!(failure(program, Action::Start, outcome, false).is_some());
+            assert!(matches!(status(program, outcome, true), Status::Failing(_)));
+            assert_eq!(status(program, outcome, false), Status::Down);
         }
+        for outcome in [exited(1), exited(7), Outcome::TimedOut { output: String::new() }] {
+            assert!(!stop(&lsb, &outcome, false), "{outcome:?}");
+        }
+        assert!(!stop(&lsb, &exited(5), false), "an init script's 5 is only a failed stop");
     }
 }
