@@ -5,9 +5,7 @@ use std::sync::Arc;
 
 use crate::cluster::{ClusterState, Context};
 use crate::event::EventKind;
-use crate::id::{Generation, ServiceName, VmName};
 use crate::id::{Generation, NodeId, ServiceName, VmName};
-use crate::node::NodeState;
 use crate::rejection::Rejection;
 use crate::service::{
     MAX_MEMBERS, MemberKind, MemberRecord, MemberSpec, ScriptState, ServiceRecord, ServiceSpec,
