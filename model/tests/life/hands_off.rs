@@ -78,7 +78,9 @@ impl Story {
 fn a_vm_that_runs_twice_is_a_conflict_whoever_has_said_hands_off() {
     for (whose, hands_off) in [
         ("the cluster's", (|story| story.pause()) as fn(&mut Story)),
-        ("the VM's", |story| drop(story.does(Operation::Ignore(vm())))),
+        ("the VM's", |story| {
+            story.does(Operation::Ignore(vm()));
+        }),
     ] {
         let policy = VmPolicy { on_conflict: OnConflict::KeepOwner, ..VmPolicy::default() };
         let (mut story, place) = Story::running(policy, &["a", "b"]);

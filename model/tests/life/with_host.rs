@@ -38,7 +38,7 @@ fn what_waits_for_its_host_starts_elsewhere_once_that_is_proven_dead_but_under_f
         story.silent.insert(node, 10_000);
         story.does(Operation::NodeLost { node, session, silent_ms: 10_000 });
         assert!(story.lead().is_empty(), "silence ends no wait");
-        story.does(Operation::NodeDead { node, session, proof: fenced() });
+        story.is_fenced(&place);
         match starts {
             true => assert_eq!(story.lead(), [format!("start on {other}")]),
             false => {

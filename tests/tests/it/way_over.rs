@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use anyhow::{Context, Result, ensure};
-use tests::cluster::{Cluster, Fencing, find};
+use tests::cluster::{Cluster, Fencing, find, find_node};
 use tests::lab::guest::Guest;
 use tests::lab::{Options, enter_test};
 
@@ -83,12 +83,14 @@ fn a_live_rgmanager_cluster_moves_over_and_its_vms_run_through_it() -> Result<()
     let before =
         (cluster.lab.host(1)?.qemus()?[&web.uuid], cluster.lab.host(2)?.qemus()?[&db.uuid]);
     cluster.wait("the agents to tell of the domains", |status| {
-        let told = |node: usize, name: &str, presence: &str| {
-            status["nodes"][node]["unmanaged"].as_array().is_some_and(|all| {
-                all.iter().any(|it| it["name"] == name && it["presence"] == presence)
-            })
+        let told = |node: &str, name: &str, presence: &str| {
+            find_node(status, node).and_then(|node| node["unmanaged"].as_array()).is_some_and(
+                |all| all.iter().any(|it| it["name"] == name && it["presence"] == presence),
+            )
         };
-        told(0, "web", "running") && told(1, "db", "running") && told(0, "idle", "inactive")
+        told("node1", "web", "running")
+            && told("node2", "db", "running")
+            && told("node1", "idle", "inactive")
     })?;
 
     // Adopt: nothing is touched, and each is taken where it runs.
