@@ -100,6 +100,21 @@ impl FakeHypervisor {
         self.tell(HypervisorEvent::Changed(uuid));
     }
 
+    /// Somebody defines a domain, or takes its definition away, and does not start it.
+    pub fn define(&self, uuid: Uuid, name: Option<&str>) {
+        match name {
+            Some(name) => {
+                let seen = SeenDomain {
+                    presence: None,
+                    ..SeenDomain::active(name, Presence::Running, 16)
+                };
+                self.state().domains.insert(uuid, seen);
+            }
+            None => drop(self.state().domains.remove(&uuid)),
+        }
+        self.tell(HypervisorEvent::Changed(uuid));
+    }
+
     /// All calls that change something, in order.
     pub fn calls(&self) -> Vec<String> {
         self.state().calls.clone()

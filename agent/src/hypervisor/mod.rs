@@ -163,16 +163,16 @@ pub trait Hypervisor: Send + Sync + 'static {
         Ok(all)
     }
 
-    /// What is seen of the domain: `Ok(None)` only when libvirt answers that none is active **and** no QEMU process
-    /// has this UUID (design section 3: "not here").
+    /// What is seen of the domain: `Ok(None)`, or one without a presence where it is defined, only when libvirt answers
+    /// that none is active **and** no QEMU process has this UUID (design section 3: "not here").
     fn look(&self, uuid: Uuid) -> Result<Option<DomainFacts>> {
-        let domain = self.domain(uuid)?.filter(|domain| domain.seen.presence.is_some());
-        if domain.is_some() {
+        let domain = self.domain(uuid)?;
+        if domain.as_ref().is_some_and(|domain| domain.seen.presence.is_some()) {
             return Ok(domain);
         }
         match self.process(uuid)? {
-            None => Ok(None),
-            Some(_) if off(Rule::ProcessCounts) => Ok(None),
+            None => Ok(domain),
+            Some(_) if off(Rule::ProcessCounts) => Ok(domain),
             // libvirt has let go of it, or not taken it up yet; it still holds the disk.
             Some(process) => Err(HypervisorError::Refused(format!(
                 "libvirt has no such domain, but process {process} runs a QEMU with its UUID"

@@ -115,6 +115,9 @@ enum Unsettled {
 pub(crate) struct Driver {
     uuid: Uuid,
     known: Option<SeenDomain>,
+    /// It is not active, and libvirt has a definition of it; and what the cluster was told of that.
+    defined: Option<SeenDomain>,
+    told_defined: Option<SeenDomain>,
     cause: Option<StopCause>,
     work: Option<Work>,
     outstanding: Vec<Order>,
@@ -161,6 +164,8 @@ impl Driver {
             tell_anew: false,
             unsettled,
             known: None,
+            defined: None,
+            told_defined: None,
             cause: None,
             work: None,
             outstanding: Vec::new(),
@@ -216,6 +221,7 @@ impl Driver {
     /// A session began with this inventory: `None` where the domain was not in it.
     pub(crate) fn registered(&mut self, scene: &mut Scene<'_>, seen: Option<SeenDomain>) {
         self.known = seen;
+        self.told_defined = None;
         // The inventory was taken before the cluster was known, whose mark it may bear; and what was told while it was on
         // its way is newer than it. So it is looked and told anew, whatever that comes to.
         self.tell_anew = true;
@@ -316,7 +322,14 @@ impl Driver {
         };
         let ledger = &*scene.ledger;
         let answer = answer.map(|answer| match answer {
-            Answer::Seen(facts) => Seen::Domain(facts.map(|facts| ledger.as_ours(facts))),
+            Answer::Seen(facts) => {
+                let (here, defined): (Option<_>, Option<_>) = match facts {
+                    Some(facts) if facts.seen.presence.is_none() => (None, Some(facts.seen)),
+                    facts => (facts, None),
+                };
+                self.defined = defined;
+                Seen::Domain(here.map(|facts| ledger.as_ours(facts)))
+            }
             Answer::Job(stats) => Seen::Job(stats),
             Answer::Done => Seen::Done,
             Answer::Xml(xml) => Seen::Xml(xml),
@@ -325,13 +338,20 @@ impl Driver {
         match purpose {
             Purpose::Look => {
                 self.looked(scene, answer, None);
+                self.tell_definition(scene);
                 if std::mem::take(&mut self.look_again) {
                     self.look(scene);
                 }
             }
             Purpose::Outdated => {}
-            Purpose::LookAfter(done) => self.looked(scene, answer, Some(done)),
-            Purpose::Probe(order) => self.probed(scene, &order, answer),
+            Purpose::LookAfter(done) => {
+                self.looked(scene, answer, Some(done));
+                self.tell_definition(scene);
+            }
+            Purpose::Probe(order) => {
+                self.probed(scene, &order, answer);
+                self.tell_definition(scene);
+            }
             Purpose::Work => {
                 let Some(work) = &mut self.work else { return };
                 let next = work.answered(answer, scene.now, scene.lease);
@@ -721,13 +741,33 @@ impl Driver {
         let report = v1::report::Report::Seen(convert::seen(self.uuid, &seen));
         scene.reports.push(v1::Report { report: Some(report) });
         self.known = Some(seen);
+        self.told_defined = None;
         self.tell_anew = false;
+    }
+
+    /// A domain that is defined and not active can be adopted: the cluster knows of it, though nothing runs.
+    fn tell_definition(&mut self, scene: &mut Scene<'_>) {
+        let open = self.known.is_some() || self.may_come() || self.unanswered || self.tell_anew;
+        if open || self.told_defined == self.defined {
+            return;
+        }
+        match &self.defined {
+            Some(defined) => {
+                let report = v1::report::Report::Seen(convert::seen(self.uuid, defined));
+                scene.reports.push(v1::Report { report: Some(report) });
+                self.told_defined = Some(defined.clone());
+            }
+            // It proves nothing of a VM, whose node leaves the set by an answered look after its order.
+            None => self.send_absent(scene, 0),
+        }
     }
 
     /// With the cause, which is kept until the domain is seen again: a probe's answer must not know less than the word
     /// before it.
     fn send_absent(&mut self, scene: &mut Scene<'_>, floor: u64) {
         self.known = None;
+        // With this word its definition is forgotten, too.
+        self.told_defined = None;
         self.missed_since = None;
         self.tell_anew = false;
         let report = convert::absent(self.uuid, floor, self.cause);

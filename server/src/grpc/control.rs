@@ -7,7 +7,7 @@ mod replicas;
 mod services;
 mod watch;
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::pin::Pin;
 
 use ::fence::FenceAgents;
@@ -15,6 +15,7 @@ use futures::Stream;
 use model::ClusterState;
 use model::command::{Command, Operation};
 use model::id::{NodeId, RequestId};
+use model::node::NodeRecord;
 use model::plan::{Load, placement};
 use model::rejection::Rejection;
 use model::vm::VmRecord;
@@ -117,6 +118,13 @@ fn find<'s>(state: &'s ClusterState, name: &str) -> Result<&'s VmRecord, Status>
     state.vms.get(&vm).map(|record| &**record).ok_or_else(unknown)
 }
 
+/// By name, as VMs are: what a node's number is depends on which agent came first.
+fn by_name(state: &ClusterState) -> impl Iterator<Item = &NodeRecord> {
+    let nodes: BTreeMap<_, _> =
+        state.nodes.values().map(|node| (&node.name, node.as_ref())).collect();
+    nodes.into_values()
+}
+
 /// The UUID of a domain that has none follows from the request, so that a repeated request makes the same one.
 fn fresh_uuid(request: Uuid) -> Uuid {
     uuid::Builder::from_random_bytes(request.as_u128().rotate_left(64).to_be_bytes()).into_uuid()
@@ -174,9 +182,7 @@ impl Control for ControlService {
             revision: state.revision,
             leader: replicas.leader,
             term: replicas.term,
-            nodes: state
-                .nodes
-                .values()
+            nodes: by_name(&state)
                 .map(|node| view::node(&state, node, &load, leader.as_deref()))
                 .collect(),
             vms: state.vms.values().map(|record| self.vm_view(&state, record, false)).collect(),

@@ -209,6 +209,21 @@ fn a_start_is_seen_before_it_is_done_and_bears_the_mark() {
 }
 
 #[test]
+fn a_domain_that_is_defined_and_not_active_is_told_of_for_as_long_as_it_is_defined() {
+    let mut bench = bench();
+    bench.fake.define(VM, Some("idle"));
+    bench.register(2);
+    bench.pass(10_000, true);
+    assert_eq!(bench.told(), ["absent up to 0: STOP_CAUSE_UNSPECIFIED", "seen INACTIVE"]);
+    bench.fake.define(VM, None);
+    bench.settle();
+    assert_eq!(bench.told(), ["absent up to 0: STOP_CAUSE_UNSPECIFIED"]);
+    bench.fake.define(VM, Some("again"));
+    bench.settle();
+    assert_eq!(bench.told(), ["seen INACTIVE"]);
+}
+
+#[test]
 fn an_order_that_comes_again_is_done_once_over_restarts_too() {
     let mut bench = bench();
     bench.give(vec![start(10)]);
