@@ -195,8 +195,11 @@ impl AgentCore {
     fn with(&mut self, uuid: Uuid, now: Reading, step: impl FnOnce(&mut Driver, &mut Scene<'_>)) {
         let ledger = &self.ledger;
         let unknown_until = self.unknown_until.filter(|until| now.boot_ms < *until);
-        let driver =
-            self.drivers.entry(uuid).or_insert_with(|| Driver::new(uuid, ledger, unknown_until));
+        let forgotten = self.ledger_is_new || unknown_until.is_some();
+        let driver = self
+            .drivers
+            .entry(uuid)
+            .or_insert_with(|| Driver::new(uuid, ledger, unknown_until).forgotten(forgotten));
         let mut scene = Scene {
             now: now.boot_ms,
             lease: self.lease.holds(now),
@@ -297,9 +300,7 @@ impl AgentCore {
             self.term = 0;
         }
         if std::mem::take(&mut self.ledger_is_new) {
-            if !off(Rule::NewLedgerWaits) {
-                self.unknown_until = Some(now.boot_ms + SETTLE_MS);
-            }
+            self.unknown_until = Some(now.boot_ms + SETTLE_MS);
             if !off(Rule::NewLedgerRefuses) {
                 self.ledger.remember_from(given.session)?;
             }
@@ -313,7 +314,11 @@ impl AgentCore {
         let known: BTreeSet<Uuid> = self.drivers.keys().chain(inventory.keys()).copied().collect();
         for uuid in known {
             let seen = inventory.get(&uuid).filter(|seen| seen.presence.is_some()).cloned();
-            self.with(uuid, now, |driver, scene| driver.registered(scene, seen));
+            let hold_ms = self.isolation_hold_ms;
+            self.with(uuid, now, |driver, scene| {
+                driver.registered(scene, seen);
+                driver.hold(hold_ms);
+            });
         }
         Ok(())
     }
@@ -495,6 +500,11 @@ impl AgentCore {
     /// The term of the newest orders that it has read.
     pub fn term(&self) -> u64 {
         self.term
+    }
+
+    /// libvirt has not said yet what has become of that domain, which was not here before.
+    pub fn awaits(&self, uuid: Uuid) -> bool {
+        self.drivers.get(&uuid).is_some_and(Driver::is_awaited)
     }
 
     /// The watchdog may be fed: the lease holds, or every guest that it binds is stopped for sure.

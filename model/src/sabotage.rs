@@ -137,10 +137,10 @@ rules! {
     AgentTakesLargerClock = "agent-takes-larger-clock";
     /// Of two clocks the leader believes the one that ran less.
     LeaderTakesSmallerClock = "leader-takes-smaller-clock";
-    /// What libvirt was asked before an agent's death may still come to life.
+    /// What libvirt was asked for before an agent's death may still come: so it comes with its vCPUs stopped.
     LostStartMayCome = "lost-start-may-come";
-    /// A new ledger gives no word before libvirt has shown what it was asked before.
-    NewLedgerWaits = "new-ledger-waits";
+    /// What libvirt may have been asked to let run, by a call whose answer nobody has, is not kept stopped without a lease.
+    LostResumeMayCome = "lost-resume-may-come";
     /// A new ledger cannot know which starts were done before it, and refuses them.
     NewLedgerRefuses = "new-ledger-refuses";
     /// A copy that self-fence has suspended is destroyed when its hold is over.

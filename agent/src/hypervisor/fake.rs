@@ -174,7 +174,7 @@ impl Hypervisor for FakeHypervisor {
         }
         state.domains.insert(
             uuid,
-            SeenDomain::active(domain.name.as_str(), Presence::Running, domain.memory_mib),
+            SeenDomain::active(domain.name.as_str(), Presence::Paused, domain.memory_mib),
         );
         drop(state);
         self.tell(HypervisorEvent::Changed(uuid));
@@ -236,7 +236,8 @@ impl Hypervisor for FakeHypervisor {
     fn restore(&self, uuid: Uuid, file: &str, mark: &Mark) -> Result<bool> {
         let mut state = self.answering()?;
         state.calls.push(format!("restore {file}"));
-        let Some(domain) = state.saved.remove(file) else { return Ok(false) };
+        let Some(mut domain) = state.saved.remove(file) else { return Ok(false) };
+        domain.presence = Some(Presence::Paused);
         state.domains.insert(uuid, domain);
         state.marks.insert(uuid, *mark);
         drop(state);

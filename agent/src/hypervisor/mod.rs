@@ -112,7 +112,7 @@ pub trait Hypervisor: Send + Sync + 'static {
     fn domain(&self, uuid: Uuid) -> Result<Option<DomainFacts>>;
     /// The XML by which it would be started anew, secrets included (`virDomainGetXMLDesc`).
     fn definition(&self, uuid: Uuid) -> Result<String>;
-    /// Creates a transient domain (`virDomainCreateXML`).
+    /// Creates a transient domain, its vCPUs stopped (`virDomainCreateXML`).
     fn create(&self, xml: &str) -> Result<()>;
     /// Asks the guest to shut down (`virDomainShutdown`).
     fn shutdown(&self, uuid: Uuid) -> Result<()>;
@@ -128,8 +128,8 @@ pub trait Hypervisor: Send + Sync + 'static {
     fn start_post_copy(&self, uuid: Uuid) -> Result<()>;
     /// Saves its memory to a file and ends it (`virDomainSaveFlags`).
     fn save(&self, uuid: Uuid, file: &str) -> Result<()>;
-    /// Brings it to life from such a file, under this mark (`virDomainRestoreFlags`), and removes the file; `false` where
-    /// there is none.
+    /// Makes it from such a file, under this mark and its vCPUs stopped (`virDomainRestoreFlags`), and removes the file;
+    /// `false` where there is none.
     fn restore(&self, uuid: Uuid, file: &str, mark: &Mark) -> Result<bool>;
     /// Asks its guest agent for the time, and waits so long for the answer.
     fn ping_guest(&self, uuid: Uuid, limit: Duration) -> Result<()>;

@@ -136,6 +136,8 @@ pub(crate) struct Driver {
     /// An agent before this one began to bring it to life, and libvirt may still be about to.
     unsettled: Option<Unsettled>,
     isolation: Option<Isolation>,
+    /// The ledger was new when this was first met: an agent before this one may have asked for it to run.
+    of_new_ledger: bool,
     /// The numbers that the calls of earlier isolations had.
     isolation_calls: u32,
     /// What a watchdog or a panic did to the guest a moment ago, until it is seen to run: libvirt says of the end itself
@@ -177,6 +179,7 @@ impl Driver {
             missed_since: None,
             unanswered: false,
             isolation: None,
+            of_new_ledger: false,
             isolation_calls: 0,
             hint: None,
             watch: None,
@@ -184,6 +187,12 @@ impl Driver {
             post_copy: None,
             job: None,
         }
+    }
+
+    /// Nobody remembers what was asked of libvirt for it.
+    pub(crate) fn forgotten(mut self, forgotten: bool) -> Self {
+        self.of_new_ledger = forgotten;
+        self
     }
 
     /// A name for it where libvirt has none yet.
@@ -321,7 +330,7 @@ impl Driver {
             answer => answer,
         };
         let ledger = &*scene.ledger;
-        let answer = answer.map(|answer| match answer {
+        let answer: Called<Seen> = answer.map(|answer| match answer {
             Answer::Seen(facts) => {
                 let (here, defined): (Option<_>, Option<_>) = match facts {
                     Some(facts) if facts.seen.presence.is_none() => (None, Some(facts.seen)),
@@ -335,6 +344,12 @@ impl Driver {
             Answer::Xml(xml) => Seen::Xml(xml),
             Answer::Restored(restored) => Seen::Restored(restored),
         });
+        if let Ok(Seen::Domain(Some(seen))) = &answer
+            && seen.presence == Some(Presence::Running)
+            && self.work.is_none()
+        {
+            self.has_come(scene);
+        }
         match purpose {
             Purpose::Look => {
                 self.looked(scene, answer, None);
@@ -354,7 +369,12 @@ impl Driver {
             }
             Purpose::Work => {
                 let Some(work) = &mut self.work else { return };
+                let runs = work.lets_run() && answer.is_ok();
                 let next = work.answered(answer, scene.now, scene.lease);
+                if runs {
+                    // Whoever stops it from here on is not Berth.
+                    self.note_suspended(scene, false);
+                }
                 self.follow(scene, next);
             }
             Purpose::Sample => {
@@ -485,6 +505,11 @@ impl Driver {
     fn follow(&mut self, scene: &mut Scene<'_>, next: Next) {
         match next {
             Next::Call(call) => {
+                if matches!(call, Call::Create { .. } | Call::Restore { .. }) {
+                    // It comes to life stopped, and may do so when nobody waits for it any more: it is known as Berth's
+                    // then. One that cannot be noted looks as if somebody had paused it.
+                    self.note_suspended(scene, true);
+                }
                 if matches!(call, Call::Migrate(_)) {
                     self.sample_at = Some(scene.now + SAMPLE_PERIOD_MS);
                 }
@@ -501,13 +526,16 @@ impl Driver {
 
     fn ended(&mut self, scene: &mut Scene<'_>, outcome: Outcome) {
         let Some(mut work) = self.work.take() else { return };
+        let lost = work.was_lost() && !off(Rule::LostStartMayCome);
         if let Some(isolation) = &mut self.isolation {
             isolation.doubt(scene.now);
+            if lost {
+                isolation.may_run_yet();
+            }
         }
         if let Some((note, text)) = work.take_note() {
             self.noted(scene, note, text);
         }
-        let lost = work.was_lost() && !off(Rule::LostStartMayCome);
         if lost {
             self.unsettled = Some(Unsettled::Unseen);
         }
@@ -544,6 +572,15 @@ impl Driver {
             }
         };
         self.call(scene, Call::Look, Purpose::LookAfter(done));
+    }
+
+    /// It runs: no call of an agent before this one can let it run any more.
+    fn has_come(&mut self, scene: &mut Scene<'_>) {
+        self.of_new_ledger = false;
+        if let Err(error) = scene.ledger.note_come(self.uuid) {
+            let error = &error as &dyn std::error::Error;
+            warn!(uuid = %self.uuid, error, "that it runs cannot be noted");
+        }
     }
 
     fn note_suspended(&self, scene: &mut Scene<'_>, suspended: bool) -> bool {
@@ -609,7 +646,9 @@ impl Driver {
                     && self.cause.is_none()
                     && scene.now.saturating_sub(missed) < LOOK_AGAIN_MS;
                 if !self.unanswered {
-                    self.note_suspended(scene, false);
+                    if !scene.ledger.entry(self.uuid).is_some_and(|entry| entry.bringing) {
+                        self.note_suspended(scene, false);
+                    }
                     let floor = scene.ledger.entry(self.uuid).map_or(0, |entry| entry.floor);
                     self.send_absent(scene, floor);
                 }
@@ -691,8 +730,20 @@ impl Driver {
         let policy = scene.ledger.entry(self.uuid).map(|it| it.on_isolation).unwrap_or_default();
         self.abort(scene);
         let calls = self.isolation_calls;
-        self.isolation = Some(Isolation::new(policy, scene.now, (self_fence_ms, hold_ms), calls));
+        let mut isolation = Isolation::new(policy, scene.now, (self_fence_ms, hold_ms), calls);
+        let asked = scene.ledger.entry(self.uuid).is_some_and(|entry| entry.bringing);
+        if self.work.is_none() && (asked || self.of_new_ledger) {
+            isolation.may_run_yet();
+        }
+        self.isolation = Some(isolation);
         self.isolation_step(scene, Isolation::tick);
+    }
+
+    /// The cluster says how long a suspended copy is kept.
+    pub(crate) fn hold(&mut self, hold_ms: u64) {
+        if let Some(isolation) = &mut self.isolation {
+            isolation.hold(hold_ms);
+        }
     }
 
     /// The lease is back: what was stopped waits for the leader's order.
@@ -710,8 +761,16 @@ impl Driver {
         }
         match &self.isolation {
             Some(isolation) => isolation.is_safe(),
-            None => self.known.is_none() || !self.is_bound(ledger),
+            None if self.known.is_none() => !self.is_awaited() || off(Rule::SilenceIsNotAbsence),
+            None => !self.is_bound(ledger),
         }
+    }
+
+    /// Something has happened to a domain that is not known, and libvirt has not said yet what it is: a guest of the
+    /// cluster that has arrived by migration, perhaps.
+    pub(crate) fn is_awaited(&self) -> bool {
+        let asked = |it: &Purpose| matches!(it, Purpose::Look | Purpose::LookAfter(_));
+        self.known.is_none() && (self.unanswered || self.calling(asked))
     }
 
     fn isolation_step(

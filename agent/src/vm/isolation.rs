@@ -4,6 +4,7 @@
 //!  look ─▶ runs ─────▶ suspend or destroy ─▶ look …
 //!       ─▶ incoming ─▶ destroy ────────────▶ look …
 //!       ─▶ stopped ──▶ no migration ─▶ look: still stopped, or gone: safe ─ a second later, or at an event ─▶ look …
+//!                      (somebody may have asked libvirt to let it run, and got no answer ─▶ destroy)
 //!  libvirt fails, or half of the time for self-fence is over ─▶ kill ─▶ look …
 //!  the hold is over ─▶ destroy
 //! ```
@@ -52,7 +53,10 @@ pub(super) struct Isolation {
     patience_ms: u64,
     /// When libvirt has had its chance.
     kill_at: u64,
+    began: u64,
     hold_until: u64,
+    /// libvirt was asked to let it run, and nobody knows whether it will: a copy that is stopped may not stay so.
+    may_run_yet: bool,
     stage: Stage,
     safe: bool,
     /// Its migration has been called off, if there was one.
@@ -78,7 +82,9 @@ impl Isolation {
             policy,
             patience_ms,
             kill_at: now + patience_ms,
+            began: now,
             hold_until: now + hold_ms,
+            may_run_yet: false,
             stage: Stage::Waiting { until: now },
             safe: policy == OnIsolation::Continue,
             aborted: false,
@@ -91,6 +97,16 @@ impl Isolation {
     /// The number of its last call.
     pub(super) fn calls(&self) -> u32 {
         self.call
+    }
+
+    /// What is stopped may be let run by a call whose answer was lost.
+    pub(super) fn may_run_yet(&mut self) {
+        self.may_run_yet = true;
+    }
+
+    /// The cluster says how long a suspended copy is kept.
+    pub(super) fn hold(&mut self, hold_ms: u64) {
+        self.hold_until = self.began + hold_ms;
     }
 
     /// The guest is stopped, or gone, or may run on.
@@ -218,6 +234,11 @@ impl Isolation {
             Some(Presence::Suspended) if now >= self.hold_until && !off(Rule::HoldEnds) => {
                 self.act(Call::Destroy, now)
             }
+            Some(Presence::Suspended | Presence::Paused)
+                if self.may_run_yet && !off(Rule::LostResumeMayCome) =>
+            {
+                self.act(Call::Destroy, now)
+            }
             Some(
                 Presence::Suspended
                 | Presence::Paused
@@ -234,7 +255,10 @@ impl Isolation {
             ) => self.call(Doing::Checking, Call::Job),
             // A source in handover: it is gone in a moment, or runs again.
             Some(Presence::Leaving) => self.act(Call::AbortJob, now),
-            Some(Presence::Running | Presence::ShuttingDown) => match self.policy {
+            Some(presence @ (Presence::Running | Presence::ShuttingDown)) => match self.policy {
+                _ if presence == Presence::Running && std::mem::take(&mut self.may_run_yet) => {
+                    self.seen(Some(presence), now)
+                }
                 OnIsolation::Destroy => self.act(Call::Destroy, now),
                 // A guest that is stopped while it is migrated would arrive stopped, or be let run by libvirt when the
                 // migration is called off: so that comes first, whoever began it.

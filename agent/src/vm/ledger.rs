@@ -228,6 +228,18 @@ impl Ledger {
         })
     }
 
+    /// It was seen to run: what libvirt was asked for has come.
+    pub fn note_come(&mut self, uuid: Uuid) -> Result<(), LedgerError> {
+        if !self.entry(uuid).is_some_and(|entry| entry.bringing) {
+            return Ok(());
+        }
+        self.change(|entries| {
+            if let Some(entry) = entries.vms.get_mut(&uuid) {
+                entry.bringing = false;
+            }
+        })
+    }
+
     /// Orders up to this one are refused from now on.
     pub fn promise(&mut self, uuid: Uuid, floor: u64) -> Result<(), LedgerError> {
         self.promise_all(&[(uuid, floor)])

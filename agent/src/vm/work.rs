@@ -1,7 +1,7 @@
 //! Stepper: carrying out one order, call by call. Time and answers come in, the next call goes out.
 //!
 //! ```text
-//!  start    look ─▶ restore or read ─▶ create ─▶ check …  (there already ─▶ mark; checks in vain ─▶ destroy)
+//!  start    look ─▶ restore or read ─▶ create, stopped ─▶ let run ─▶ check …  (there already ─▶ mark; in vain ─▶ destroy)
 //!  stop     save or shut down ⇄ look ─▶ destroy ─▶ look …  (libvirt does not answer ─▶ kill)
 //!  migrate  look ─▶ migrate ∥ abort                (gone already: the target has the word)
 //!  adopt    mark
@@ -53,6 +53,7 @@ enum Stage {
     RestoreLook,
     Reading,
     Create,
+    LetRun,
     Mark,
     Checking,
     CheckLook { why: String },
@@ -115,9 +116,15 @@ impl Work {
                 | Stage::RestoreLook
                 | Stage::Reading
                 | Stage::Create
+                | Stage::LetRun
                 | Stage::ResumeLook
                 | Stage::Resuming
         )
+    }
+
+    /// What it has created is being let run.
+    pub(super) fn lets_run(&self) -> bool {
+        self.stage == Stage::LetRun
     }
 
     /// What the cluster should hear of beside the outcome; once.
@@ -203,7 +210,7 @@ impl Work {
                 Err(error) => Next::End(Err(error)),
             },
             Stage::Restoring => match answer {
-                Ok(Seen::Restored(true)) => self.check(),
+                Ok(Seen::Restored(true)) => self.let_run(lease),
                 Ok(_) => self.read(),
                 Err(error) if gave_no_answer(&error) => {
                     self.lost = true;
@@ -224,7 +231,25 @@ impl Work {
                 Ok(_) => Next::Nothing,
                 Err(error) => Next::End(Err(error)),
             },
-            Stage::Create | Stage::Mark => match answer {
+            Stage::Create => match answer {
+                Ok(_) => self.let_run(lease),
+                Err(error) => {
+                    self.lost = gave_no_answer(&error);
+                    Next::End(Err(text(error)))
+                }
+            },
+            Stage::LetRun => match answer {
+                Ok(_) => self.check(),
+                Err(error) if gave_no_answer(&error) => {
+                    self.lost = true;
+                    Next::End(Err(text(error)))
+                }
+                Err(error) => {
+                    self.in_vain = Some(text(error));
+                    self.call(Stage::Destroying, Call::Destroy)
+                }
+            },
+            Stage::Mark => match answer {
                 Ok(_) => self.check(),
                 Err(error) => {
                     self.lost = gave_no_answer(&error);
@@ -339,6 +364,7 @@ impl Work {
     }
 
     fn start(&mut self, seen: Option<SeenDomain>, lease: bool) -> Next {
+        let generation = seen.as_ref().and_then(|seen| seen.generation);
         match seen.and_then(|seen| seen.presence) {
             // Begun by an agent before this one, or by somebody else: it runs, and that was asked.
             Some(
@@ -348,6 +374,12 @@ impl Work {
                 | Presence::IoError
                 | Presence::WatchdogPaused,
             ) => self.call(Stage::Mark, Call::Mark(self.mark())),
+            // Created by an agent before this one, which did not live to let it run.
+            Some(Presence::Suspended)
+                if self.again && generation == Some(self.order.generation) =>
+            {
+                self.let_run(lease)
+            }
             Some(presence) => {
                 Next::End(Err(format!("a domain with its UUID is {} here", presence.as_str())))
             }
@@ -388,6 +420,19 @@ impl Work {
             Ok(xml) => self.call(Stage::Create, Call::Create { xml }),
             Err(error) => Next::End(Err(error.to_string())),
         }
+    }
+
+    /// It is there, and its vCPUs are stopped: libvirt may have created it long after it was asked, when nobody waits for
+    /// it any more, and what is stopped harms nobody. Without a lease it stays so, like what self-fence suspends, until
+    /// the leader says what becomes of it.
+    fn let_run(&mut self, lease: bool) -> Next {
+        if off(Rule::LostStartMayCome) {
+            return self.check();
+        }
+        if !lease && !off(Rule::NoStartWithoutLease) {
+            return Next::End(Ok(()));
+        }
+        self.call(Stage::LetRun, Call::Resume)
     }
 
     /// It is there; whether it works, its checks say.

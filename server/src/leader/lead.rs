@@ -3,10 +3,11 @@
 
 use model::ClusterState;
 use model::command::Operation;
-use model::id::{Epoch, NodeId, NodeName, SessionId};
+use model::id::{Epoch, NodeId, SessionId};
 use model::liveness::Liveness;
 use model::plan::{Plan, plan};
 use model::sabotage::{Rule, off};
+use model::settings::Settings;
 use model::time::Timestamp;
 
 use super::failure_detector::FailureDetector;
@@ -46,18 +47,10 @@ pub fn is_superseded(ours: Epoch, met: u64) -> bool {
     ours.0 > 0 && met > ours.0 && !off(Rule::HigherEpochStops)
 }
 
-/// Why nobody may say now that this node is off: something of it was heard so many milliseconds ago (design section 3, proof
-/// of death (c)).
-pub fn heard_lately(
-    detector: &FailureDetector,
-    state: &ClusterState,
-    name: &NodeName,
-    now: u64,
-) -> Option<u64> {
-    let node = state.node_named(name)?.id;
-    let silent_ms = detector.last_contact_ms(node, now)?;
-    (silent_ms < state.settings.lost_after_ms && !off(Rule::ConfirmOffOfTheSilent))
-        .then_some(silent_ms)
+/// Whether a node that was heard so many milliseconds ago, by whichever replica, is heard: nobody's word makes it dead then
+/// (design section 3, proof of death (c)).
+pub fn is_heard(silent_ms: u64, settings: &Settings) -> bool {
+    silent_ms < settings.lost_after_ms && !off(Rule::ConfirmOffOfTheSilent)
 }
 
 /// Whether that is the node's present session.

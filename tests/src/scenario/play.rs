@@ -489,6 +489,7 @@ impl Play<'_> {
                     memory_mib: spec.memory_mib,
                     unseen: false,
                     outside: true,
+                    ran: true,
                     recovers_to: None,
                 },
             );

@@ -569,12 +569,19 @@ impl World {
                 self.take_heartbeat(number, term, host, (node, session, beat));
             }
             (Request::Submit { request, operation }, _) => {
-                if let Operation::ConfirmOff { node, .. } = &*operation
-                    && let Some(silent_ms) = self.heard_lately(number, node)
-                {
-                    let why = format!("{node} was heard {silent_ms} ms ago");
-                    self.answers.insert(request, Err(why));
-                    return;
+                if let Operation::ConfirmOff { node, .. } = &*operation {
+                    if !self.reaches_majority(number) {
+                        // The quorum round before the look is not over; the operator asks again.
+                        return;
+                    }
+                    if let Some(silent_ms) = self.silent_ms(number, node) {
+                        if lead::is_heard(silent_ms, &self.replicas[number].state.settings) {
+                            let why = format!("{node} was heard {silent_ms} ms ago");
+                            self.answers.insert(request, Err(why));
+                            return;
+                        }
+                        self.observe(&Observation::SaidOff { request, silent_ms });
+                    }
                 }
                 let waiting = Waiting::Operator;
                 self.propose(number, term, (request, "operator".into(), *operation), waiting);
@@ -591,10 +598,24 @@ impl World {
         }
     }
 
-    fn heard_lately(&mut self, number: usize, name: &NodeName) -> Option<u64> {
-        let elapsed = self.replicas[number].elapsed_ms(self.now);
-        let replica = &self.replicas[number];
-        lead::heard_lately(&replica.leading.as_ref()?.detector, &replica.state, name, elapsed)
+    /// Milliseconds since the leader, or a replica that it reaches, has heard of the node.
+    fn silent_ms(&mut self, number: usize, name: &NodeName) -> Option<u64> {
+        let node = self.replicas[number].state.node_named(name)?.id;
+        let mut all = Vec::new();
+        for other in self.planes[self.replicas[number].plane].members.clone() {
+            let asked = other == number
+                || (self.works(other)
+                    && self.network.connected(Place::Replica(number), Place::Replica(other)));
+            let now = self.replicas[other].elapsed_ms(self.now);
+            let replica = &self.replicas[other];
+            if !asked {
+                continue;
+            }
+            all.extend(replica.carried.get(&node).map(|(_, heard)| now.saturating_sub(*heard)));
+            let leading = replica.leading.as_ref();
+            all.extend(leading.and_then(|it| it.detector.last_contact_ms(node, now)));
+        }
+        all.into_iter().min()
     }
 
     fn session_over(&mut self, number: usize, host: usize, session: SessionId) {

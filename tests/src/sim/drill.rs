@@ -44,7 +44,7 @@ pub const ALL: &[Drill] = &[
     Drill { rule: Rule::NodeInSetStays, quiet: runs_on, story: a_node_is_removed_too_early },
     Drill { rule: Rule::NodeIdOnce, quiet: same, story: a_node_is_removed_and_comes_back },
     Drill { rule: Rule::LostStartMayCome, quiet: same, story: an_agent_dies_while_a_guest_starts },
-    Drill { rule: Rule::NewLedgerWaits, quiet: same, story: a_ledger_is_lost_while_a_guest_starts },
+    Drill { rule: Rule::LostResumeMayCome, quiet: only_lease, story: a_guest_is_let_run_too_late },
     Drill { rule: Rule::NewLedgerRefuses, quiet: nothing, story: a_ledger_is_lost_after_a_start },
     Drill { rule: Rule::HoldEnds, quiet: nothing, story: a_node_is_cut_off_for_long },
     Drill {
@@ -375,11 +375,18 @@ fn an_agent_dies_while_a_guest_starts(world: &mut World) {
     world.run_for(10_000);
 }
 
-fn a_ledger_is_lost_while_a_guest_starts(world: &mut World) {
+/// By a call of an agent that has ended since, whose ledger is lost: when another host has taken its guest over.
+fn a_guest_is_let_run_too_late(world: &mut World) {
     begin_a_slow_start(world);
+    world.pace.call = (9_000, 9_000);
+    world.run_while(5_000, |world| world.copies(uuid()).is_empty());
+    world.pace.call = (1, 5);
     let incarnation = world.lose_ledger(0);
-    world.after(200, Event::StartAgent(0, incarnation));
-    world.run_for(10_000);
+    world.after(100, Event::StartAgent(0, incarnation));
+    world.network.isolate(Place::Host(0), true);
+    world.run_for(15_000);
+    world.network.isolate(Place::Host(0), false);
+    world.run_for(5_000);
 }
 
 /// The cluster has not heard of the start yet, and somebody has moved the guest since.

@@ -9,7 +9,7 @@ use server::backup;
 use uuid::Uuid;
 
 use super::control::{Plane, Replica};
-use super::host::{Failing, PausedBy};
+use super::host::{Failing, PausedBy, SimDomain};
 use super::network::Place;
 use super::theme::{Theme, Trouble};
 use super::world::{Event, World};
@@ -29,6 +29,8 @@ pub enum Fault {
     MendFence(usize),
     /// libvirtd is started again.
     StartLibvirt(usize),
+    /// Guests that somebody stopped are let run again.
+    LetRun(usize),
     /// Replicas are gone for good.
     TakeAway(Vec<usize>),
     /// The last of them: from here on all is to get well.
@@ -75,6 +77,7 @@ impl World {
                     self.stop_replica(number);
                 }
             }
+            Fault::LetRun(host) => self.let_run(host),
             Fault::Heal => self.heal(),
         }
     }
@@ -366,12 +369,8 @@ impl World {
             }
         }
         let mut recovering = Vec::new();
-        let truth = self.truth();
-        let all = truth.vms.values().map(|record| record.spec.uuid);
-        let alone: Vec<Uuid> = all.filter(|uuid| self.copies(*uuid).len() == 1).collect();
         for number in 0..self.hosts.len() {
             let host = &mut self.hosts[number];
-            let name = host.name.clone();
             // What stands still goes on by itself soon.
             host.boots_after_ms = Some(5_000);
             {
@@ -379,19 +378,7 @@ impl World {
                 machine.failing = Failing::default();
                 let was_down = std::mem::take(&mut machine.libvirt_down);
                 recovering.extend(was_down.then_some(number));
-                let mut let_run = Vec::new();
-                machine.domains.iter_mut().for_each(|(uuid, domain)| {
-                    domain.unseen = false;
-                    let owner = truth.vm_with_uuid(uuid).and_then(|record| record.owner);
-                    let here = owner.is_some_and(|owner| truth.node_name(owner) == name);
-                    if domain.paused_by == Some(PausedBy::Outsider) && here && alone.contains(uuid)
-                    {
-                        domain.presence = Presence::Running;
-                        domain.paused_by = None;
-                        let_run.push(*uuid);
-                    }
-                });
-                machine.events.extend(let_run.into_iter().map(|uuid| (uuid, None)));
+                machine.domains.values_mut().for_each(|domain| domain.unseen = false);
             }
             if let Some(fence) = &mut host.fence {
                 (fence.dark_until, fence.broken) = (0, false);
@@ -406,7 +393,41 @@ impl World {
         for host in recovering {
             self.libvirt_recovers(host);
         }
+        for host in 0..self.hosts.len() {
+            self.let_run(host);
+        }
         self.after(1, Event::Fault(Fault::Quiet));
+    }
+
+    /// Whoever has stopped guests of a host lets them run again, as soon as virsh works there.
+    fn let_run(&mut self, host: usize) {
+        if !self.hosts[host].on {
+            return;
+        }
+        if !self.virsh_works(host) {
+            return self.after(500, Event::Fault(Fault::LetRun(host)));
+        }
+        let truth = self.truth();
+        let name = self.hosts[host].name.clone();
+        let theirs = |(uuid, domain): (&Uuid, &SimDomain)| {
+            (domain.paused_by == Some(PausedBy::Outsider)).then_some(*uuid)
+        };
+        let stopped: Vec<Uuid> =
+            self.hosts[host].hypervisor.machine().domains.iter().filter_map(theirs).collect();
+        for uuid in stopped {
+            let owner = truth.vm_with_uuid(&uuid).and_then(|record| record.owner);
+            let here = owner.is_some_and(|owner| truth.node_name(owner) == name);
+            // Nobody lets a copy run that is not the only one.
+            if !here || self.copies(uuid).len() != 1 {
+                continue;
+            }
+            let mut machine = self.hosts[host].hypervisor.machine();
+            if let Some(domain) = machine.domains.get_mut(&uuid) {
+                (domain.presence, domain.paused_by) = (Presence::Running, None);
+                machine.events.push((uuid, None));
+            }
+        }
+        self.tell_events(host);
     }
 
     /// Nodes that the newest control plane does not take for lost.

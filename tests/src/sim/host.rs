@@ -12,6 +12,7 @@ use agent::hypervisor::{
 use agent::lease::Lease;
 use agent::vm::ledger::Entries;
 use model::node::{Capacity, SeenDomain};
+use model::sabotage::{Rule, off};
 use model::vm::{Presence, StopCause};
 use uuid::Uuid;
 
@@ -44,6 +45,8 @@ pub struct SimDomain {
     pub unseen: bool,
     /// Somebody brought it here without the cluster, and the cluster has not taken it over yet.
     pub outside: bool,
+    /// Its guest has run here since it was created.
+    pub ran: bool,
     /// What libvirtd makes of it when it starts again and finds it in the middle of a migration.
     pub recovers_to: Option<Presence>,
 }
@@ -175,16 +178,19 @@ impl Hypervisor for SimHypervisor {
         if machine.domains.contains_key(&uuid) {
             return Err(HypervisorError::Refused("the domain exists already".into()));
         }
+        let runs = off(Rule::LostStartMayCome);
         machine.domains.insert(
             uuid,
             SimDomain {
                 name: domain.name.to_string(),
-                presence: Presence::Running,
-                paused_by: None,
+                // Stopped, as the real one is asked to create it.
+                presence: if runs { Presence::Running } else { Presence::Paused },
+                paused_by: (!runs).then_some(PausedBy::Agent),
                 mark: mark::in_domain(xml),
                 memory_mib: domain.memory_mib,
                 unseen: false,
                 outside: false,
+                ran: runs,
                 recovers_to: None,
             },
         );
@@ -237,7 +243,7 @@ impl Hypervisor for SimHypervisor {
         let domain = machine.seen(uuid)?;
         if domain.presence == Presence::Paused {
             domain.presence = Presence::Running;
-            domain.paused_by = None;
+            (domain.paused_by, domain.ran) = (None, true);
             machine.events.push((uuid, None));
         }
         Ok(())

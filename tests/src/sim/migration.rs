@@ -183,7 +183,7 @@ impl World {
             domain.presence = Presence::Incoming;
             domain.paused_by = None;
             domain.outside = migration.asked.is_none();
-            domain.recovers_to = None;
+            (domain.recovers_to, domain.ran) = (None, true);
             let mut machine = self.hosts[migration.to].hypervisor.machine();
             machine.domains.insert(uuid, domain);
             machine.events.push((uuid, None));
@@ -194,8 +194,10 @@ impl World {
             .domains
             .get(&uuid)
             .map(|it| it.presence);
+        // It is the target as it is now that is connected to, whatever it was when this was asked for.
+        let boot = self.hosts[migration.to].boot;
         if let (Some(migration), Some(before)) = (self.migrations.get_mut(&number), before) {
-            migration.before = before;
+            (migration.before, migration.boots.1) = (before, boot);
         }
         self.go_on(number, Phase::Copying, self.pace.copy);
     }

@@ -23,7 +23,7 @@ impl World {
 
     /// Somebody uses virsh. One that starts a second copy is not among them: that is beyond any control plane.
     pub(super) fn outsider(&mut self, host: usize) {
-        if !self.hosts[host].on || self.hosts[host].hypervisor.machine().libvirt_down {
+        if !self.virsh_works(host) {
             return;
         }
         let vms: Vec<Uuid> =
@@ -89,6 +89,13 @@ impl World {
             }
         }
         self.tell_events(host);
+    }
+
+    /// libvirtd of that host answers whoever asks.
+    pub(super) fn virsh_works(&self, host: usize) -> bool {
+        let host = &self.hosts[host];
+        let stalled = host.libvirt_stalled_until > self.now || host.stands_still(self.now);
+        host.on && !stalled && !host.hypervisor.machine().libvirt_down
     }
 
     /// Somebody defines a running VM elsewhere too, and leaves that copy paused.

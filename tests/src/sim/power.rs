@@ -153,7 +153,11 @@ impl World {
             .machine()
             .domains
             .values()
-            .map(|domain| (domain.name.clone(), domain.presence))
+            .map(|domain| {
+                // One that has not been let run yet is not up.
+                let presence = if domain.ran { domain.presence } else { Presence::Incoming };
+                (domain.name.clone(), presence)
+            })
             .collect();
         let name = host.name.clone();
         let before = std::mem::replace(&mut self.planes[0].traced[number], present.clone());

@@ -261,7 +261,9 @@ impl Hypervisor for Libvirt {
     }
 
     fn create(&self, xml: &str) -> Result<()> {
-        self.with(|connection| connection.create_domain_xml(xml, 0).map(|_| ()))
+        self.with(|connection| {
+            connection.create_domain_xml(xml, sys::VIR_DOMAIN_START_PAUSED).map(|_| ())
+        })
     }
 
     fn shutdown(&self, uuid: Uuid) -> Result<()> {
@@ -311,7 +313,7 @@ impl Hypervisor for Libvirt {
         let taken = format!("{file}.taken");
         fs::rename(file, &taken).map_err(unreadable)?;
         self.with(|connection| {
-            connection.restore_domain_flags(&taken, Some(&xml), sys::VIR_DOMAIN_SAVE_RUNNING)
+            connection.restore_domain_flags(&taken, Some(&xml), sys::VIR_DOMAIN_SAVE_PAUSED)
         })?;
         if let Err(error) = fs::remove_file(&taken) {
             warn!(file = taken, %error, "a restored memory file could not be removed");

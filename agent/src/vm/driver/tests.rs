@@ -233,7 +233,7 @@ fn an_order_that_comes_again_is_done_once_over_restarts_too() {
     bench.told();
     bench.give(vec![start(10)]);
     assert_eq!(bench.told(), ["done 10: ok"]);
-    assert_eq!(bench.fake.calls(), ["create v"]);
+    assert_eq!(bench.fake.calls(), ["create v", "resume"]);
 }
 
 #[test]
@@ -266,7 +266,7 @@ fn without_a_lease_a_start_waits_and_begins_with_the_first_answer() {
     bench.give(vec![start(10)]);
     assert!(bench.fake.calls().is_empty());
     bench.heartbeat();
-    assert_eq!(bench.fake.calls(), ["create v"]);
+    assert_eq!(bench.fake.calls(), ["create v", "resume"]);
 }
 
 #[test]
@@ -279,7 +279,7 @@ fn a_deaf_guest_is_destroyed_when_its_time_is_over() {
     bench.pass(7_900, true);
     assert_eq!(bench.presence(), Some(Presence::Running));
     bench.pass(1_200, true);
-    assert_eq!(bench.fake.calls(), ["create v", "shutdown", "shutdown", "destroy"]);
+    assert_eq!(bench.fake.calls(), ["create v", "resume", "shutdown", "shutdown", "destroy"]);
     assert_eq!(bench.told(), ["absent up to 11: DESTROYED", "done 11: ok"]);
 }
 
@@ -290,7 +290,7 @@ fn a_graceful_stop_can_be_hastened() {
     bench.fake.set_faults(Faults { deaf_guests: true, ..Faults::default() });
     bench.give(vec![stop(11, Some(100_000))]);
     bench.give(vec![stop(12, None)]);
-    assert_eq!(bench.fake.calls(), ["create v", "shutdown", "destroy"]);
+    assert_eq!(bench.fake.calls(), ["create v", "resume", "shutdown", "destroy"]);
     assert!(bench.told().contains(&"done 12: ok".to_owned()));
 }
 
@@ -356,7 +356,7 @@ fn orders_of_another_session_epoch_or_older_term_are_refused() {
     assert!(bench.fake.calls().is_empty());
     bench.core.orders(list(5, 1, start(10)), bench.at());
     bench.settle();
-    assert_eq!(bench.fake.calls(), ["create v"]);
+    assert_eq!(bench.fake.calls(), ["create v", "resume"]);
 }
 
 #[test]
@@ -376,6 +376,20 @@ fn when_the_lease_runs_out_guests_are_suspended_and_only_an_order_resumes_them()
     assert!(bench.told().iter().any(|told| told.contains("at another generation")));
     bench.give(vec![resume(13, 10)]);
     assert_eq!(bench.presence(), Some(Presence::Running));
+}
+
+#[test]
+fn what_may_be_let_run_yet_is_destroyed_when_the_lease_is_over() {
+    let mut bench = bench();
+    bench.give(vec![start(10)]);
+    bench.fake.suspend(VM).unwrap();
+    std::fs::remove_file(bench.directory.path().join("ledger")).unwrap();
+    bench.restart(bench.core.lease());
+    bench.register(7);
+    bench.heartbeat();
+    bench.pass(3_500, false);
+    assert_eq!(bench.presence(), None, "nobody knows whether libvirt was asked to let it run");
+    assert!(bench.core.may_feed(bench.at()));
 }
 
 #[test]

@@ -15,17 +15,18 @@ use tonic::{Request, Response, Status};
 use super::{Answer, ControlService};
 use crate::grpc::status;
 use crate::leader::fence_desk::FenceAsk;
-use crate::leader::fencer;
+use crate::leader::{fencer, lead};
 
 /// How long another replica may take to say when it heard of a node.
 const HEARD_LIMIT: Duration = Duration::from_millis(700);
 
 impl ControlService {
     /// Nobody's word makes a node dead that any replica hears (design section 3, proof of death (c)). A replica that does
-    /// not answer hears nothing that would reach anybody.
+    /// not answer hears nothing that would reach anybody. Looked at after a quorum round: the word would otherwise wait with
+    /// a leader that is cut off, and be committed long after it was looked whether it holds.
     pub(super) async fn check_silent(&self, operation: &Operation) -> Result<(), Status> {
         let Operation::ConfirmOff { node, .. } = operation else { return Ok(()) };
-        let state = self.raft.state();
+        let state = self.newest().await?;
         let Some(record) = state.node_named(node) else { return Ok(()) };
         let own = self.leader.last_heard_ms(record.id).map(|silent_ms| (silent_ms, self.raft.id()));
         let others = self.raft.status().replicas.into_iter().filter(|it| it.id != self.raft.id());
@@ -35,7 +36,7 @@ impl ControlService {
         });
         let heard = join_all(asked).await.into_iter().flatten().chain(own).min();
         match heard {
-            Some((silent_ms, by)) if silent_ms < state.settings.lost_after_ms => {
+            Some((silent_ms, by)) if lead::is_heard(silent_ms, &state.settings) => {
                 let state = format!("heard {silent_ms} ms ago by replica {by}");
                 Err(rejection::status(&Rejection::NodeAlive { node: node.to_string(), state }))
             }

@@ -53,6 +53,13 @@ pub enum Observation<'o> {
         /// Which node.
         node: NodeId,
     },
+    /// A leader passes an operator's word on that a node is off, which was heard so many milliseconds before.
+    SaidOff {
+        /// By which the word is known.
+        request: Uuid,
+        /// How long nothing was heard of the node.
+        silent_ms: u64,
+    },
     /// An agent feeds its watchdog.
     Fed {
         /// On which host.
@@ -143,7 +150,7 @@ pub fn all() -> Vec<Box<dyn Invariant>> {
     vec![
         Box::new(single_owner::SingleOwner),
         Box::new(may_run::MayRunCovers),
-        Box::new(proofs::ProofsHold),
+        Box::new(proofs::ProofsHold::default()),
         Box::new(decisions::DecisionsAreLawful::default()),
         Box::new(orders::OrdersAreFresh::default()),
         Box::new(ledger::LedgerNeverGoesBack::default()),

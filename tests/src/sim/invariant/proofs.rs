@@ -1,20 +1,23 @@
 //! A death that is committed is one: nothing of the cluster runs on that node. And a leader answers nobody whose loss it
 //! has proposed.
 
-use model::ClusterState;
+use std::collections::BTreeMap;
+
 use model::command::Operation;
-use model::id::NodeName;
 use model::node::NodeState;
 use model::vm::OnIsolation;
+use uuid::Uuid;
 
 use super::{Invariant, Observation};
 use crate::sim::World;
 use crate::sim::host::SimHost;
 
-/// What was asked while a node was silent may be committed while it is heard again.
-const SAID_BEFORE_MS: u64 = 1_500;
-
-pub(super) struct ProofsHold;
+#[derive(Default)]
+pub(super) struct ProofsHold {
+    /// Words of operators, by their requests: how long the node had been silent when the leader took them. What is heard
+    /// after that comes too late to be looked at; it is the operator who answers for it.
+    said: BTreeMap<Uuid, u64>,
+}
 
 impl Invariant for ProofsHold {
     fn name(&self) -> &'static str {
@@ -26,9 +29,14 @@ impl Invariant for ProofsHold {
             Observation::Answered { node, session, given_up: true } => Err(format!(
                 "session {session} of node {node} was answered after its loss was proposed"
             )),
+            Observation::SaidOff { request, silent_ms } => {
+                self.said.insert(*request, *silent_ms);
+                Ok(())
+            }
             Observation::Committed { command, outcome: Ok(_), before, after, .. } => {
                 if let Operation::ConfirmOff { node, .. } = &command.operation
-                    && let Some(silent_ms) = heard(world, before, node)
+                    && let Some(silent_ms) = self.said.get(&command.request.0)
+                    && *silent_ms < before.settings.lost_after_ms
                 {
                     return Err(format!(
                         "{node} was confirmed off, and it was heard {silent_ms} ms before"
@@ -90,16 +98,6 @@ impl Invariant for ProofsHold {
             _ => Ok(()),
         }
     }
-}
-
-/// Milliseconds since the leader heard anything of the node, where that is too little for it to be off.
-fn heard(world: &World, state: &ClusterState, name: &NodeName) -> Option<u64> {
-    let node = state.node_named(name)?.id;
-    let leader = &world.replicas[world.planes.last()?.leader?];
-    let detector = &leader.leading.as_ref()?.detector;
-    // The leader's clock, as it was when it last looked, is close enough: what it has heard since is younger.
-    let silent_ms = detector.last_contact_ms(node, leader.last_elapsed_ms())?;
-    (silent_ms + SAID_BEFORE_MS < state.settings.lost_after_ms).then_some(silent_ms)
 }
 
 /// By the host's own clocks the lease has been over for as long as stopping its guests may take.

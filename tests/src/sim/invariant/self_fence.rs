@@ -62,7 +62,15 @@ impl SelfFenceInTime {
             if since.0 != host.incarnation {
                 *since = (host.incarnation, world.now);
             }
-            let limit = world.truth().settings.self_fence_ms + GRACE_MS;
+            let self_fence = world.truth().settings.self_fence_ms;
+            let agent = world.hosts[number].agent.as_ref();
+            let limit = match world.hosts[number].watchdog {
+                _ if !agent.is_some_and(|agent| agent.core.awaits(uuid)) => self_fence,
+                // It knows that something is there and not what: it can only starve its watchdog.
+                Some(watchdog) => self_fence.max(watchdog.timeout_ms),
+                // And where there is none the lease proves nothing.
+                None => continue,
+            } + GRACE_MS;
             if world.now > since.1 + limit {
                 return Err(format!(
                     "{uuid} runs on {} {} ms after the lease was over",

@@ -41,7 +41,19 @@ fn memory_is_saved_at_a_stop_and_restored_once_under_the_new_mark() {
     let calls: Vec<_> = bench.fake.calls().into_iter().filter(|it| it != "destroy").collect();
     let restore = "restore /saved/v.20.save";
     // The second time the file is gone, and the guest boots.
-    assert_eq!(calls, ["create v", "save /saved/v.20.save", restore, restore, "create v"]);
+    assert_eq!(
+        calls,
+        [
+            "create v",
+            "resume",
+            "save /saved/v.20.save",
+            restore,
+            "resume",
+            restore,
+            "create v",
+            "resume"
+        ]
+    );
 }
 
 #[test]
