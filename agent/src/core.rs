@@ -269,7 +269,7 @@ impl AgentCore {
         let mut all: BTreeMap<Uuid, SeenDomain> =
             domains.iter().map(|it| (it.uuid, self.ledger.as_ours(it.clone()))).collect();
         for (uuid, seen) in all.iter().filter(|(_, seen)| seen.presence.is_some()) {
-            self.with(*uuid, now, |driver, _| driver.listed(seen));
+            self.with(*uuid, now, |driver, scene| driver.listed(scene, seen));
         }
         self.inventory_known = true;
         for (uuid, driver) in self.drivers.iter().filter(|(_, driver)| driver.may_come()) {

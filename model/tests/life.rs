@@ -677,6 +677,23 @@ fn a_target_that_died_before_the_source_of_its_migration_is_proven_dead_once_mor
 }
 
 #[test]
+fn a_target_that_died_at_the_handover_is_proven_dead_once_more_and_not_waited_for() {
+    let (mut story, source) = Story::running(VmPolicy::default(), &["a", "b", "c", "d"]);
+    let target = if source == "a" { "b" } else { "a" };
+    story.does(Operation::Migrate { vm: vm(), to: name(target), mode: None });
+    story.lead();
+    let order = story.order();
+    story.dies(target);
+    story.is_fenced(target);
+    let left = vec![story.done(order, None), story.absent(order, Some(StopCause::MigratedAway))];
+    story.reports(&source, left);
+    assert_eq!(story.state.nodes[&story.id(target)].state, NodeState::Lost);
+    story.is_fenced(target);
+    assert!(story.record().may_run.is_empty());
+    assert!(story.lead().iter().any(|line| line.starts_with("start on")), "it starts again");
+}
+
+#[test]
 fn a_registration_that_was_long_on_its_way_is_not_taken_for_a_new_boot() {
     let (mut story, place) = Story::running(VmPolicy::default(), &["a", "b"]);
     // Of a boot that never came to register before the next one did.

@@ -223,8 +223,19 @@ impl Driver {
     }
 
     /// It was in libvirt's list, before there was a session.
-    pub(crate) fn listed(&mut self, seen: &SeenDomain) {
-        self.known.get_or_insert_with(|| seen.clone());
+    pub(crate) fn listed(&mut self, scene: &mut Scene<'_>, seen: &SeenDomain) {
+        if self.known.is_none() {
+            self.known = Some(seen.clone());
+            if self.is_nameless() {
+                self.unanswered = true;
+                self.look(scene);
+            }
+        }
+    }
+
+    /// A process is all that is known of it: whose it is, libvirt has not said yet.
+    fn is_nameless(&self) -> bool {
+        self.known.as_ref().is_some_and(|seen| seen.memory_mib == 0 && seen.generation.is_none())
     }
 
     /// A session began with this inventory: `None` where the domain was not in it.
@@ -761,8 +772,8 @@ impl Driver {
         }
         match &self.isolation {
             Some(isolation) => isolation.is_safe(),
-            None if self.known.is_none() => !self.is_awaited() || off(Rule::SilenceIsNotAbsence),
-            None => !self.is_bound(ledger),
+            None if self.is_awaited() => off(Rule::SilenceIsNotAbsence),
+            None => self.known.is_none() || !self.is_bound(ledger),
         }
     }
 
@@ -770,7 +781,7 @@ impl Driver {
     /// cluster that has arrived by migration, perhaps.
     pub(crate) fn is_awaited(&self) -> bool {
         let asked = |it: &Purpose| matches!(it, Purpose::Look | Purpose::LookAfter(_));
-        self.known.is_none() && (self.unanswered || self.calling(asked))
+        (self.known.is_none() || self.is_nameless()) && (self.unanswered || self.calling(asked))
     }
 
     fn isolation_step(

@@ -147,6 +147,11 @@ impl Isolation {
     }
 
     pub(super) fn look_now(&mut self, now: u64) -> IsolationStep {
+        // Something has happened to it: until libvirt has said what, it is not stopped for sure.
+        if self.safe && self.policy != OnIsolation::Continue {
+            self.safe = false;
+            self.kill_at = now + self.patience_ms;
+        }
         match self.stage {
             Stage::Waiting { .. } => self.stage = Stage::Waiting { until: now },
             Stage::Calling(_) => self.look_again = true,

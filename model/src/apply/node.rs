@@ -580,7 +580,10 @@ impl ClusterState {
         for name in self.vms_touching(node) {
             let record = self.vm_mut(cx, &name)?;
             // A guest that runs on without a lease is not dead when the lease is, nor is one that the lease never bound.
-            if by_lease && (record.outlives_lease() || !record.is_bound_at(node)) {
+            // Where its agent has said before that nothing is there, what is left is an order that nobody will carry out.
+            let may_be_there =
+                record.may_run.contains_key(&node) || record.seen.contains_key(&node);
+            if by_lease && may_be_there && (record.outlives_lease() || !record.is_bound_at(node)) {
                 continue;
             }
             record.seen.remove(&node);
@@ -611,7 +614,7 @@ impl ClusterState {
     /// The source of a migration died while its target is in no session: until then it could still have migrated to a target
     /// that has booted again and not registered yet. Only a proof that is sought after the source's death settles it: not
     /// silence, for what arrived there is bound by no lease, and not a fence that was asked before.
-    fn prove_again(
+    pub(super) fn prove_again(
         &mut self,
         cx: &mut Context,
         target: NodeId,
@@ -629,7 +632,7 @@ impl ClusterState {
         record.away = true;
         record.fence_attempts = None;
         let text = format!(
-            "{} has to be proven dead from now on: until {source} died it could still have migrated a VM there",
+            "{} has to be proven dead from now on: so far {source} could still have migrated a VM there",
             record.name
         );
         self.emit(cx, EventKind::NodeLost, None, Some(target), text);

@@ -343,6 +343,12 @@ impl ClusterState {
         }
         // It has left the source; that none of it is left there, the source has yet to say.
         record.seen.remove(&order.node);
+        // A target that was proven dead meanwhile could have booted again before it arrived: it is that host which is asked
+        // for anew, or the VM would wait for it until somebody switches it on.
+        if self.nodes.get(&to).is_some_and(|node| matches!(node.state, NodeState::Dead(_))) {
+            self.prove_again(cx, to, order.node)?;
+        }
+        let record = self.vm_mut(cx, vm)?;
         if record.may_run.is_empty() && record.state == VmState::Migrating {
             return self.gone(cx, vm, order.node, StopCause::Unknown, false);
         }

@@ -97,7 +97,11 @@ impl Host {
         let word = if up { "del" } else { "add" };
         for (one, other) in [(self, other), (other, self)] {
             let address = format!("{}/32", other.address);
-            run("ip", &["-n", &one.name, "route", word, "blackhole", &address])?;
+            let done = run("ip", &["-n", &one.name, "route", word, "blackhole", &address]);
+            // With a host goes its end of the link.
+            if done.is_err() && one.is_on() {
+                return done.map(drop);
+            }
         }
         Ok(())
     }

@@ -347,8 +347,14 @@ impl World {
             self.planes[plane].state = std::sync::Arc::new(state);
         }
         self.after(1, Event::Elect(plane));
-        // The old one is mostly gone; whoever restores takes the rest away, a moment later.
-        let old = self.planes[plane - 1].members.clone();
+        // The old one is lost: most of its replicas are gone, and whoever restores takes the rest away a moment later. One
+        // that could still commit, and is reached by some agents only, has to be shut down first (docs/failure-modes.md).
+        let mut old = self.planes[plane - 1].members.clone();
+        let left = old.len().saturating_sub(1) / 2;
+        for number in old.split_off(left) {
+            self.replicas[number].superseded = true;
+            self.stop_replica(number);
+        }
         let longest = self.options.theme.old_plane_lives_ms();
         let delay = self.rng.u64(0..longest);
         self.after(delay, Event::Fault(Fault::TakeAway(old)));

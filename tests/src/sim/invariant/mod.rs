@@ -148,7 +148,7 @@ pub struct Violation {
 /// All of them.
 pub fn all() -> Vec<Box<dyn Invariant>> {
     vec![
-        Box::new(single_owner::SingleOwner),
+        Box::new(single_owner::SingleOwner::default()),
         Box::new(may_run::MayRunCovers),
         Box::new(proofs::ProofsHold::default()),
         Box::new(decisions::DecisionsAreLawful::default()),

@@ -16,8 +16,8 @@ const UNSEEN_MS: u64 = 100;
 
 #[derive(Default)]
 pub(super) struct SelfFenceInTime {
-    /// By host and VM: which agent could have acted since when.
-    exposed: BTreeMap<(usize, Uuid), (u64, u64)>,
+    /// By host and VM: which agent could have acted since when, and whether it waits to hear what is there.
+    exposed: BTreeMap<(usize, Uuid), (u64, u64, bool)>,
 }
 
 /// The guests of a host that may run only while its lease holds: not stopped, or about to come to life.
@@ -58,18 +58,19 @@ impl SelfFenceInTime {
         let bound = bound(world, number);
         self.exposed.retain(|(host, uuid), _| *host != number || bound.contains(uuid));
         for uuid in bound {
-            let since = self.exposed.entry((number, uuid)).or_insert((host.incarnation, world.now));
-            if since.0 != host.incarnation {
-                *since = (host.incarnation, world.now);
+            let awaits = host.agent.as_ref().is_some_and(|agent| agent.core.awaits(uuid));
+            let present = (host.incarnation, world.now, awaits);
+            let since = self.exposed.entry((number, uuid)).or_insert(present);
+            if (since.0, since.2) != (present.0, present.2) {
+                *since = present;
             }
             let self_fence = world.truth().settings.self_fence_ms;
-            let agent = world.hosts[number].agent.as_ref();
             let limit = match world.hosts[number].watchdog {
-                _ if !agent.is_some_and(|agent| agent.core.awaits(uuid)) => self_fence,
+                _ if !awaits => self_fence,
                 // It knows that something is there and not what: it can only starve its watchdog.
-                Some(watchdog) => self_fence.max(watchdog.timeout_ms),
-                // And where there is none the lease proves nothing.
-                None => continue,
+                Some(watchdog) if watchdog.fed.is_some() => self_fence.max(watchdog.timeout_ms),
+                // And where none is armed the lease proves nothing.
+                Some(_) | None => continue,
             } + GRACE_MS;
             if world.now > since.1 + limit {
                 return Err(format!(
@@ -96,7 +97,7 @@ impl Invariant for SelfFenceInTime {
             Observation::Fed { host } if lease_is_over(world, *host) => {
                 let seen = |uuid: &&Uuid| {
                     let since = self.exposed.get(&(*host, **uuid));
-                    since.is_some_and(|(_, since)| world.now > since + UNSEEN_MS)
+                    since.is_some_and(|(_, since, _)| world.now > since + UNSEEN_MS)
                 };
                 match bound(world, *host).iter().find(seen) {
                     Some(uuid) => Err(format!(
