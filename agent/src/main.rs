@@ -1,13 +1,18 @@
 //! `berth-agent`: flags, tracing, exit code.
 
+use std::ffi::OsString;
 use std::process::ExitCode;
 
 use agent::config::{self, Flags};
+use agent::hypervisor::libvirt;
 use clap::Parser;
 use tracing::error;
 use tracing_subscriber::EnvFilter;
 
 fn main() -> ExitCode {
+    if let Some(code) = asks_only() {
+        return code;
+    }
     let flags = Flags::parse();
     let filter = EnvFilter::try_from_env("BERTH_LOG").unwrap_or_else(|_| EnvFilter::new("info"));
     tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).init();
@@ -18,6 +23,19 @@ fn main() -> ExitCode {
             ExitCode::FAILURE
         }
     }
+}
+
+/// As the agent's own child, which may be killed: whether a libvirt answers.
+fn asks_only() -> Option<ExitCode> {
+    let words: Vec<String> = std::env::args_os().skip(1).flat_map(OsString::into_string).collect();
+    let [flag, uri] = words.as_slice() else { return None };
+    (flag == libvirt::FLAG).then(|| match libvirt::ask(uri) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(why) => {
+            println!("{why}");
+            ExitCode::FAILURE
+        }
+    })
 }
 
 fn run(flags: Flags) -> anyhow::Result<()> {

@@ -25,6 +25,8 @@ pub struct Faults {
     pub disconnected: bool,
     /// Guests do not react to a shutdown.
     pub deaf_guests: bool,
+    /// So often a migration is said to be under way.
+    pub migrating: u32,
 }
 
 #[derive(Default)]
@@ -213,8 +215,11 @@ impl Hypervisor for FakeHypervisor {
         let mut state = self.state();
         state.calls.push("kill".into());
         state.domains.remove(&uuid);
+        let heard = !state.faults.disconnected;
         drop(state);
-        self.tell(HypervisorEvent::Stopped(uuid, StopCause::Crashed));
+        if heard {
+            self.tell(HypervisorEvent::Stopped(uuid, StopCause::Crashed));
+        }
         Ok(())
     }
 
@@ -262,7 +267,10 @@ impl Hypervisor for FakeHypervisor {
     }
 
     fn job(&self, _uuid: Uuid) -> Result<Option<JobStats>> {
-        Ok(None)
+        let mut state = self.answering()?;
+        let under_way = state.faults.migrating > 0;
+        state.faults.migrating -= u32::from(under_way);
+        Ok(under_way.then(JobStats::default))
     }
 
     fn abort_job(&self, _uuid: Uuid) -> Result<()> {

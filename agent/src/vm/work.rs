@@ -4,6 +4,7 @@
 //!  start    look ─▶ restore or read ─▶ create, stopped ─▶ let run ─▶ check …  (there already ─▶ mark; in vain ─▶ destroy)
 //!  stop     save or shut down ⇄ look ─▶ destroy ─▶ look …  (libvirt does not answer ─▶ kill)
 //!  migrate  look ─▶ migrate ∥ abort                (gone already: the target has the word)
+//!           (again) look ─▶ job ⇄ wait ─▶ look      (one that an agent before this one began goes on without it)
 //!  adopt    mark
 //!  resume   look ─▶ resume                         (only what self-fence suspended, at the same generation)
 //! ```
@@ -26,6 +27,8 @@ const PRESS_AGAIN_MS: u64 = 5_000;
 const KILL_LIMIT_MS: u64 = 10_000;
 /// RGManager asked a status program every five seconds after a start.
 const CHECK_AGAIN_MS: u64 = 5_000;
+/// How often it is looked whether a migration goes on that nobody here waits for.
+const FOLLOW_PERIOD_MS: u64 = 200;
 /// Events may be lost with a connection; between them it is looked at this often.
 const LOOK_PERIOD_MS: u64 = 1_000;
 
@@ -68,8 +71,20 @@ enum Stage {
     GoneWait { deadline: u64, why: Option<String> },
     MigrateLook,
     Migrating { called_off: bool },
+    Rejoin,
+    RejoinLook,
+    Rejoined { called_off: bool, doing: Following },
     ResumeLook,
     Resuming,
+}
+
+/// What is done about a migration that goes on without the agent that began it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Following {
+    Waiting,
+    Asking,
+    Looking,
+    Aborting,
 }
 
 /// One order being carried out.
@@ -156,13 +171,15 @@ impl Work {
 
     /// A migration is under way.
     pub(super) fn migrating(&self) -> bool {
-        matches!(self.stage, Stage::Migrating { .. })
+        matches!(self.stage, Stage::Migrating { .. } | Stage::Rejoined { .. })
     }
 
     /// Whether a migration is still to be called off; it is, from now on.
     pub(super) fn call_off(&mut self) -> bool {
         match &mut self.stage {
-            Stage::Migrating { called_off } => !std::mem::replace(called_off, true),
+            Stage::Migrating { called_off } | Stage::Rejoined { called_off, .. } => {
+                !std::mem::replace(called_off, true)
+            }
             _ => false,
         }
     }
@@ -202,6 +219,15 @@ impl Work {
             _ => None,
         };
         match self.stage.clone() {
+            Stage::Rejoin => self.rejoin(answer, now),
+            Stage::RejoinLook => match answer.map_err(text) {
+                Ok(_) => {
+                    self.again = false;
+                    self.migrate(seen.flatten(), lease)
+                }
+                Err(error) => Next::End(Err(error)),
+            },
+            Stage::Rejoined { called_off, doing } => self.followed(called_off, doing, answer, now),
             Stage::Begin | Stage::PressWait { .. } | Stage::GoneWait { .. } | Stage::CheckWait => {
                 Next::Nothing
             }
@@ -349,6 +375,10 @@ impl Work {
                 self.call(Stage::GoneLook { deadline, why }, Call::Look)
             }
             Stage::CheckWait => self.check(),
+            Stage::Rejoined { called_off, doing: Following::Waiting } => {
+                let doing = Following::Asking;
+                self.call(Stage::Rejoined { called_off, doing }, Call::Job)
+            }
             _ => Next::Nothing,
         }
     }
@@ -469,6 +499,8 @@ impl Work {
         match seen.and_then(|seen| seen.presence) {
             // Begun by an agent before this one, and over: where it is now, the target says.
             None => Next::End(Ok(())),
+            // It may still be under way: libvirt carries it out between its two ends, without any agent.
+            Some(_) if self.again => self.call(Stage::Rejoin, Call::Job),
             Some(_) if cancelled => Next::End(Err("cancelled before it began".into())),
             // It would arrive stopped, where nobody knows by whom.
             Some(Presence::Suspended) => {
@@ -478,6 +510,62 @@ impl Work {
                 Next::End(Err("this node's lease ran out before it was migrated".into()))
             }
             Some(_) => self.call(Stage::Migrating { called_off: false }, Call::Migrate(*migration)),
+        }
+    }
+
+    fn rejoin(&mut self, answer: Called<Seen>, now: u64) -> Next {
+        match answer {
+            Ok(Seen::Job(Some(_))) => {
+                let cancelled = matches!(self.order.kind, Kind::Migrate { cancelled: true, .. });
+                if !cancelled {
+                    return self.follow_on(false, now);
+                }
+                let doing = Following::Aborting;
+                self.call(Stage::Rejoined { called_off: true, doing }, Call::AbortJob)
+            }
+            Err(error) if gave_no_answer(&error) => Next::End(Err(text(error))),
+            // It is over, or never began: how the guest is, is looked at after that.
+            Ok(_) | Err(_) => self.call(Stage::RejoinLook, Call::Look),
+        }
+    }
+
+    fn follow_on(&mut self, called_off: bool, now: u64) -> Next {
+        self.stage = Stage::Rejoined { called_off, doing: Following::Waiting };
+        Next::Wait(now + FOLLOW_PERIOD_MS)
+    }
+
+    /// Its outcome is what is left here: its guest, or nothing.
+    fn followed(
+        &mut self,
+        called_off: bool,
+        doing: Following,
+        answer: Called<Seen>,
+        now: u64,
+    ) -> Next {
+        match (doing, answer) {
+            (Following::Waiting, _) => Next::Nothing,
+            (_, Err(error)) if gave_no_answer(&error) => Next::End(Err(text(error))),
+            (Following::Aborting, _) | (Following::Asking, Ok(Seen::Job(Some(_)))) => {
+                self.follow_on(called_off, now)
+            }
+            (Following::Asking, _) => {
+                let doing = Following::Looking;
+                self.call(Stage::Rejoined { called_off, doing }, Call::Look)
+            }
+            (Following::Looking, Ok(Seen::Domain(None))) => Next::End(Ok(())),
+            // In its last moment.
+            (Following::Looking, Ok(Seen::Domain(Some(seen))))
+                if seen.presence == Some(Presence::Leaving) =>
+            {
+                self.follow_on(called_off, now)
+            }
+            (Following::Looking, _) if self.late.is_some() => {
+                Next::End(Err(self.late.take().unwrap_or_default()))
+            }
+            (Following::Looking, _) if called_off => Next::End(Err("cancelled".into())),
+            (Following::Looking, _) => Next::End(Err(
+                "an agent before this one began it, and it did not come through".into(),
+            )),
         }
     }
 

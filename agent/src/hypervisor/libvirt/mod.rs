@@ -5,6 +5,7 @@
 //! one connection wait for each other: behind a migration, for as long as that takes. One thread runs libvirt's event
 //! loop, which events, keep-alive and the close callback depend on.
 
+mod ask;
 mod domain;
 mod event;
 mod ffi;
@@ -14,6 +15,7 @@ use std::io;
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::Duration;
 
+pub use ask::{FLAG, ask};
 use model::node::Capacity;
 use tokio::sync::mpsc;
 use tracing::{info, warn};
@@ -283,6 +285,7 @@ impl Hypervisor for Libvirt {
     }
 
     fn migrate(&self, uuid: Uuid, migration: &Migration) -> Result<()> {
+        ask::must_answer(&migration.uri)?;
         self.with_domain(uuid, |domain| domain::migrate(domain, migration, self.migrate_unsafe))
     }
 

@@ -378,6 +378,51 @@ fn when_the_lease_runs_out_guests_are_suspended_and_only_an_order_resumes_them()
     assert_eq!(bench.presence(), Some(Presence::Running));
 }
 
+fn migrate(id: u64) -> v1::Order {
+    let (to, uri) = ("b".to_owned(), "fake://b".to_owned());
+    let migrate = v1::MigrateOrder { to, uri, live: true, ..Default::default() };
+    order(id, v1::order::Kind::Migrate(migrate))
+}
+
+/// An agent that has ended in the middle of a migration, which goes on without it.
+fn in_the_middle_of_a_migration() -> Bench {
+    let mut bench = bench();
+    bench.give(vec![start(10)]);
+    let list = v1::OrderList {
+        term: 1,
+        epoch: 1,
+        cluster: CLUSTER.to_string(),
+        orders: vec![migrate(11)],
+        ..v1::OrderList::default()
+    };
+    // Noted as begun; what it would do first is never done.
+    bench.core.orders(list, bench.at());
+    bench.restart(bench.core.lease());
+    bench.fake.set_faults(Faults { migrating: 3, ..Faults::default() });
+    bench.register(7);
+    bench.told();
+    bench.give(vec![migrate(11)]);
+    bench
+}
+
+#[test]
+fn a_migration_that_goes_on_without_its_agent_is_followed_to_its_end() {
+    let mut bench = in_the_middle_of_a_migration();
+    assert_eq!(bench.told(), Vec::<String>::new(), "it is not over");
+    bench.fake.kill(VM, StopCause::MigratedAway);
+    bench.pass(2_000, true);
+    assert!(bench.told().contains(&"done 11: ok".to_owned()));
+    assert!(!bench.fake.calls().iter().any(|call| call.starts_with("migrate")));
+}
+
+#[test]
+fn a_migration_that_went_on_without_its_agent_and_failed_is_told_as_failed() {
+    let mut bench = in_the_middle_of_a_migration();
+    bench.pass(2_000, true);
+    assert!(bench.told().iter().any(|told| told.contains("did not come through")));
+    assert_eq!(bench.presence(), Some(Presence::Running));
+}
+
 #[test]
 fn what_may_be_let_run_yet_is_destroyed_when_the_lease_is_over() {
     let mut bench = bench();
