@@ -127,6 +127,13 @@ impl Machine {
         fails
     }
 
+    /// Whether the VM's next stop fails.
+    fn cannot_stop(&self, uuid: Uuid) -> bool {
+        self.of_vm
+            .get(&uuid)
+            .is_some_and(|failing| failing.lock().unwrap_or_else(PoisonError::into_inner).stops > 0)
+    }
+
     /// Its QEMU ends.
     pub fn end(&mut self, uuid: Uuid, cause: StopCause) -> bool {
         let ended = self.domains.remove(&uuid).is_some();
@@ -200,9 +207,10 @@ impl Hypervisor for SimHypervisor {
 
     fn shutdown(&self, uuid: Uuid) -> Called<()> {
         let mut machine = self.answering()?;
-        let domain = machine.seen(uuid)?;
-        // A guest whose vCPUs are stopped does not hear the button.
-        if domain.presence == Presence::Running && machine.failing.stops == 0 {
+        let presence = machine.seen(uuid)?.presence;
+        // A guest whose vCPUs are stopped does not hear the button, nor one that cannot be stopped.
+        if presence == Presence::Running && machine.failing.stops == 0 && !machine.cannot_stop(uuid)
+        {
             machine.end(uuid, StopCause::GuestShutdown);
         }
         Ok(())
@@ -299,7 +307,11 @@ impl Hypervisor for SimHypervisor {
     }
 
     fn kill(&self, uuid: Uuid) -> Called<()> {
-        self.machine().end(uuid, StopCause::Crashed);
+        let mut machine = self.machine();
+        // One that hangs in its kernel outlives that.
+        if !machine.cannot_stop(uuid) {
+            machine.end(uuid, StopCause::Crashed);
+        }
         Ok(())
     }
 }

@@ -221,6 +221,8 @@ impl World {
         if let Some(migration) = self.migrations.get_mut(&number) {
             migration.before = before;
         }
+        // It no longer runs here before it runs there.
+        self.trace_domains(migration.from);
         self.go_on(number, Phase::Handover, (2, 60));
     }
 
@@ -283,7 +285,10 @@ impl World {
                 machine.events.push((migration.uuid, None));
             }
         }
-        self.drop_target(migration);
+        // What was never prepared takes nothing away from another migration to the same place.
+        if migration.phase != Phase::Prepare {
+            self.drop_target(migration);
+        }
         let names = (self.vm_name(migration.uuid), self.hosts.get(migration.to));
         if let (Some(vm), Some(target)) = names {
             let (source, target) = (self.hosts[migration.from].name.clone(), target.name.clone());

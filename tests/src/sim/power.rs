@@ -8,7 +8,7 @@ use model::vm::{Presence, StopCause};
 use uuid::Uuid;
 
 use super::control::Replica;
-use super::host::{SimHost, SimHypervisor};
+use super::host::{SimDomain, SimHost, SimHypervisor};
 use super::world::{Event, World};
 
 /// How often a host's kernel looks at its watchdog.
@@ -59,8 +59,11 @@ impl World {
         let ended: Vec<(Uuid, String)> = {
             let mut machine = host.hypervisor.machine();
             machine.events.clear();
-            let ended = machine.domains.iter().map(|(uuid, it)| (*uuid, it.name.clone()));
-            let ended = ended.collect();
+            // What had not come yet, or had gone already, did not end here.
+            let here =
+                |it: &SimDomain| !matches!(it.presence, Presence::Incoming | Presence::Leaving);
+            let ended = machine.domains.iter().filter(|(_, it)| here(it));
+            let ended = ended.map(|(uuid, it)| (*uuid, it.name.clone())).collect();
             machine.domains.clear();
             ended
         };
@@ -169,9 +172,11 @@ impl World {
         for vm in vms {
             let (old, new) = (before.get(vm), present.get(vm));
             let line = match (old, new) {
-                (Some(Presence::Incoming), None) => continue,
-                (Some(_), None) => "down",
-                (None | Some(Presence::Incoming), Some(_)) if runs(new) => "up",
+                (Some(Presence::Incoming | Presence::Leaving), None | Some(Presence::Leaving)) => {
+                    continue;
+                }
+                (Some(_), None | Some(Presence::Leaving)) => "down",
+                (None | Some(Presence::Incoming | Presence::Leaving), Some(_)) if runs(new) => "up",
                 (Some(_), Some(Presence::Paused)) if runs(old) => "suspended",
                 (Some(Presence::Paused), Some(_)) if runs(new) => "resumed",
                 _ => continue,

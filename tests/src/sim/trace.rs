@@ -115,7 +115,13 @@ impl World {
             Operation::FenceAsked { node, .. } => {
                 self.trace.note(now, "fence-asked", &[&after.node_name(*node)]);
             }
-            Operation::NodeDead { node, .. } => {
+            // A second proof of one death, as of the fence after the lease, is no news.
+            Operation::NodeDead { node, .. }
+                if !before
+                    .nodes
+                    .get(node)
+                    .is_some_and(|node| matches!(node.state, NodeState::Dead(_))) =>
+            {
                 self.trace.note(now, "fenced", &[&after.node_name(*node)]);
             }
             Operation::Register(registration) => {
