@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use clap::Parser;
-use tests::scenario::{file, needs, play};
+use tests::scenario::{file, names, needs, play};
 
 /// Plays stories in virtual time, with the real decisions over fake hosts.
 #[derive(Debug, Parser)]
@@ -48,18 +48,26 @@ fn one(flags: &Flags, path: &Path) -> Ending {
         Ok(text) => text,
         Err(error) => return bad(&shown, &format!("it cannot be read: {error}")),
     };
+    let name = file::name(&text).unwrap_or(shown);
+    let skip = |missing: &[String]| {
+        println!("skip {name}: needs {}", missing.join(", "));
+        Ending::Well
+    };
+    // First: what it needs may have brought words with it that are not known here.
+    let missing = file::head(&text).map(|head| needs::missing_by_name(&head)).unwrap_or_default();
+    if !missing.is_empty() {
+        return skip(&missing);
+    }
     let scenario = match file::parse(&text) {
         Ok(scenario) => scenario,
-        Err(error) => return bad(&shown, &error.to_string()),
+        Err(error) => return bad(&name, &error.to_string()),
     };
-    let name = scenario.name.clone();
-    match needs::missing(&scenario) {
-        Err(why) => return bad(&name, &why),
-        Ok(missing) if !missing.is_empty() => {
-            println!("skip {name}: needs {}", missing.join(", "));
-            return Ending::Well;
-        }
-        Ok(_) => {}
+    let missing = needs::missing(&scenario);
+    if !missing.is_empty() {
+        return skip(&missing);
+    }
+    if let Err(error) = names::check(&scenario, &text) {
+        return bad(&name, &error.to_string());
     }
     let played = match play::play(&scenario, flags.seed) {
         Ok(played) => played,

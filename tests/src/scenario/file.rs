@@ -37,6 +37,18 @@ pub struct Scenario {
     pub expect: Option<Expect>,
 }
 
+/// What a file says first, whatever else is in it.
+#[derive(Debug, Clone, Deserialize)]
+pub struct Head {
+    /// `ha-scenario/1`.
+    pub format: Format,
+    /// Its name.
+    pub name: String,
+    /// Features that it needs beyond the core.
+    #[serde(default)]
+    pub requires: Vec<String>,
+}
+
 /// The format's name.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
 pub enum Format {
@@ -557,6 +569,13 @@ pub struct ExpectedVm {
 #[derive(Debug)]
 pub struct FileError(String);
 
+impl FileError {
+    /// With what it says.
+    pub fn new(why: String) -> Self {
+        Self(why)
+    }
+}
+
 impl std::fmt::Display for FileError {
     fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         self.0.fmt(formatter)
@@ -567,11 +586,49 @@ impl std::error::Error for FileError {}
 
 /// Reads a file's text.
 pub fn parse(text: &str) -> Result<Scenario, FileError> {
+    let mut scenario: Scenario = read(text)?;
+    // What is said of a VM that comes later may all be said by the event that brings it.
+    for event in scenario.timeline.iter().flat_map(|step| &step.events) {
+        if let Event::Add { vm, node: Some(node), desired, .. } = event {
+            scenario.vms.entry(vm.clone()).or_insert_with(|| Vm {
+                node: node.clone(),
+                desired: desired.unwrap_or(Desired::Running),
+                live: true,
+                auto_moves: None,
+                max_restart: None,
+                max_relocate: None,
+                failback: true,
+                size: None,
+                load: None,
+                added_later: true,
+                faults: None,
+            });
+        }
+    }
+    Ok(scenario)
+}
+
+/// Reads only what a file says first.
+pub fn head(text: &str) -> Result<Head, FileError> {
+    read(text)
+}
+
+/// Reads only its name, which even a file with mistakes may have.
+pub fn name(text: &str) -> Option<String> {
+    #[derive(Deserialize)]
+    struct Named {
+        name: String,
+    }
+    read(text).ok().map(|named: Named| named.name)
+}
+
+fn read<T: serde::de::DeserializeOwned>(text: &str) -> Result<T, FileError> {
     // Of YAML 1.2, in which `on` and `off` are words: they are keys and values of the format.
     let options = serde_saphyr::options! { strict_booleans: true };
     serde_saphyr::from_str_with_options(text, options).map_err(|error| {
         let all = error.to_string();
-        FileError(all.lines().next().unwrap_or_default().to_owned())
+        let first = all.lines().next().unwrap_or_default();
+        FileError(first.strip_prefix("error: ").unwrap_or(first).to_owned())
     })
 }
 

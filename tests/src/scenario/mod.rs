@@ -7,6 +7,7 @@
 
 pub mod expect;
 pub mod file;
+pub mod names;
 pub mod needs;
 pub mod play;
 mod seed;

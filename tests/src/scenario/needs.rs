@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 
 use super::file::{
-    Desired, Event, LoadKind, PauseMode, PlacementMode, RuleKind, Scenario, ShutdownPolicy,
+    Desired, Event, Head, LoadKind, PauseMode, PlacementMode, RuleKind, Scenario, ShutdownPolicy,
 };
 
 /// Features beyond the core that can be played.
@@ -38,47 +38,21 @@ const HAVE: &[&str] = &[
     "control-stall",
 ];
 
-/// All that the format knows.
-const KNOWN: &[&str] = &[
-    "rule.node-affinity",
-    "rule.node-affinity.strict",
-    "rule.node-priority",
-    "rule.together",
-    "rule.apart",
-    "failback-off",
-    "fault-injection",
-    "restart-policy",
-    "relocate-policy",
-    "stop-with-timeout",
-    "not-live-movable",
-    "maintenance",
-    "shutdown.conditional",
-    "shutdown.freeze",
-    "shutdown.failover",
-    "shutdown.migrate",
-    "desired.ignored",
-    "placement.static",
-    "placement.dynamic",
-    "rebalance.on-start",
-    "rebalance.auto",
-    "seeded-state",
-    "pause.freeze",
-    "pause.ignore",
-    "vm-lock",
-    "moved-outside",
-    "store-fault",
-    "control-stall",
-];
-
-/// The features that are missing, sorted; or the first name that the format does not know.
-pub fn missing(scenario: &Scenario) -> Result<Vec<String>, String> {
+/// The features that are missing, sorted. One that no format knows yet is missing like any other.
+pub fn missing(scenario: &Scenario) -> Vec<String> {
     let mut needs: BTreeSet<String> = scenario.requires.iter().cloned().collect();
-    if let Some(unknown) = needs.iter().find(|name| !KNOWN.contains(&name.as_str())) {
-        return Err(format!("requires names {unknown}, which is no feature of the format"));
-    }
     needs.extend(implied(scenario).into_iter().map(str::to_owned));
+    lacking(needs)
+}
+
+/// What a file says itself that it needs and Berth lacks: such a file may have words that are not known either.
+pub fn missing_by_name(head: &Head) -> Vec<String> {
+    lacking(head.requires.iter().cloned().collect())
+}
+
+fn lacking(mut needs: BTreeSet<String>) -> Vec<String> {
     needs.retain(|name| !HAVE.contains(&name.as_str()));
-    Ok(needs.into_iter().collect())
+    needs.into_iter().collect()
 }
 
 /// What follows from what is told, said or not.
@@ -155,5 +129,25 @@ fn of_event(event: &Event, policy: ShutdownPolicy) -> Option<&'static str> {
         | Event::RestartAgent { .. }
         | Event::StopReplica { .. }
         | Event::Wait { .. } => None,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::scenario::file;
+
+    #[test]
+    fn what_is_lacking_is_named_though_other_words_are_not_known_either() {
+        let text = "format: ha-scenario/1
+name: later
+requires: [vm-lock, teleport, backup.hooks]
+cluster: {nodes: {node1: {power: 'off'}}}
+hooks: [one]
+";
+        assert!(file::parse(text).is_err());
+        let head = file::head(text).unwrap();
+        assert_eq!(missing_by_name(&head), ["backup.hooks", "teleport"]);
+        assert_eq!(file::name(text).as_deref(), Some("later"));
     }
 }
