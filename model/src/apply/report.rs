@@ -217,8 +217,17 @@ impl ClusterState {
             record.may_run.remove(&order.node);
         }
         record.set_state(cx, VmState::Recovering);
+        let given_up =
+            record.failure.as_ref().is_some_and(|failure| failure.tried.contains(&order.node));
+        let asked = record.open_operation().is_some_and(|operation| {
+            matches!(operation.verb, Verb::Relocate { to: Some(to) } if to == order.node)
+        });
         let text = format!("the start of {vm} on {place} failed: {error}");
-        self.emit(cx, EventKind::VmStartFailed, Some(vm), Some(order.node), text);
+        self.emit(cx, EventKind::VmStartFailed, Some(vm), Some(order.node), text.clone());
+        if given_up && asked {
+            // Started elsewhere, it would be stopped there to be started here in vain, again and again.
+            return self.end_operation(cx, vm, OperationPhase::Failed(text));
+        }
         Ok(())
     }
 
