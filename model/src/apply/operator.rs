@@ -38,7 +38,10 @@ impl ClusterState {
             Some(name) => Some(self.allowed_target(&record, name)?),
             None => None,
         };
-        let running = record.desired == Desired::Enabled && record.state == VmState::Started;
+        // One that was left alone and runs is taken up as it is: nothing is left to be done.
+        let wanted = record.desired == Desired::Enabled
+            || (record.desired == Desired::Ignored && places == 1);
+        let running = wanted && record.state == VmState::Started;
         if let (true, Some(target), Some(owner)) = (running, on, record.owner)
             && target != owner
         {
