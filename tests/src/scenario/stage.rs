@@ -376,7 +376,9 @@ fn ran_before(
     scribe.write(Operation::Report { node, session, reports: vec![gone, done] })?;
     if vm.desired == Desired::Running {
         scribe.write(Operation::Enable { vm: vm_name, on: None })?;
-        let maybe = SeenDomain::active(name, Presence::Incoming, 1);
+        // It bears the cluster's mark: what proves its node's end proves its own.
+        let maybe =
+            SeenDomain { generation: Some(1), ..SeenDomain::active(name, Presence::Incoming, 1) };
         let reports = vec![Report::Seen { uuid, domain: maybe }];
         scribe.write(Operation::Report { node, session, reports })?;
     }
