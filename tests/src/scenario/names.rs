@@ -1,6 +1,7 @@
-//! Names of nodes and VMs that a file uses and never introduces: errors of the file, with their line.
+//! What a file says that cannot be meant, as names of nodes and VMs that it never introduces: errors of the file, with
+//! their line.
 
-use super::file::{Condition, Event, FileError, Scenario, Wait, Word};
+use super::file::{Condition, Event, FileError, OnePerNode, Replicas, Scenario, Wait, Word};
 
 /// The first name that nobody introduced, or word that cannot be said of what it is said of.
 pub fn check(scenario: &Scenario, text: &str) -> Result<(), FileError> {
@@ -8,6 +9,13 @@ pub fn check(scenario: &Scenario, text: &str) -> Result<(), FileError> {
         let place = line_of(text, name).map(|line| format!("line {line}: "));
         Err(FileError::new(format!("{}{why}", place.unwrap_or_default())))
     };
+    let replicas = match scenario.cluster.replicas {
+        Replicas::Number(number) => number,
+        Replicas::Word(OnePerNode::OnePerNode) => scenario.cluster.nodes.len(),
+    };
+    if replicas == 0 {
+        return error("replicas", "a control plane has one replica at least".into());
+    }
     for name in nodes(scenario) {
         if !scenario.cluster.nodes.contains_key(name) {
             return error(name, format!("{name} is no node of the cluster"));
@@ -124,6 +132,7 @@ timeline:
     fn a_name_that_nobody_introduced_is_an_error_with_its_line() {
         assert!(check(&file::parse(STORY).unwrap(), STORY).is_ok());
         for (from, to, says) in [
+            ("vms:\n", "  replicas: 0\nvms:\n", "line 5: a control plane has one replica"),
             ("to: node1", "to: node9", "line 10: node9 is no node"),
             ("vm: 'vm:1', to", "vm: 'vm:7', to", "line 10: vm:7 is no VM"),
             ("vm: 'vm:1', is", "vm: 'vm:8', is", "line 8: vm:8 is no VM"),
