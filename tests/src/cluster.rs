@@ -22,6 +22,8 @@ pub const PATIENCE: Duration = Duration::from_secs(60);
 pub enum Fencing {
     /// By the lab's fence agent.
     Agent,
+    /// By the lab's fence agent, which no replica has: only through the agents of surviving nodes.
+    ThroughNodes,
     /// By lease, with the lab's watchdog.
     Watchdog,
     /// By both; the first proof counts.
@@ -145,8 +147,13 @@ impl Cluster {
     /// Starts a replica, or starts it again.
     pub fn start_replica(&mut self, number: usize) -> Result<()> {
         let data = self.lab.directory().join(format!("replica{number}"));
-        let agents = binary("fence_lab")?;
-        let agents = agents.parent().context("a program without a folder")?.display().to_string();
+        let agents = match self.fencing {
+            Fencing::ThroughNodes => self.lab.directory().to_owned(),
+            Fencing::Agent | Fencing::Watchdog | Fencing::Both => {
+                binary("fence_lab")?.parent().context("a program without a folder")?.to_owned()
+            }
+        };
+        let agents = agents.display().to_string();
         let configuration = self.lab.directory().join("server.toml").display().to_string();
         let command: Vec<String> = [
             binary("berth-server")?.display().to_string().as_str(),
@@ -215,7 +222,7 @@ impl Cluster {
         .into_iter()
         .map(Into::into)
         .collect();
-        if self.fencing != Fencing::Agent {
+        if matches!(self.fencing, Fencing::Watchdog | Fencing::Both) {
             command.extend(["--watchdog".into(), "/run/berth-watchdog".into()]);
         }
         host.set_service("agent", command, &self.log(&format!("agent{number}")))

@@ -71,6 +71,32 @@ async fn a_device_that_cannot_be_reached_proves_nothing_and_the_next_one_is_aske
 }
 
 #[tokio::test]
+async fn both_power_supplies_must_say_off_and_a_level_that_fails_gives_way_to_the_next()
+-> Result<()> {
+    let supplies = [Simulator::start(Kind::Ipmi, true)?, Simulator::start(Kind::Redfish, true)?];
+    let level = |simulator: &Simulator, level| FenceDevice { level, ..simulator.device() };
+    let both = [level(&supplies[0], 0), level(&supplies[1], 0)];
+    let proof = agents().prove_death(&both).await?;
+    ensure!(proof == "fence_ipmilan and fence_redfish", "{proof}");
+    ensure!(!supplies[0].is_on()? && !supplies[1].is_on()?, "a power supply is on");
+    agents().revive(&both).await?;
+    ensure!(supplies[0].is_on()? && supplies[1].is_on()?, "a power supply is off");
+
+    // One that is off is not both.
+    supplies[1].obey_by_word_only()?;
+    let text = match agents().prove_death(&both).await {
+        Ok(device) => bail!("{device} was taken for proof"),
+        Err(error) => error.to_string(),
+    };
+    ensure!(text.contains("its status says that the host is on"), "{text}");
+    let switch = Simulator::start(Kind::Ipmi, true)?;
+    let levels = [both[0].clone(), both[1].clone(), level(&switch, 1)];
+    let proof = agents().prove_death(&levels).await?;
+    ensure!(proof == "fence_ipmilan" && !switch.is_on()?, "{proof}");
+    Ok(())
+}
+
+#[tokio::test]
 async fn a_wrong_password_proves_nothing_and_no_password_is_in_the_error() -> Result<()> {
     for kind in KINDS {
         let simulator = Simulator::start(kind, true)?;

@@ -3,6 +3,7 @@
 mod berth;
 mod faults;
 mod fence_agents;
+mod fencing;
 mod lab;
 mod linearizability;
 mod policy;
