@@ -750,6 +750,11 @@ pub enum Decision {
         /// It waits for its host to come back; else it is started elsewhere.
         waits: bool,
     },
+    /// Tell its node anew what to do with it without a lease.
+    TellAgain {
+        /// Where it runs.
+        node: NodeId,
+    },
 }
 
 /// Why the cluster moves a VM that runs well.

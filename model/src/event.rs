@@ -228,6 +228,8 @@ kinds! {
     VmStorageError = "vm-storage-error", Warning;
     /// A guest boots anew, though its memory was saved.
     VmMemoryLost = "vm-memory-lost", Warning;
+    /// A node could not take over what runs there, and is asked again.
+    VmAdoptionFailed = "vm-adoption-failed", Warning;
 }
 
 /// One thing that happened.

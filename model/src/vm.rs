@@ -725,8 +725,11 @@ pub struct VmRecord {
     pub saved: Option<Saved>,
     /// Its last migration.
     pub migration: Option<MigrationRecord>,
-    /// What the nodes that may run it were last told to do when isolated.
+    /// What the nodes that may run it were last told to do when isolated. Who may have been told to continue counts as
+    /// told so until one of them has said that it was told otherwise.
     pub bound_isolation: OnIsolation,
+    /// Since then its node, which runs it, could not take it over: the node's lease binds nothing there.
+    pub unbound_since: Option<Timestamp>,
     /// An operator works on it: nothing is done to it.
     pub frozen: Option<Freeze>,
     /// An operator, or somebody outside the cluster, put it where it is: no failback before a better node returns after
@@ -774,13 +777,16 @@ impl VmRecord {
                 )
         });
         let lives = matches!(self.state, VmState::Starting | VmState::Started | VmState::Migrating);
-        let owns = self.owner == Some(node) && lives && !binds_nothing;
+        let owns =
+            self.owner == Some(node) && lives && !binds_nothing && self.unbound_since.is_none();
         // Its agent said that the start there failed, and may not have said yet that nothing is left of it.
-        let failed_start = self.last_owner == Some(node) && self.state == VmState::Recovering;
+        let known_since = self.may_run.get(&node).map(|entry| entry.since);
+        let failed_start = self.last_owner == Some(node)
+            && self.state == VmState::Recovering
+            && known_since.is_none_or(|since| since <= self.generation.0);
         // It had it when the migration was ordered, and nobody has been asked anew since.
         let was_source = self.migration.as_ref().is_some_and(|migration| {
-            let entry = self.may_run.get(&node);
-            migration.from == node && entry.is_some_and(|entry| entry.since <= migration.order.0)
+            migration.from == node && known_since.is_some_and(|since| since <= migration.order.0)
         });
         marked || owns || (sighting.is_none() && (failed_start || was_source))
     }
@@ -789,6 +795,15 @@ impl VmRecord {
     /// then, and the lease proves nothing.
     pub fn outlives_lease(&self) -> bool {
         [self.spec.policy.on_isolation, self.bound_isolation].contains(&OnIsolation::Continue)
+    }
+
+    /// Whether its node, which runs it, has yet to be told what it is to do when it is cut off; nothing else is under way
+    /// there.
+    pub fn must_be_told(&self) -> bool {
+        self.state == VmState::Started
+            && self.order.is_none()
+            && (self.bound_isolation != self.spec.policy.on_isolation
+                || self.unbound_since.is_some())
     }
 
     /// Nodes with a copy that does not run and is not resumed by itself: those of self-fence and of migrations, and

@@ -330,3 +330,90 @@ fn what_is_resumed_after_a_restore_goes_by_what_its_resumption_says() {
     dies_by_lease(&mut story, "a");
     assert!(!may_run(&story, "a"), "its resumption said suspend");
 }
+
+#[test]
+fn what_is_forgotten_and_added_with_another_policy_is_not_dead_by_lease_before_its_node_was_told() {
+    let mut story = with_watchdogs(&["a", "b", "c"]);
+    let policy = VmPolicy { on_isolation: OnIsolation::Continue, ..VmPolicy::default() };
+    story.running("v", "a", policy);
+    let record = story.record("v");
+    let (uuid, generation) = (record.spec.uuid, Some(record.generation.0));
+    let marked = SeenDomain { generation, ..SeenDomain::active("v", Presence::Running, 16) };
+    story.reports("a", vec![Report::Seen { uuid, domain: marked }]);
+    story.does(Operation::ForgetVm(vm("v")));
+    story.adds("v", VmPolicy::default());
+    // Its agent lets it run on, as it was told, and feeds the watchdog.
+    dies_by_lease(&mut story, "a");
+    assert!(may_run(&story, "a"));
+    story.enables("v");
+    assert!(story.pass(60).is_empty(), "{}", story.reason("v"));
+}
+
+fn told(story: &mut Story, on_isolation: OnIsolation) {
+    story.edits("v", |policy| policy.on_isolation = on_isolation);
+}
+
+#[test]
+fn what_may_have_been_told_to_run_on_counts_as_told_until_its_node_says_otherwise() {
+    let mut story = with_watchdogs(&["a", "b", "c"]);
+    story.running("v", "a", VmPolicy::default());
+    story.hung.insert("a".into());
+    told(&mut story, OnIsolation::Continue);
+    told(&mut story, OnIsolation::Suspend);
+    dies_by_lease(&mut story, "a");
+    assert!(may_run(&story, "a"), "its agent may have taken the first of the two");
+}
+
+#[test]
+fn an_edit_while_an_order_is_out_reaches_the_node_after_it() {
+    let mut story = with_watchdogs(&["a", "b", "c"]);
+    story.running("v", "a", VmPolicy::default());
+    story.hung.insert("a".into());
+    told(&mut story, OnIsolation::Continue);
+    told(&mut story, OnIsolation::Suspend);
+    story.hung.clear();
+    assert_eq!(story.settles(), ["v: tell a again"]);
+    let record = story.record("v");
+    assert_eq!((record.bound_isolation, record.must_be_told()), (OnIsolation::Suspend, false));
+}
+
+#[test]
+fn a_node_that_could_not_take_a_vm_over_is_not_bound_and_is_asked_again() {
+    let mut story = with_watchdogs(&["a", "b", "c"]);
+    story.adds("v", VmPolicy::default());
+    story.appears("v", "a");
+    story.enables("v");
+    story.hung.insert("a".into());
+    assert_eq!(story.leads(), ["v: adopt on a"]);
+    let (order, uuid) = (story.record("v").order.as_ref().unwrap().id, story.record("v").spec.uuid);
+    let error = Some("the ledger cannot be written".to_owned());
+    story.reports("a", vec![Report::OrderDone { uuid, order, error }]);
+    assert!(story.leads().is_empty(), "not at once");
+    let mut dead = story.clone();
+    dies_by_lease(&mut dead, "a");
+    assert!(may_run(&dead, "a"), "nobody stops it there when the lease runs out");
+    story.hung.clear();
+    assert_eq!(story.pass(11), ["v: tell a again"]);
+    story.settles();
+    assert!(!story.record("v").must_be_told());
+}
+
+#[test]
+fn a_boot_proves_nothing_of_a_guest_that_was_handed_over_since() {
+    let mut story = migrating_to_a_silent_target();
+    story.leads();
+    assert!(matches!(state(&story, "b"), NodeState::Dead(ProofOfDeath::Lease { .. })));
+    // b has booted and listed its domains; before its registration is in, the guest arrives there.
+    let order = story.record("v").order.as_ref().unwrap().id;
+    let uuid = story.record("v").spec.uuid;
+    story.guests.clear();
+    story.hung.insert("b".into());
+    let absent = Report::Absent { uuid, floor: order.0, cause: None };
+    story.reports("a", vec![Report::OrderDone { uuid, order, error: None }, absent]);
+    story.returns("b");
+    assert!(story.pass(60).is_empty() && may_run(&story, "b"), "{}", story.reason("v"));
+    story.hung.clear();
+    story.appears("v", "b");
+    story.settles();
+    assert_eq!(story.place("v"), "started on b");
+}

@@ -233,6 +233,7 @@ impl Story {
                             format!("resume on {}", self.state.node_name(*node))
                         }
                         Decision::Unfreeze => "unfreeze".into(),
+                        Decision::TellAgain { .. } => "tell again".into(),
                         Decision::DependsMet => "depends met".into(),
                         Decision::Move { to, mode, .. } => {
                             let how = if mode.is_some() { "move" } else { "move cold" };

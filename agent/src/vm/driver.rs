@@ -12,7 +12,7 @@ use std::collections::BTreeMap;
 
 use model::node::SeenDomain;
 use model::sabotage::{Rule, off};
-use model::vm::{Presence, StopCause};
+use model::vm::{OnIsolation, Presence, StopCause};
 use proto::convert::agent as convert;
 use proto::v1;
 use tracing::{info, warn};
@@ -482,6 +482,11 @@ impl Driver {
             what = order.kind.as_str(),
             "begun"
         );
+        // Without a lease it goes by what it is told now.
+        let told = self.policy_without_lease(scene.ledger);
+        if let Some(isolation) = self.isolation.take_if(|it| it.policy() != told) {
+            self.isolation_calls = isolation.calls();
+        }
         // What a look that is under way finds may be from before this.
         self.calls
             .values_mut()
@@ -738,7 +743,7 @@ impl Driver {
         if self.isolation.is_some() || !self.is_bound(scene.ledger) || off(Rule::SelfFence) {
             return;
         }
-        let policy = scene.ledger.entry(self.uuid).map(|it| it.on_isolation).unwrap_or_default();
+        let policy = self.policy_without_lease(scene.ledger);
         self.abort(scene);
         let calls = self.isolation_calls;
         let mut isolation = Isolation::new(policy, scene.now, (self_fence_ms, hold_ms), calls);
@@ -748,6 +753,20 @@ impl Driver {
         }
         self.isolation = Some(isolation);
         self.isolation_step(scene, Isolation::tick);
+    }
+
+    /// What the ledger says of an earlier stay is not this one's: a guest that has come since, as by a migration, and was not
+    /// adopted yet is suspended like one that the ledger does not know.
+    fn policy_without_lease(&self, ledger: &Ledger) -> OnIsolation {
+        let Some(entry) = ledger.entry(self.uuid) else { return OnIsolation::default() };
+        let of_this_stay = match &self.known {
+            Some(seen) => seen.generation == Some(entry.generation),
+            None => entry.bringing,
+        };
+        match of_this_stay {
+            true => entry.on_isolation,
+            false => OnIsolation::default(),
+        }
     }
 
     /// The cluster says how long a suspended copy is kept.

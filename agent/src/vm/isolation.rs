@@ -94,6 +94,11 @@ impl Isolation {
         }
     }
 
+    /// What is done with the guest.
+    pub(super) fn policy(&self) -> OnIsolation {
+        self.policy
+    }
+
     /// The number of its last call.
     pub(super) fn calls(&self) -> u32 {
         self.call

@@ -11,8 +11,8 @@ use crate::rejection::Rejection;
 use crate::sabotage::{Rule, off};
 use crate::time::Timestamp;
 use crate::vm::{
-    Desired, MayRun, MigrationMode, MigrationPhase, MigrationRecord, OnConflict, OperationPhase,
-    OrderIntent, OrderRecord, Presence, Verb, VmState,
+    Desired, MayRun, MigrationMode, MigrationPhase, MigrationRecord, OnConflict, OnIsolation,
+    OperationPhase, OrderIntent, OrderRecord, Presence, Verb, VmState,
 };
 
 impl ClusterState {
@@ -64,7 +64,18 @@ impl ClusterState {
             Decision::StopForShutdown { node, graceful_ms, waits } => {
                 self.stop_for_shutdown(cx, vm, *node, *graceful_ms, *waits)
             }
+            Decision::TellAgain { node } => self.tell_again(cx, vm, *node),
         }
+    }
+
+    /// Its node has to know what it does with it when it is cut off.
+    fn tell_again(&mut self, cx: &mut Context, vm: &VmName, node: NodeId) -> Result<(), Rejection> {
+        let record = self.vm_mut(cx, vm)?;
+        if !record.must_be_told() || record.owner != Some(node) {
+            return Err(Rejection::Superseded { what: format!("VM {vm}") });
+        }
+        record.give_order(cx, node, OrderIntent::Adopt);
+        Ok(())
     }
 
     /// Says why, and counts what is limited.
@@ -162,6 +173,7 @@ impl ClusterState {
             // It is nowhere, so that nobody goes by what was told before.
             record.bound_isolation = record.spec.policy.on_isolation;
         }
+        record.unbound_since = None;
         record.may_run = BTreeMap::from([(node, MayRun { since: cx.index })]);
         record.give_order(cx, node, OrderIntent::Start);
         record.set_state(cx, VmState::Starting);
@@ -306,6 +318,7 @@ impl ClusterState {
         record.ailment = None;
         // It runs without it: what was saved no longer fits to its disks.
         record.saved = None;
+        record.unbound_since = None;
         record.give_order(cx, node, OrderIntent::Adopt);
         record.set_state(cx, VmState::Started);
         record.settle_migration(cx, node);
@@ -503,6 +516,8 @@ fn acts(decision: &Decision) -> bool {
         // What Berth itself suspended: being cut off costs a pause, also of a frozen VM.
         | Decision::Resume { .. }
         | Decision::Unfreeze
+        // What happens to it without a lease, and not to it now.
+        | Decision::TellAgain { .. }
         | Decision::DependsMet => false,
     }
 }
@@ -511,6 +526,8 @@ fn acts(decision: &Decision) -> bool {
 const HOUR_MS: u64 = 3_600_000;
 /// Wait before a copy that could not be destroyed is destroyed again.
 pub(super) const EVICT_AGAIN_MS: u64 = 10_000;
+/// Wait before a node that could not take a VM over is asked to once more.
+pub(crate) const TELL_AGAIN_MS: u64 = 10_000;
 /// Wait before a guest that its storage paused is resumed once more after `resumed` attempts: 5 s, doubled up to 5 min.
 fn resume_again_ms(resumed: u32) -> u64 {
     (5_000u64 << resumed.min(6)).min(300_000)
@@ -520,6 +537,10 @@ const RESTARTS_KEPT: usize = 100;
 
 impl crate::vm::VmRecord {
     pub(super) fn give_order(&mut self, cx: &Context, node: NodeId, intent: OrderIntent) {
+        if self.spec.policy.on_isolation == OnIsolation::Continue {
+            // From now on its node may have been told so, whatever becomes of the order.
+            self.bound_isolation = OnIsolation::Continue;
+        }
         self.order = Some(OrderRecord {
             id: OrderId(cx.index),
             node,

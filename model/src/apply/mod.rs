@@ -2,7 +2,7 @@
 
 mod changes;
 mod cold;
-mod decision;
+pub(crate) mod decision;
 mod fleet;
 mod health;
 mod hold;

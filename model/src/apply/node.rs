@@ -16,7 +16,7 @@ use crate::rejection::Rejection;
 use crate::sabotage::{Rule, off};
 use crate::settings::{Contradiction, Settings};
 use crate::time::Timestamp;
-use crate::vm::{MayRun, OrderIntent, OrderRecord, StopCause};
+use crate::vm::{MayRun, OrderIntent, OrderRecord, StopCause, VmState};
 
 /// Fences remembered of each node.
 const FENCES_KEPT: usize = 20;
@@ -595,6 +595,13 @@ impl ClusterState {
                 && !off(Rule::DeadTargetStays)
             {
                 *cancelled = true;
+                continue;
+            }
+            // Its boot proves nothing of a guest that the source may have handed over to it since: it is asked.
+            let may_have_arrived = matches!(proof, ProofOfDeath::NewBoot)
+                && record.state == VmState::Migrating
+                && record.migration.as_ref().is_some_and(|it| it.to == node && it.phase.is_open());
+            if may_have_arrived && !off(Rule::DeadTargetStays) {
                 continue;
             }
             record.may_run.remove(&node);

@@ -117,13 +117,31 @@ impl ClusterState {
             OrderIntent::Start => self.start_done(cx, &vm, &order, error),
             OrderIntent::Stop { .. } => self.stop_done(cx, &vm, &order, error),
             OrderIntent::Migrate { to, .. } => self.migration_done(cx, &vm, &order, *to, error),
-            OrderIntent::Adopt => {
-                self.vm_mut(cx, &vm)?.bound_isolation = order.on_isolation;
-                Ok(())
-            }
+            OrderIntent::Adopt => self.adoption_done(cx, &vm, &order, error),
             OrderIntent::Resume => self.resume_done(cx, &vm, &order, error),
             OrderIntent::Evict => self.eviction_done(cx, &vm, &order, error),
         }
+    }
+
+    /// A node that could not note it, or not mark the domain, does not make sure of the guest when its lease runs out.
+    fn adoption_done(
+        &mut self,
+        cx: &mut Context,
+        vm: &VmName,
+        order: &OrderRecord,
+        error: Option<&str>,
+    ) -> Result<(), Rejection> {
+        let place = self.node_name(order.node);
+        let record = self.vm_mut(cx, vm)?;
+        let Some(error) = error else {
+            record.bound_isolation = order.on_isolation;
+            record.unbound_since = None;
+            return Ok(());
+        };
+        record.unbound_since = Some(cx.at);
+        let text = format!("{place} could not take {vm} over, and is asked again: {error}");
+        self.emit(cx, EventKind::VmAdoptionFailed, Some(vm), Some(order.node), text);
+        Ok(())
     }
 
     /// It runs and does not work. As many as its policy tolerates are let pass, then it is a failure.
@@ -179,6 +197,7 @@ impl ClusterState {
             record.ailment = None;
             record.resumed = 0;
             record.bound_isolation = order.on_isolation;
+            record.unbound_since = None;
             record.set_state(cx, VmState::Started);
             self.emit(
                 cx,
@@ -240,7 +259,9 @@ impl ClusterState {
         error: Option<&str>,
     ) -> Result<(), Rejection> {
         let Some(error) = error else {
-            self.vm_mut(cx, vm)?.bound_isolation = order.on_isolation;
+            let record = self.vm_mut(cx, vm)?;
+            record.bound_isolation = order.on_isolation;
+            record.unbound_since = None;
             return Ok(());
         };
         let place = self.node_name(order.node);

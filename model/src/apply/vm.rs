@@ -13,7 +13,7 @@ use crate::rejection::Rejection;
 use crate::sabotage::{Rule, off};
 use crate::time::Timestamp;
 use crate::vm::{
-    Desired, MayRun, OrderIntent, Sighting, Stay, VmPolicy, VmRecord, VmSpec, VmState,
+    Desired, MayRun, OnIsolation, OrderIntent, Sighting, Stay, VmPolicy, VmRecord, VmSpec, VmState,
 };
 
 impl ClusterState {
@@ -61,7 +61,9 @@ impl ClusterState {
                 resumed: 0,
                 saved: None,
                 migration: None,
-                bound_isolation: spec.policy.on_isolation,
+                // It may have been the cluster's before, and what its node was told then holds there still.
+                bound_isolation: OnIsolation::Continue,
+                unbound_since: None,
                 frozen: None,
                 placed_at: None,
                 cold: false,
@@ -129,9 +131,7 @@ impl ClusterState {
         record.spec = spec.clone();
         record.spec_revision = cx.index;
         // Its node has to know what it does with it when it is cut off.
-        if record.bound_isolation != spec.policy.on_isolation
-            && record.state == VmState::Started
-            && record.order.is_none()
+        if record.must_be_told()
             && let Some(owner) = record.owner
         {
             record.give_order(cx, owner, OrderIntent::Adopt);

@@ -7,6 +7,7 @@ mod start;
 
 use std::collections::BTreeSet;
 
+use crate::apply::decision::TELL_AGAIN_MS;
 use crate::cluster::ClusterState;
 use crate::command::{Decision, Operation};
 use crate::id::NodeId;
@@ -380,6 +381,14 @@ impl Planner<'_> {
         }
         if let Some(reason) = self.dependency_lost(owner) {
             return reason;
+        }
+        if record.must_be_told() {
+            let due = record.unbound_since.map_or(self.now, |since| since.plus(TELL_AGAIN_MS));
+            if due <= self.now {
+                let why = "its node is told anew what to do with it when it is cut off";
+                return self.decide(Decision::TellAgain { node: owner }, why);
+            }
+            self.plan.wake(due);
         }
         let Some(operation) = record.open_operation() else { return self.at_rest(owner) };
         match &operation.verb {

@@ -35,6 +35,7 @@ pub(crate) struct Flags {
     pub(crate) nofailback: bool,
 }
 
+#[derive(Clone)]
 pub(crate) struct Story {
     pub(crate) state: ClusterState,
     pub(crate) now: u64,
@@ -371,6 +372,7 @@ impl Story {
             Decision::Evict { node, .. } => format!("evict from {}", name(node)),
             Decision::Unfreeze => "unfreeze".into(),
             Decision::DependsMet => "depends met".into(),
+            Decision::TellAgain { node } => format!("tell {} again", name(node)),
             #[allow(unreachable_patterns, reason = "others' decisions")]
             other => format!("{other:?}"),
         }

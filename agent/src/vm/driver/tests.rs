@@ -11,6 +11,7 @@ use uuid::Uuid;
 use crate::clock::Reading;
 use crate::core::{AgentCore, Given};
 use crate::hypervisor::fake::{FakeHypervisor, Faults};
+use crate::hypervisor::mark::Mark;
 use crate::hypervisor::{Hypervisor, HypervisorEvent};
 use crate::lease::Lease;
 use crate::vm::ledger::Ledger;
@@ -497,6 +498,37 @@ fn a_policy_of_destroy_and_one_of_continue_are_kept_to() {
         assert!(bench.core.may_feed(bench.at()));
     }
     assert_eq!(OnIsolation::default(), OnIsolation::Suspend);
+}
+
+fn runs_on_without_a_lease() -> Bench {
+    let mut bench = bench();
+    let policy = v1::OnIsolation::Continue.into();
+    bench.give(vec![v1::Order { on_isolation: policy, ..start(10) }]);
+    bench
+}
+
+#[test]
+fn what_a_guest_was_to_do_in_an_earlier_stay_is_not_what_it_does_in_this_one() {
+    let mut bench = runs_on_without_a_lease();
+    bench.fake.kill(VM, StopCause::MigratedAway);
+    bench.settle();
+    // It was started elsewhere since, to be suspended, and has come back by a migration.
+    bench.fake.appear(VM, "v", Presence::Running);
+    bench.fake.mark(VM, &Mark { cluster: CLUSTER, generation: 20 }).unwrap();
+    bench.settle();
+    bench.pass(3_500, false);
+    assert_eq!(bench.presence(), Some(Presence::Paused));
+}
+
+#[test]
+fn what_is_told_while_there_is_no_lease_holds_at_once() {
+    let mut bench = runs_on_without_a_lease();
+    bench.pass(3_500, false);
+    assert_eq!(bench.presence(), Some(Presence::Running));
+    let adopt = order(11, v1::order::Kind::Adopt(v1::AdoptOrder {}));
+    bench.give(vec![v1::Order { generation: 10, ..adopt }]);
+    bench.pass(1_000, false);
+    assert_eq!(bench.presence(), Some(Presence::Paused));
 }
 
 #[test]

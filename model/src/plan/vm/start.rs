@@ -193,6 +193,7 @@ fn decision_text(decision: &Decision) -> String {
         | Decision::DependsMet
         | Decision::Move { .. }
         | Decision::AskMove { .. }
+        | Decision::TellAgain { .. }
         | Decision::StopForShutdown { .. } => String::new(),
     }
 }
