@@ -30,7 +30,7 @@ fn a_host_is_fenced_through_a_surviving_agent_and_switched_on_again() -> Result<
     })?;
     cluster.wait_counting(&guest)?;
     let told = history(&cluster.status()?, "node1");
-    ensure!(told.iter().any(|attempt| attempt.contains("through node")), "{told:?}");
+    ensure!(told.iter().any(|attempt| attempt.contains("asked by node")), "{told:?}");
     cluster.wait("node1 to be switched on", |status| node_is(status, "node1", "online"))?;
 
     // Once an hour: the second time it stays off.
