@@ -34,6 +34,7 @@ use crate::hypervisor::{
 use crate::lease_file::LeaseFile;
 use crate::script::call::{Outcome, ScriptCall};
 use crate::script::command::Programs;
+use crate::script::orphan::RunNotes;
 use crate::script::run::Runner;
 use crate::session::{Outbox, Servers, Session, leave, register};
 use crate::vm::driver::VmCall;
@@ -92,6 +93,8 @@ pub enum Input {
         /// How.
         outcome: Outcome,
     },
+    /// A run of a script that an agent before this one left is gone.
+    OrphanGone(Uuid),
     /// Someone wants the inventory as the cluster is told of it, and the highest epoch that was met.
     Inventory(Vec<DomainFacts>, oneshot::Sender<(Inventory, u64)>),
 }
@@ -111,7 +114,11 @@ pub async fn run(config: Config) -> anyhow::Result<()> {
     let (libvirt, events) = Libvirt::start(&config.hypervisor_uri, config.migrate_unsafe)?;
     let hypervisor = HypervisorHandle::new(Arc::new(libvirt));
     let lease_file = LeaseFile::open(&config.run_dir)?;
-    let core = AgentCore::new(ledger, lease_file.read());
+    let mut core = AgentCore::new(ledger, lease_file.read());
+    let boot_id = host::boot_id()?;
+    let notes = RunNotes::open(&config.run_dir, &boot_id)?;
+    let orphans = notes.orphans()?;
+    core.wait_for(&orphans);
     let (feed, feed_state) = watch::channel(FeedState::new(core.lease()));
     tokio::spawn(lease_file.keep(feed_state.clone()));
     let feeder = config.watchdog.clone().map(|it| feeder::start(it, feed_state));
@@ -126,11 +133,18 @@ pub async fn run(config: Config) -> anyhow::Result<()> {
         reports,
         jobs: jobs.clone(),
         feed,
-        runner: Runner::new(Programs::default()),
+        runner: Runner::new(Programs::default(), notes),
     };
+    for orphan in orphans {
+        let inputs = inputs.clone();
+        tokio::spawn(async move {
+            orphan.end().await;
+            let _ = inputs.send(Input::OrphanGone(orphan.service));
+        });
+    }
     let session = Arc::new(Mutex::new(None));
     let agent = Agent {
-        boot_id: host::boot_id()?,
+        boot_id,
         config,
         servers: servers.clone(),
         hypervisor,
@@ -234,6 +248,7 @@ impl Shell {
             Input::ScriptEnded { service, id, outcome } => {
                 core.script_ended(service, id, &outcome, now);
             }
+            Input::OrphanGone(service) => core.orphan_gone(service, now),
             Input::Inventory(domains, asker) => {
                 let _ = asker.send((core.inventory(&domains, now), core.ledger().epoch()));
             }

@@ -28,6 +28,7 @@ use crate::script;
 use crate::script::call::{Outcome, ScriptCall};
 use crate::script::driver::ServiceDriver;
 use crate::script::order::{ScriptOrder, Watched};
+use crate::script::orphan::Orphan;
 use crate::vm::driver::{Driver, SETTLE_MS, Scene, VmCall};
 use crate::vm::ledger::{Ledger, LedgerError};
 use crate::vm::order::{self, Order};
@@ -165,6 +166,21 @@ impl AgentCore {
             isolation_hold_ms: ISOLATION_HOLD_MS,
             effects: Effects::default(),
         }
+    }
+
+    /// Runs of scripts that an agent before this one left under way are being ended: nothing else is done with their
+    /// services before each of them is gone.
+    pub fn wait_for(&mut self, orphans: &[Orphan]) {
+        for orphan in orphans {
+            let id = orphan.service;
+            let driver = self.services.entry(id).or_insert_with(|| ServiceDriver::new(id, ""));
+            driver.wait_for(orphan);
+        }
+    }
+
+    /// One of them is gone.
+    pub fn orphan_gone(&mut self, service: Uuid, now: Reading) {
+        self.with_service(service, now, ServiceDriver::orphan_gone);
     }
 
     /// The ledger.

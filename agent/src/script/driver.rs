@@ -8,6 +8,7 @@
 //!                  checks that are due, the deepest first
 //! ```
 //! An order that was begun by an agent that died is not begun again when it is a start: the script itself says how it is.
+//! What that agent left under way is ended before the first of these; a start that was ended so has failed.
 
 use std::collections::BTreeMap;
 
@@ -20,6 +21,7 @@ use uuid::Uuid;
 use crate::script::call::{Action, Outcome, ScriptCall};
 use crate::script::ledger::{Bound, ServiceEntry};
 use crate::script::order::{Kind as Asked, Named, ScriptOrder, Watched};
+use crate::script::orphan::Orphan;
 use crate::script::verdict::{self, Status};
 use crate::vm::ledger::{Done, Ledger, LedgerError};
 
@@ -99,6 +101,10 @@ pub struct ServiceDriver {
     running: Option<Running>,
     isolated: bool,
     fence_again: u64,
+    /// Runs of an agent before this one that are being ended.
+    orphans: usize,
+    /// The member whose start was among them.
+    broken_start: Option<String>,
 }
 
 impl ServiceDriver {
@@ -113,7 +119,26 @@ impl ServiceDriver {
             running: None,
             isolated: false,
             fence_again: 0,
+            orphans: 0,
+            broken_start: None,
         }
+    }
+
+    /// A run of an agent before this one is being ended: nothing is done before it is gone.
+    pub fn wait_for(&mut self, orphan: &Orphan) {
+        if self.name.is_empty() {
+            self.name = orphan.service_name.clone();
+        }
+        self.orphans += 1;
+        if orphan.starts {
+            self.broken_start = Some(orphan.member.clone());
+        }
+    }
+
+    /// One of them is gone.
+    pub fn orphan_gone(&mut self, scene: &mut Scene<'_>) {
+        self.orphans = self.orphans.saturating_sub(1);
+        self.consider(scene);
     }
 
     /// Nothing is to be done for it, and nothing of it is bound.
@@ -122,17 +147,19 @@ impl ServiceDriver {
             && self.probe.is_none()
             && self.watches.is_empty()
             && self.running.is_none()
+            && self.orphans == 0
             && is_unbound(ledger, self.id)
     }
 
     /// No script that the lease binds may be running.
     pub fn is_safe(&self, ledger: &Ledger) -> bool {
-        is_unbound(ledger, self.id)
+        // A ledger that was lost does not know of a start that still goes on.
+        is_unbound(ledger, self.id) && (self.orphans == 0 || self.broken_start.is_none())
     }
 
     /// The next moment at which it wants a tick.
     pub fn wake_at(&self) -> Option<u64> {
-        if self.running.is_some() {
+        if self.running.is_some() || self.orphans > 0 {
             // Its end is the next thing.
             return None;
         }
@@ -233,7 +260,7 @@ impl ServiceDriver {
 
     /// Does the next thing, if nothing is under way.
     pub fn consider(&mut self, scene: &mut Scene<'_>) {
-        if self.running.is_some() {
+        if self.running.is_some() || self.orphans > 0 {
             return;
         }
         if !scene.lease && !off(Rule::SelfFence) && self.isolated {
@@ -282,6 +309,14 @@ impl ServiceDriver {
                 self.order = None;
                 return false;
             }
+            Standing::Begun
+                if action == Action::Start && self.broken_start.as_ref() == Some(&named.member) =>
+            {
+                self.broken_start = None;
+                let error = "the agent ended while it started, and what went on of that was killed";
+                self.finish(scene, order.id, Some(error.to_owned()), None);
+                return false;
+            }
             Standing::Begun if action == Action::Start => {
                 let depth = 0;
                 let status = Action::Status { depth };
@@ -300,6 +335,7 @@ impl ServiceDriver {
             warn!(%error, "an order could not be noted and is not carried out");
             return false;
         }
+        self.broken_start = None;
         let timeout_ms = match action {
             Action::Start => named.script.start_timeout_ms,
             Action::Stop | Action::Status { .. } => named.script.stop_timeout_ms,

@@ -17,11 +17,12 @@ use tokio::io::{AsyncRead, AsyncReadExt};
 use tokio::process::{Child, Command};
 use tokio::sync::Notify;
 use tokio::time::{Instant, timeout, timeout_at};
-use tracing::debug;
+use tracing::{debug, warn};
 
 use crate::agent::lock;
-use crate::script::call::{Outcome, ScriptCall};
+use crate::script::call::{Action, Outcome, ScriptCall};
 use crate::script::command::{Programs, command};
+use crate::script::orphan::{RunNotes, TOKEN};
 
 /// Between SIGTERM and SIGKILL.
 const GRACE: Duration = Duration::from_secs(2);
@@ -31,16 +32,17 @@ const OUTPUT_KEPT: usize = 800;
 const LAST_WORDS: Duration = Duration::from_millis(200);
 
 /// Runs under way, by their numbers.
-#[derive(Debug, Clone, Default)]
+#[derive(Debug, Clone)]
 pub struct Runner {
     programs: Arc<Programs>,
+    notes: RunNotes,
     cancels: Arc<Mutex<BTreeMap<u64, Arc<Notify>>>>,
 }
 
 impl Runner {
-    /// With programs at these places.
-    pub fn new(programs: Programs) -> Self {
-        Self { programs: Arc::new(programs), cancels: Arc::default() }
+    /// With programs at these places; runs are noted there, for the agent after this one.
+    pub fn new(programs: Programs, notes: RunNotes) -> Self {
+        Self { programs: Arc::new(programs), notes, cancels: Arc::default() }
     }
 
     /// Ends a run, if it is still under way.
@@ -66,7 +68,22 @@ impl Runner {
     }
 
     async fn process(&self, call: &ScriptCall, cancel: &Notify) -> Outcome {
-        let line = command(&self.programs, call);
+        let mut line = command(&self.programs, call);
+        let mut noted = match self.notes.begin(call) {
+            Ok(noted) => Some(noted),
+            // What nobody would end after this agent's death is not begun.
+            Err(error) if call.action == Action::Start => {
+                return Outcome::NotRun(format!("it could not be noted: {error}"));
+            }
+            // A stop and a question bring nothing to life.
+            Err(error) => {
+                warn!(%error, member = call.member, "a script is run without a note of it");
+                None
+            }
+        };
+        if let Some(noted) = &noted {
+            line.environment.insert(TOKEN.to_owned(), noted.token());
+        }
         let mut child = match Command::new(&line.program)
             .args(&line.arguments)
             .env_clear()
@@ -86,6 +103,9 @@ impl Runner {
         };
         // A child that was not awaited yet keeps its number: the group is surely its own.
         let group = child.id().map(|id| Pid::from_raw(id as i32));
+        if let (Some(noted), Some(group)) = (&mut noted, group) {
+            noted.began(group.as_raw());
+        }
         let kept = Arc::new(Mutex::new(Vec::new()));
         let words = tokio::spawn({
             let (out, err) = (child.stdout.take(), child.stderr.take());
@@ -158,7 +178,6 @@ mod tests {
     use uuid::Uuid;
 
     use super::*;
-    use crate::script::call::Action;
 
     fn call(directory: &Path, body: &str, timeout_ms: u64) -> ScriptCall {
         let path = directory.join("script");
@@ -182,9 +201,13 @@ mod tests {
     }
 
     async fn run(call: &ScriptCall) -> Outcome {
-        let runner = Runner::default();
+        let directory = tempfile::tempdir().unwrap();
+        let notes = RunNotes::open(directory.path(), "this boot").unwrap();
+        let runner = Runner::new(Programs::default(), notes.clone());
         let cancel = runner.prepare(call.id);
-        runner.run(call, cancel).await
+        let outcome = runner.run(call, cancel).await;
+        assert!(notes.orphans().unwrap().is_empty());
+        outcome
     }
 
     fn is_alive(pid: i32) -> bool {
@@ -236,6 +259,20 @@ mod tests {
         let mut missing = call(directory.path(), "", 1_000);
         missing.script.program = ScriptProgram::Lsb("/nowhere/x".into());
         assert_eq!(run(&missing).await, Outcome::Missing("/nowhere/x".into()));
+    }
+
+    #[tokio::test]
+    async fn a_start_that_cannot_be_noted_is_not_begun_and_a_question_is_asked_all_the_same() {
+        let directory = tempfile::tempdir().unwrap();
+        let notes = RunNotes::open(directory.path(), "this boot").unwrap();
+        std::fs::remove_dir(directory.path().join("scripts")).unwrap();
+        let runner = Runner::new(Programs::default(), notes);
+        let mut call = call(directory.path(), "exit 0", 10_000);
+        let outcome = runner.run(&call, Arc::default()).await;
+        assert_eq!(outcome, Outcome::Exited { code: 0, output: String::new() });
+        call.action = Action::Start;
+        let outcome = runner.run(&call, Arc::default()).await;
+        assert!(matches!(outcome, Outcome::NotRun(_)), "{outcome:?}");
     }
 
     #[tokio::test]

@@ -12,6 +12,7 @@ use crate::clock::Reading;
 use crate::core::{AgentCore, Given};
 use crate::lease::Lease;
 use crate::script::call::{Action, Outcome, ScriptCall};
+use crate::script::orphan::Orphan;
 use crate::vm::ledger::Ledger;
 
 const CLUSTER: Uuid = Uuid::from_u128(1);
@@ -244,6 +245,79 @@ fn a_start_that_an_agent_died_in_is_taken_up_by_its_status_and_never_begun_again
         assert_eq!(bench.called(), ["status ip"]);
         assert_eq!(bench.told(), [expected]);
     }
+}
+
+/// A start of `ip` under way, and the agent dies; the next one finds that run.
+fn died_in_a_start(run_starts: bool) -> Bench {
+    let mut bench = bench();
+    let order = bench.order(10, v1::script_order::Kind::Start(named("ip")));
+    bench.give_only(vec![order], &[]);
+    bench.core.take_effects();
+    let ledger = Ledger::open(bench.directory.path(), bench.directory.path()).unwrap();
+    bench.core = AgentCore::new(ledger, bench.core.lease());
+    bench.core.wait_for(&[Orphan::told(SERVICE, "ip", run_starts)]);
+    bench
+}
+
+#[test]
+fn a_start_that_outlived_its_agent_is_ended_before_anything_is_said_of_it_and_has_failed() {
+    let mut bench = died_in_a_start(true);
+    bench.register();
+    bench.start(10, "ip");
+    bench.pass(2_000, true);
+    assert!(bench.called().is_empty() && bench.told().is_empty());
+    // It has come far enough to be up by its own word, and was killed in the middle.
+    bench.up.insert("ip".into());
+    bench.core.orphan_gone(SERVICE, bench.at());
+    bench.settle();
+    assert!(bench.called().is_empty());
+    let failed = "done 10: the agent ended while it started, and what went on of that was killed";
+    assert_eq!(bench.told(), [failed]);
+    // What it has begun is bound, and is stopped as after any start that failed.
+    let stop = bench.order(11, v1::script_order::Kind::Stop(named("ip")));
+    bench.give(vec![stop], &[]);
+    assert_eq!(
+        (bench.called(), bench.told()),
+        (vec!["stop ip".into()], vec!["done 11: ok".into()])
+    );
+    bench.start(12, "ip");
+    assert_eq!(
+        (bench.called(), bench.told()),
+        (vec!["start ip".into()], vec!["done 12: ok".into()])
+    );
+}
+
+#[test]
+fn self_fence_stops_a_script_only_when_its_start_by_the_agent_before_is_gone() {
+    let mut bench = died_in_a_start(true);
+    bench.core.inventory(&[], bench.at());
+    bench.pass(5_000, false);
+    assert!(bench.called().is_empty() && !bench.core.is_safe());
+    bench.core.orphan_gone(SERVICE, bench.at());
+    bench.settle();
+    assert_eq!(bench.called(), ["stop ip"]);
+    assert!(bench.core.is_safe());
+}
+
+#[test]
+fn a_check_that_outlived_its_agent_says_nothing_of_the_start() {
+    let mut bench = died_in_a_start(false);
+    bench.core.orphan_gone(SERVICE, bench.at());
+    bench.register();
+    bench.up.insert("ip".into());
+    bench.start(10, "ip");
+    assert_eq!(bench.called(), ["status ip"]);
+    assert_eq!(bench.told(), ["done 10: ok"]);
+}
+
+#[test]
+fn a_start_of_an_unknown_service_that_goes_on_leaves_the_host_unsafe() {
+    let mut bench = bench();
+    assert!(bench.core.is_safe());
+    bench.core.wait_for(&[Orphan::told(SERVICE, "ip", true)]);
+    assert!(!bench.core.is_safe());
+    bench.core.orphan_gone(SERVICE, bench.at());
+    assert!(bench.core.is_safe());
 }
 
 #[test]
