@@ -32,11 +32,12 @@ use crate::hypervisor::{
     DomainFacts, HostFacts, HypervisorError, HypervisorEvent, HypervisorHandle, JobStats,
 };
 use crate::lease_file::LeaseFile;
+use crate::outbox::Outbox;
 use crate::script::call::{Outcome, ScriptCall};
 use crate::script::command::Programs;
 use crate::script::orphan::RunNotes;
 use crate::script::run::Runner;
-use crate::session::{Outbox, Servers, Session, leave, register};
+use crate::session::{Servers, Session, leave, register};
 use crate::vm::driver::VmCall;
 use crate::vm::ledger::Ledger;
 

@@ -13,6 +13,7 @@ pub mod host;
 pub mod hypervisor;
 pub mod lease;
 pub mod lease_file;
+pub mod outbox;
 pub mod script;
 pub mod session;
 pub mod vm;

@@ -28,6 +28,7 @@ use uuid::Uuid;
 use crate::agent::{Input, Jobs, lock};
 use crate::clock::Reading;
 use crate::hypervisor::HypervisorHandle;
+use crate::outbox::{Outbox, Refused};
 
 /// Between two rounds over all replicas that all failed.
 const ROUND_PAUSE: Duration = Duration::from_millis(100);
@@ -39,8 +40,6 @@ const PROGRESS_PERIOD: Duration = Duration::from_millis(200);
 const QUESTION_PAUSE: Duration = Duration::from_millis(500);
 /// libvirt answers in milliseconds, or it hangs; whoever asked waits longer than this.
 const DESCRIBE_LIMIT: Duration = Duration::from_secs(4);
-/// Reports that go in one request: one log entry holds a few hundred.
-const REPORTS_AT_ONCE: usize = 100;
 
 type Client = AgentSessionClient<Channel>;
 
@@ -122,40 +121,6 @@ pub struct Session {
     pub inputs: mpsc::UnboundedSender<Input>,
     /// By what other nodes are fenced from here.
     pub fence_agents: FenceAgents,
-}
-
-/// The reports that wait, and what was taken of them and is not answered yet.
-pub struct Outbox {
-    queue: mpsc::UnboundedReceiver<v1::Report>,
-    unanswered: Vec<v1::Report>,
-}
-
-impl Outbox {
-    /// Over the drivers' queue.
-    pub fn new(queue: mpsc::UnboundedReceiver<v1::Report>) -> Self {
-        Self { queue, unanswered: Vec::new() }
-    }
-
-    /// Before a registration: what was seen before is told by its inventory; what became of orders is kept.
-    pub fn keep_outcomes(&mut self) {
-        while let Ok(report) = self.queue.try_recv() {
-            self.unanswered.push(report);
-        }
-        self.unanswered
-            .retain(|report| matches!(report.report, Some(v1::report::Report::OrderDone(_))));
-    }
-
-    async fn take(&mut self) -> Option<()> {
-        if self.unanswered.is_empty() {
-            self.unanswered.push(self.queue.recv().await?);
-        }
-        while self.unanswered.len() < REPORTS_AT_ONCE
-            && let Ok(report) = self.queue.try_recv()
-        {
-            self.unanswered.push(report);
-        }
-        Some(())
-    }
 }
 
 /// Registers, for as long as it takes; `None` when another inventory is needed, for the last session is not what it was.
@@ -390,38 +355,32 @@ impl Session {
     async fn reports(&self, outbox: &mut Outbox) -> String {
         let mut request_id = Uuid::new_v4();
         loop {
-            if outbox.take().await.is_none() {
+            let Some(reports) = outbox.batch().await else {
                 return "the agent is ending".into();
-            }
-            let reports = outbox.unanswered.clone();
-            loop {
-                let (index, address, mut client) = self.servers.pick();
-                let mut request = Request::new(ReportRequest {
-                    request_id: request_id.to_string(),
-                    node_id: self.given.node_id,
-                    session: self.given.session,
-                    reports: reports.clone(),
-                });
-                request.set_timeout(COMMIT_LIMIT);
-                match self.servers.unless_left(index, client.report(request)).await {
-                    Ok(_) => break,
-                    Err(status) if is_over(&status) => return status.message().to_owned(),
-                    Err(status) if status.code() == Code::InvalidArgument => {
-                        // Sending it again would never help, and would hold up all that comes after.
-                        warn!(
-                            through = address,
-                            "reports were not understood and are left out: {}",
-                            status.message()
-                        );
-                        break;
-                    }
-                    Err(status) => {
-                        debug!(through = address, code = ?status.code(), "reports were not taken: {}", status.message());
-                        self.servers.leave(index).await;
+            };
+            let (index, address, mut client) = self.servers.pick();
+            let mut request = Request::new(ReportRequest {
+                request_id: request_id.to_string(),
+                node_id: self.given.node_id,
+                session: self.given.session,
+                reports,
+            });
+            request.set_timeout(COMMIT_LIMIT);
+            match self.servers.unless_left(index, client.report(request)).await {
+                Ok(_) => outbox.taken(),
+                Err(status) if is_over(&status) => return status.message().to_owned(),
+                Err(status) if status.code() == Code::InvalidArgument => {
+                    if outbox.refused(status.message()) == Refused::EndSession {
+                        return "what was seen here could not be told".into();
                     }
                 }
+                Err(status) => {
+                    debug!(through = address, code = ?status.code(), "reports were not taken: {}", status.message());
+                    self.servers.leave(index).await;
+                    // The same again, under the same id: it may have been taken.
+                    continue;
+                }
             }
-            outbox.unanswered.clear();
             request_id = Uuid::new_v4();
         }
     }

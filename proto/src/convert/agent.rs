@@ -25,7 +25,7 @@ const MAX_AGENT_NAME: usize = 60;
 const MAX_CPU_MILLI: u64 = 10_000_000;
 /// A hundred tebibytes.
 const MAX_MEMORY_MIB: u64 = 100 << 20;
-/// libvirt's names have no limit of their own; this one keeps entries small.
+/// Bytes. libvirt's names and messages have no limit of their own; this one keeps entries small.
 const MAX_TEXT: usize = 1_000;
 
 /// Reads a registration.
@@ -113,7 +113,7 @@ pub fn seen(uuid: Uuid, seen: &SeenDomain) -> v1::SeenDomain {
     };
     v1::SeenDomain {
         uuid: uuid.to_string(),
-        name: seen.name.clone(),
+        name: cut(seen.name.clone()),
         presence: presence.into(),
         memory_mib: seen.memory_mib,
         generation: seen.generation,
@@ -137,6 +137,28 @@ pub fn absent(uuid: Uuid, floor: u64, cause: Option<StopCause>) -> v1::Absent {
         Some(StopCause::Terminated) => v1::StopCause::Terminated,
     };
     v1::Absent { uuid: uuid.to_string(), floor, cause: cause.into() }
+}
+
+/// No longer than the control plane takes, and cut between two characters: libvirt's messages can be pages long, and the
+/// beginning says what is wrong.
+fn cut(mut text: String) -> String {
+    text.truncate(text.floor_char_boundary(MAX_TEXT));
+    text
+}
+
+/// The report with no text that is too long: for its sender, so that none is ever refused for that.
+pub fn bounded(mut message: v1::Report) -> v1::Report {
+    use v1::report::Report as Kind;
+    let shorten = |text: &mut String| *text = cut(std::mem::take(text));
+    match &mut message.report {
+        Some(Kind::Seen(seen)) => shorten(&mut seen.name),
+        Some(Kind::OrderDone(done)) => done.error.iter_mut().for_each(shorten),
+        Some(Kind::Checked(checked)) => checked.error.iter_mut().for_each(shorten),
+        Some(Kind::Noted(noted)) => shorten(&mut noted.text),
+        Some(Kind::ScriptStatus(status)) => status.error.iter_mut().for_each(shorten),
+        Some(Kind::Absent(_) | Kind::Migration(_) | Kind::ScriptsSeen(_)) | None => {}
+    }
+    message
 }
 
 /// Reads a report.
@@ -167,11 +189,11 @@ pub fn report(message: v1::Report) -> Result<Report, ConvertError> {
             uuid: uuid("uuid", &done.uuid)?,
             order: OrderId(done.order),
             // libvirt's messages can be pages long; the beginning says what is wrong.
-            error: done.error.map(|error| error.chars().take(MAX_TEXT).collect()),
+            error: done.error.map(cut),
         }),
         Kind::Checked(checked) => Ok(Report::Checked {
             uuid: uuid("uuid", &checked.uuid)?,
-            error: checked.error.map(|error| error.chars().take(MAX_TEXT).collect()),
+            error: checked.error.map(cut),
         }),
         Kind::Noted(noted) => {
             let note = match noted.note() {
@@ -184,7 +206,7 @@ pub fn report(message: v1::Report) -> Result<Report, ConvertError> {
                 v1::GuestNote::StorageFailed => GuestNote::IoError,
                 v1::GuestNote::BootsAnew => GuestNote::BootsAnew,
             };
-            let text = noted.text.chars().take(MAX_TEXT).collect();
+            let text = cut(noted.text);
             Ok(Report::Noted { uuid: uuid("uuid", &noted.uuid)?, note, text })
         }
         Kind::Migration(step) => Ok(Report::Migration {
@@ -199,7 +221,7 @@ pub fn report(message: v1::Report) -> Result<Report, ConvertError> {
             service: uuid("service_id", &status.service_id)?,
             member: name("member", MemberName::new(&status.member))?,
             started_by: OrderId(status.started_by),
-            error: status.error.map(|error| error.chars().take(MAX_TEXT).collect()),
+            error: status.error.map(cut),
         }),
         Kind::ScriptsSeen(seen) => {
             if seen.members.len() > MAX_MEMBERS {
@@ -360,6 +382,29 @@ mod tests {
         let message = v1::Report { report: Some(v1::report::Report::Absent(absent)) };
         assert_eq!(report(message).unwrap_err().field, "uuid");
         assert_eq!(report(v1::Report { report: None }).unwrap_err().field, "report");
+    }
+
+    #[test]
+    fn a_text_is_cut_between_two_characters_by_its_sender_and_by_its_reader() {
+        // Two bytes each, and one byte before them.
+        let long = format!("x{}", "é".repeat(2_000));
+        let uuid = Uuid::nil().to_string();
+        let seen = v1::SeenDomain {
+            uuid: uuid.clone(),
+            name: long.clone(),
+            presence: v1::Presence::Running.into(),
+            ..Default::default()
+        };
+        let message = bounded(v1::Report { report: Some(v1::report::Report::Seen(seen)) });
+        let Report::Seen { domain, .. } = report(message).unwrap() else { panic!() };
+        assert_eq!(domain.name.len(), MAX_TEXT - 1);
+        let done = v1::OrderDone { uuid, order: 1, error: Some(long.clone()) };
+        let message = v1::Report { report: Some(v1::report::Report::OrderDone(done)) };
+        for message in [message.clone(), bounded(message)] {
+            let Report::OrderDone { error, .. } = report(message).unwrap() else { panic!() };
+            assert!(long.starts_with(&error.clone().unwrap()));
+            assert_eq!(error.unwrap().len(), MAX_TEXT - 1);
+        }
     }
 
     #[test]
