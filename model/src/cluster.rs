@@ -153,6 +153,8 @@ pub(crate) struct Context {
     pub(crate) by: String,
     /// Events so far.
     pub(crate) sequence: u32,
+    /// It is one of many that are made together: what only holds of all VMs at once is looked at in the end.
+    pub(crate) together: bool,
 }
 
 impl ClusterState {
@@ -176,6 +178,7 @@ impl ClusterState {
             request: command.request,
             by: command.by.clone(),
             sequence: 0,
+            together: false,
         };
         let outcome = self.operate(&mut context, &command.operation);
         if outcome.is_ok() && command.operation.configures() {

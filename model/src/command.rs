@@ -861,6 +861,15 @@ impl Operation {
         }
     }
 
+    /// The VM that it puts under management or changes.
+    pub fn defined_vm(&self) -> Option<&VmName> {
+        match self {
+            Self::AddVm(spec) | Self::EditVm(spec) => Some(&spec.name),
+            Self::IfUnchanged { operation, .. } => operation.defined_vm(),
+            _ => None,
+        }
+    }
+
     /// The service an operator's operation is about.
     pub fn service(&self) -> Option<&ServiceName> {
         match self {

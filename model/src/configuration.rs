@@ -22,6 +22,8 @@ impl Operation {
                     | Self::AddService(_)
                     | Self::EditService(_)
                     | Self::ForgetService(_)
+                    | Self::PutPlacementRule(_)
+                    | Self::RemovePlacementRule(_)
                     | Self::ApplyChanges { .. }
                     | Self::RestoreEnd
             ),

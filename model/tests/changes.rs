@@ -4,8 +4,10 @@
 use std::collections::BTreeMap;
 
 use model::command::{Command, Operation};
+use model::domain_xml::Disk;
 use model::failover_domain::FailoverDomain;
-use model::id::{ClusterId, FailoverDomainName, RequestId, VmName};
+use model::id::{ClusterId, FailoverDomainName, PlacementRuleName, RequestId, VmName};
+use model::placement_rule::{PlacementRule, PlacementRuleKind};
 use model::settings::Settings;
 use model::time::Timestamp;
 use model::vm::{Desired, VmPolicy, VmSpec, VmState};
@@ -166,4 +168,81 @@ fn what_is_too_large_for_one_entry_is_staged_first_and_made_with_the_last() {
     let refused = story.act(apply(1, now)).unwrap_err();
     assert!(refused.to_string().contains("what was staged of these changes"), "{refused}");
     assert_eq!(story.state.vms.len(), 3);
+}
+
+/// Its disk, whether it only reads it, and whether it shares it.
+fn with_disk(name: &str, source: &str, readonly: bool, shareable: bool) -> Box<VmSpec> {
+    let Operation::AddVm(mut spec) = add(name) else { panic!() };
+    spec.disks = vec![Disk { source: source.into(), readonly, shareable }];
+    spec
+}
+
+#[test]
+fn a_disk_has_one_writer_alone_and_among_others_alike() {
+    let taken = |disk: &str, holder: &str| Rejection::DiskTaken {
+        disk: disk.into(),
+        holder: holder.into(),
+    };
+    for (first, second, allowed) in [
+        // Whether they only read it, and whether they share it.
+        ((false, false), (false, false), false),
+        ((false, true), (false, true), true),
+        ((false, true), (false, false), false),
+        ((true, false), (true, false), true),
+        ((true, false), (false, false), false),
+        ((false, false), (true, false), false),
+        ((false, true), (true, false), true),
+        ((true, false), (false, true), true),
+    ] {
+        let (a, b) = (
+            with_disk("a", "block:/dev/x", first.0, first.1),
+            with_disk("b", "block:/dev/x", second.0, second.1),
+        );
+        let mut story = Story::begin();
+        story.act(Operation::AddVm(a.clone())).unwrap();
+        let alone = story.act(Operation::AddVm(b.clone()));
+        assert_eq!(alone.is_ok(), allowed, "{first:?} {second:?}");
+        let mut story = Story::begin();
+        let together = story.together(0, vec![Operation::AddVm(a), Operation::AddVm(b)]);
+        assert_eq!(together.is_ok(), allowed, "{first:?} {second:?}");
+        if !allowed {
+            assert_eq!(alone.unwrap_err(), taken("block:/dev/x", "a"));
+            let why = Box::new(taken("block:/dev/x", "b"));
+            let refused = Rejection::OneOfMany { change: "add-vm a".into(), why };
+            assert_eq!(together.unwrap_err(), refused);
+            assert!(story.state.vms.is_empty());
+        }
+    }
+}
+
+#[test]
+fn two_vms_may_change_their_disks_together() {
+    let mut story = Story::begin();
+    story.act(Operation::AddVm(with_disk("a", "block:/dev/x", false, false))).unwrap();
+    story.act(Operation::AddVm(with_disk("b", "block:/dev/y", false, false))).unwrap();
+    let a = with_disk("a", "block:/dev/y", false, false);
+    let b = with_disk("b", "block:/dev/x", false, false);
+    story.act(Operation::EditVm(a.clone())).unwrap_err();
+    let now = story.state.configuration;
+    story.together(now, vec![Operation::EditVm(a.clone())]).unwrap_err();
+    story.together(now, vec![Operation::EditVm(a), Operation::EditVm(b)]).unwrap();
+}
+
+#[test]
+fn rules_that_clash_with_each_other_are_refused_together_as_alone() {
+    let rule = |name: &str, kind| {
+        let vms = [vm("a"), vm("b")].into();
+        let name = PlacementRuleName::new(name).unwrap();
+        Operation::PutPlacementRule(PlacementRule { name, kind, vms })
+    };
+    let (together, apart) =
+        (rule("t", PlacementRuleKind::Together), rule("p", PlacementRuleKind::Apart));
+    let mut story = Story::begin();
+    let refused = story.together(0, vec![together.clone(), apart.clone()]).unwrap_err();
+    assert!(matches!(refused, Rejection::RulesClash { .. }), "{refused}");
+    assert!(story.state.placement_rules.is_empty());
+    // Only the end counts.
+    let (once, gone) =
+        (together, Operation::RemovePlacementRule(PlacementRuleName::new("t").unwrap()));
+    story.together(0, vec![once, apart, gone]).unwrap();
 }

@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use uuid::Uuid;
 
+use crate::apply::disks::DiskUsers;
 use crate::cluster::{ClusterState, Context, StagedChanges};
 use crate::command::Operation;
 use crate::rejection::Rejection;
@@ -62,14 +63,33 @@ impl ClusterState {
         next.staged = None;
         let staged =
             staged.iter().flat_map(|staged| staged.parts.iter().flat_map(|part| part.iter()));
-        for change in staged.chain(changes) {
-            next.apply_one(cx, change).map_err(|why| Rejection::OneOfMany {
-                change: change.subject(),
-                why: Box::new(why),
-            })?;
-        }
+        let changes: Vec<&Operation> = staged.chain(changes).collect();
+        cx.together = true;
+        let made = next.make_all(cx, &changes);
+        cx.together = false;
+        made?;
+        next.must_hold_together(self, &changes)?;
         *self = next;
         Ok(())
+    }
+
+    fn make_all(&mut self, cx: &mut Context, changes: &[&Operation]) -> Result<(), Rejection> {
+        changes.iter().try_for_each(|change| {
+            self.apply_one(cx, change).map_err(|why| one_of_many(change, why))
+        })
+    }
+
+    /// What each change alone would be checked against all VMs and rules for: once for all of them, or thousands of VMs
+    /// would hold up every replica for seconds. Only the end counts, so that two VMs may change their disks.
+    fn must_hold_together(&self, before: &Self, changes: &[&Operation]) -> Result<(), Rejection> {
+        let users = DiskUsers::all(self);
+        for change in changes {
+            let Some(record) = change.defined_vm().and_then(|name| self.vms.get(name)) else {
+                continue;
+            };
+            users.must_be_free(&record.spec).map_err(|why| one_of_many(change, why))?;
+        }
+        self.must_not_clash_anew(before)
     }
 
     fn apply_one(&mut self, cx: &mut Context, change: &Operation) -> Result<(), Rejection> {
@@ -82,6 +102,10 @@ impl ClusterState {
         }
         self.operate(cx, change).map(|_| ())
     }
+}
+
+fn one_of_many(change: &Operation, why: Rejection) -> Rejection {
+    Rejection::OneOfMany { change: change.subject(), why: Box::new(why) }
 }
 
 fn another_batch() -> Rejection {

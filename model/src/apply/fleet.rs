@@ -37,7 +37,7 @@ impl ClusterState {
                 range: format!("2 to {RULE_VMS}"),
             });
         }
-        self.must_not_clash(|state| {
+        self.must_not_clash(cx, |state| {
             state.placement_rules.insert(rule.name.clone(), Arc::new(rule.clone()));
             Ok(())
         })?;
@@ -71,12 +71,24 @@ impl ClusterState {
     /// already, as after a restore, is no reason to refuse what does not make it worse.
     pub(super) fn must_not_clash(
         &self,
+        cx: &Context,
         change: impl FnOnce(&mut Self) -> Result<(), Rejection>,
     ) -> Result<(), Rejection> {
+        // Of changes made together only the end counts, and is looked at once.
+        if cx.together {
+            return Ok(());
+        }
         let mut after = self.clone();
         change(&mut after)?;
-        match (after.rules_clash(), self.rules_clash()) {
-            (Some(clash), None) => Err(Rejection::RulesClash { why: clash.why }),
+        after.must_not_clash_anew(self)
+    }
+
+    /// Refuses what clashes now and did not before.
+    pub(super) fn must_not_clash_anew(&self, before: &Self) -> Result<(), Rejection> {
+        match self.rules_clash() {
+            Some(clash) if before.rules_clash().is_none() => {
+                Err(Rejection::RulesClash { why: clash.why })
+            }
             _ => Ok(()),
         }
     }

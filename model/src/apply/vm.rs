@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
+use crate::apply::disks::DiskUsers;
 use crate::cluster::{ClusterState, Context};
 use crate::dependency::{self, Dependee};
 use crate::event::EventKind;
@@ -28,7 +29,7 @@ impl ClusterState {
                 holder: format!("service {service}"),
             });
         }
-        self.check_spec(spec)?;
+        self.check_spec(cx, spec)?;
         // Nobody knows yet where it runs: every node is in its set until its agent says otherwise, but for those
         // proven dead until they register (design section 3, may-run set). No lease ever bound it.
         let may_run = self
@@ -119,8 +120,8 @@ impl ClusterState {
                 what: "UUID".into(),
             });
         }
-        self.check_spec(spec)?;
-        self.must_not_clash(|state| {
+        self.check_spec(cx, spec)?;
+        self.must_not_clash(cx, |state| {
             state.vm_mut(cx, &spec.name)?.spec = spec.clone();
             Ok(())
         })?;
@@ -147,10 +148,10 @@ impl ClusterState {
 
     pub(super) fn forget_vm(&mut self, cx: &mut Context, name: &VmName) -> Result<(), Rejection> {
         let record = self.vm(name)?;
-        if record.order.is_some() {
+        if let Some(order) = &record.order {
             return Err(Rejection::Busy {
                 vm: name.to_string(),
-                what: record.state.as_str().into(),
+                what: order.intent.as_str().into(),
             });
         }
         self.vms.remove(name);
@@ -179,7 +180,7 @@ impl ClusterState {
     }
 
     /// What holds for a new and for an edited VM alike.
-    fn check_spec(&self, spec: &VmSpec) -> Result<(), Rejection> {
+    fn check_spec(&self, cx: &Context, spec: &VmSpec) -> Result<(), Rejection> {
         if let Some(holder) = self.vm_by_uuid.get(&spec.uuid).filter(|holder| **holder != spec.name)
         {
             return Err(Rejection::UuidTaken {
@@ -193,35 +194,11 @@ impl ClusterState {
             return Err(Rejection::UnknownFailoverDomain { domain: domain.to_string() });
         }
         self.check_dependencies(spec)?;
-        for disk in spec.disks.iter().filter(|disk| !disk.readonly) {
-            for other in self.vms.values().filter(|other| other.spec.name != spec.name) {
-                let taken = other.spec.disks.iter().any(|theirs| {
-                    theirs.source == disk.source && !(theirs.shareable && disk.shareable)
-                });
-                if taken {
-                    return Err(Rejection::DiskTaken {
-                        disk: disk.source.clone(),
-                        holder: other.spec.name.to_string(),
-                    });
-                }
-            }
+        match cx.together {
+            // Those are looked at once, when all changes are made.
+            true => Ok(()),
+            false => DiskUsers::for_one(self, spec).must_be_free(spec),
         }
-        // A disk that this one only reads may not be written by another either.
-        for disk in spec.disks.iter().filter(|disk| disk.readonly) {
-            let writer =
-                self.vms.values().filter(|other| other.spec.name != spec.name).find(|other| {
-                    other.spec.disks.iter().any(|theirs| {
-                        theirs.source == disk.source && !theirs.readonly && !theirs.shareable
-                    })
-                });
-            if let Some(writer) = writer {
-                return Err(Rejection::DiskTaken {
-                    disk: disk.source.clone(),
-                    holder: writer.spec.name.to_string(),
-                });
-            }
-        }
-        Ok(())
     }
 
     /// What waits for itself would never start. What it depends on need not be known yet: that is not met until it is.
@@ -274,7 +251,7 @@ impl ClusterState {
                 range: "1 or more".into(),
             });
         }
-        self.must_not_clash(|state| {
+        self.must_not_clash(cx, |state| {
             state.failover_domains.insert(domain.name.clone(), Arc::new(domain.clone()));
             Ok(())
         })?;
