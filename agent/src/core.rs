@@ -463,7 +463,7 @@ impl AgentCore {
 
     /// A domain is about to end, for a cause that its end itself will not tell.
     pub fn ending(&mut self, uuid: Uuid, cause: StopCause, now: Reading) {
-        self.with(uuid, now, |driver, _| driver.ending(cause));
+        self.with(uuid, now, |driver, scene| driver.ending(scene.now, cause));
     }
 
     /// A migration begins this pass over its guest's memory.

@@ -74,11 +74,44 @@ pub struct Vm {
     failure: Option<String>,
     frozen: Option<Freeze>,
     status_failures: u32,
+    last_migration: Option<Migration>,
+    ailment: Option<Ailment>,
+    saved: Option<Saved>,
     placed: bool,
     claim: Option<Claim>,
     home: Option<String>,
     waits_for: Option<String>,
     revision: u64,
+}
+
+/// A migration, as the log knows it.
+#[derive(Debug, Serialize)]
+struct Migration {
+    from: String,
+    to: String,
+    mode: String,
+    phase: String,
+    open: bool,
+    begun: String,
+    since: String,
+}
+
+/// What is wrong with a guest that runs in name only.
+#[derive(Debug, Serialize)]
+struct Ailment {
+    kind: String,
+    why: String,
+    node: String,
+    since: String,
+}
+
+/// The memory of a guest that was stopped.
+#[derive(Debug, Serialize)]
+struct Saved {
+    file: String,
+    node: String,
+    shared: bool,
+    at: String,
 }
 
 #[derive(Debug, Serialize)]
@@ -256,6 +289,27 @@ impl From<&v1::Vm> for Vm {
                 until: freeze.until_ms.map(time),
             }),
             status_failures: vm.status_failures,
+            last_migration: vm.last_migration.clone().map(|it| Migration {
+                from: it.from,
+                to: it.to,
+                mode: it.mode,
+                phase: it.phase,
+                open: it.open,
+                begun: time(it.begun_ms),
+                since: time(it.since_ms),
+            }),
+            ailment: vm.ailment.clone().map(|it| Ailment {
+                kind: it.kind,
+                why: it.why,
+                node: it.node,
+                since: time(it.since_ms),
+            }),
+            saved: vm.saved.clone().map(|it| Saved {
+                file: it.file,
+                node: it.node,
+                shared: it.shared,
+                at: time(it.at_ms),
+            }),
             placed: vm.placed,
             claim: vm.claim.clone().map(|claim| Claim {
                 reason: claim.reason,
@@ -667,9 +721,60 @@ pub fn note(reason: Option<&v1::Reason>) -> String {
         .unwrap_or_default()
 }
 
+/// The same of a VM: with the phase of its migration, and what ails its guest, where the reason does not say so.
+pub fn vm_note(vm: &v1::Vm) -> String {
+    let mut parts = vec![note(vm.reason.as_ref())];
+    if let Some(migration) = vm.last_migration.as_ref().filter(|it| it.open) {
+        parts.push(format!("migrates to {}: {}", migration.to, migration.phase));
+    }
+    if let Some(ailment) = vm.ailment.as_ref().filter(|it| !parts[0].contains(&it.why)) {
+        parts.push(ailment.why.clone());
+    } else if vm.ailment.is_none() && vm.status_failures > 0 {
+        parts.push(format!("{} failed checks let pass", vm.status_failures));
+    }
+    parts.retain(|part| !part.is_empty());
+    parts.join("; ")
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_note_has_the_phase_of_a_migration_and_what_ails_a_guest_once() {
+        let reason = |text: &str| v1::Reason { code: "x".into(), text: text.into(), stuck: false };
+        let migration = |open| v1::VmMigration {
+            to: "node2".into(),
+            phase: "copying".into(),
+            open,
+            ..v1::VmMigration::default()
+        };
+        let ailment = v1::Ailment { why: "no answer".into(), ..v1::Ailment::default() };
+        for (vm, expected) in [
+            (v1::Vm::default(), ""),
+            (v1::Vm { status_failures: 2, ..v1::Vm::default() }, "2 failed checks let pass"),
+            (v1::Vm { last_migration: Some(migration(false)), ..v1::Vm::default() }, ""),
+            (
+                v1::Vm {
+                    reason: Some(reason("under way")),
+                    last_migration: Some(migration(true)),
+                    ..v1::Vm::default()
+                },
+                "under way; migrates to node2: copying",
+            ),
+            (v1::Vm { ailment: Some(ailment.clone()), ..v1::Vm::default() }, "no answer"),
+            (
+                v1::Vm {
+                    reason: Some(reason("no answer: it is stopped")),
+                    ailment: Some(ailment),
+                    ..v1::Vm::default()
+                },
+                "no answer: it is stopped",
+            ),
+        ] {
+            assert_eq!(vm_note(&vm), expected);
+        }
+    }
 
     #[test]
     fn a_table_is_never_cut_and_the_last_owner_is_in_parentheses() {

@@ -174,15 +174,18 @@ impl Display {
     fn show(&mut self, vm: &v1::Vm) {
         let Some(bar) = &self.bar else { return };
         let why = vm.reason.as_ref().map(|reason| reason.text.as_str()).unwrap_or_default();
+        let migration = vm.last_migration.as_ref().filter(|it| it.open);
+        let phase = migration.map_or("copying", |it| it.phase.as_str());
         let line = match &vm.progress {
             Some(progress) if progress.total_bytes > 0 => {
                 let copied = progress.total_bytes.saturating_sub(progress.remaining_bytes);
                 bar.set_style(bar_style());
                 bar.set_length(progress.total_bytes);
                 bar.set_position(copied);
-                bar.set_message(vm.name.clone());
+                bar.set_message(format!("{}, {phase}", vm.name));
                 let percent = copied * 100 / progress.total_bytes;
-                format!("{}: {percent} % of {} MiB copied", vm.name, progress.total_bytes >> 20)
+                let mib = progress.total_bytes >> 20;
+                format!("{}: {phase}, {percent} % of {mib} MiB copied", vm.name)
             }
             _ => {
                 bar.set_style(ProgressStyle::default_spinner());

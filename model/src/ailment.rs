@@ -49,6 +49,16 @@ impl AilmentKind {
         }
     }
 
+    /// The word operators read.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::IoError => "io-error",
+            Self::Crashed => "crashed",
+            Self::Watchdog => "watchdog",
+            Self::Check => "check",
+        }
+    }
+
     /// A sentence without its stop.
     pub fn why(self) -> &'static str {
         match self {

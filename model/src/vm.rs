@@ -546,6 +546,20 @@ pub enum OrderIntent {
     Evict,
 }
 
+impl OrderIntent {
+    /// For sentences: "… of VM v is under way".
+    pub fn as_str(&self) -> &'static str {
+        match self {
+            Self::Start => "a start",
+            Self::Stop { .. } => "a stop",
+            Self::Migrate { .. } => "a migration",
+            Self::Adopt => "an adoption",
+            Self::Resume => "a resumption",
+            Self::Evict => "an eviction",
+        }
+    }
+}
+
 /// What the operator last asked of a VM, until it came to something.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct OperationRecord {

@@ -4,9 +4,11 @@
 # disk, so that tests see from outside that it runs, that a migration lost nothing, and that two copies wrote: before
 # each write it reads the sector back, and when the counter there is not the one it wrote, it counts a stranger.
 #
-#   sector 1:  "BERTHCNT", counter (32 bit), strangers (32 bit)
+#   sector 1:  "BERTHCNT", counter (32 bit), strangers (32 bit), boots after the first (32 bit)
+#   sector 16: a port (16 bit) and a byte for it: what the guest is to do of its own accord, done once; 0 = nothing
+#   sector 0, byte 504 (32 bit): the sector it counts in, where that is not 1
 #   sector 0, byte 508: 1 = deaf, the guest ignores the power button
-#   sector 0, byte 509: 1 = eager, it counts as fast as it can
+#   sector 0, byte 509: 1 = eager, it counts as fast as it can, and does nothing else
 #
 # It powers off when the ACPI power button is pressed (PIIX4: PM1a status at the PM base, bit 8; PM1a control at base+4).
     .code16
@@ -30,11 +32,15 @@ begin:
     xorl %ebp, %ebp              # the counter as written last
     xorl %edi, %edi              # strangers seen
     # Continue where the disk is.
+    call to_counter
     call read_sector
     cmpl $0x54524542, BUFFER     # "BERT"
     jne again
     movl BUFFER+8, %ebp
     movl BUFFER+12, %edi
+    incl BUFFER+16               # booted once more
+    movb $0x43, %ah
+    call transfer
 
 again:
     cmpb $1, eager
@@ -44,6 +50,26 @@ again:
 nap:
     hlt
     loop nap
+
+    # What it is told to do of its own accord: a byte to a port. It shuts down, resets, panics or is bitten by that.
+    movl $16, sector
+    call read_sector
+    movw BUFFER, %dx
+    movb BUFFER+2, %bl
+    movw $0, BUFFER
+    testw %dx, %dx
+    jz obeyed
+    pushw %bx
+    pushw %dx
+    movb $0x43, %ah              # noted as done before it is: what boots again does not do it again
+    call transfer
+    popw %dx
+    popw %ax
+    cmpw $PMBASE, %dx
+    je power_off                 # QEMU takes no single byte there
+    outb %al, %dx
+obeyed:
+    call to_counter
 
 button:
     cmpb $1, deaf
@@ -86,6 +112,11 @@ stop:
     hlt
     jmp stop
 
+to_counter:
+    movl counter_sector, %eax
+    movl %eax, sector
+    ret
+
 read_sector:
     movb $0x42, %ah
 transfer:                        # ah = 0x42 reads, 0x43 writes; through the BIOS, by linear address
@@ -123,11 +154,15 @@ packet:
     .byte 16, 0
     .word 1                      # one sector
     .word BUFFER, 0              # to this address
-    .long 1, 0                   # from sector 1
+sector:
+    .long 1, 0                   # from this sector
 drive:
     .byte 0
 
-    .org 508
+    .org 504
+counter_sector:
+    .long 1
+    # 508
 deaf:
     .byte 0
 eager:

@@ -68,15 +68,26 @@ impl Cluster {
 
     /// The same, as quick as is said.
     pub fn start_tuned(options: &Options, fencing: Fencing, tuning: Tuning) -> Result<Self> {
-        Self::found(options, options.replicas, fencing, tuning)
+        Self::found(options, options.replicas, options.hosts, fencing, tuning)
     }
 
     /// The same with places for more replicas, which agents and operators know of, than found the cluster.
     pub fn start_with_spares(options: &Options, founders: usize, fencing: Fencing) -> Result<Self> {
-        Self::found(options, founders, fencing, Tuning::Default)
+        Self::found(options, founders, options.hosts, fencing, Tuning::Default)
     }
 
-    fn found(options: &Options, founders: usize, fencing: Fencing, tuning: Tuning) -> Result<Self> {
+    /// The same with hosts of libvirt after the first `nodes` that know nothing of Berth.
+    pub fn start_with_outsiders(options: &Options, nodes: usize, fencing: Fencing) -> Result<Self> {
+        Self::found(options, options.replicas, nodes, fencing, Tuning::Default)
+    }
+
+    fn found(
+        options: &Options,
+        founders: usize,
+        nodes: usize,
+        fencing: Fencing,
+        tuning: Tuning,
+    ) -> Result<Self> {
         let lab = Lab::start(options)?;
         std::fs::write(lab.directory().join("server.toml"), tuning.replica_configuration())?;
         let mut cluster = Self { lab, replicas: Vec::new(), fencing, tuning };
@@ -95,21 +106,21 @@ impl Cluster {
             // Before the agents, whose leases are what the settings say when they register.
             cluster.ctl(&["settings", "set", "--quiet-network"])?;
         }
-        for number in 1..=options.hosts {
+        for number in 1..=nodes {
             cluster.start_agent(number)?;
         }
         cluster.wait("all nodes to be online", |status| {
-            let nodes = status["nodes"]
+            let online = status["nodes"]
                 .as_array()
                 .map_or(0, |nodes| nodes.iter().filter(|node| node["state"] == "online").count());
-            nodes == options.hosts
+            online == nodes
         })?;
-        for number in 1..=options.hosts {
+        for number in 1..=nodes {
             // The lab's hosts are on a virtual machine, perhaps, whose clock nobody pauses.
             cluster.ctl(&["node", "policy", &format!("node{number}"), "--vouch-clock"])?;
         }
         if fencing != Fencing::Watchdog {
-            for number in 1..=options.hosts {
+            for number in 1..=nodes {
                 let plug = format!("plug=node{number}");
                 let lab = format!("lab={}", cluster.lab.control_socket().display());
                 let node = format!("node{number}");
@@ -248,6 +259,37 @@ impl Cluster {
             bail!("berthctl {}: {}: {}", arguments.join(" "), output.status, text.trim());
         }
         Ok(String::from_utf8_lossy(&output.stdout).into_owned())
+    }
+
+    /// Runs the operator's tool, wants it to end with this code, and returns what it said of that.
+    pub fn refused(&self, arguments: &[&str], code: i32) -> Result<String> {
+        let output = self.ctl_output(arguments)?;
+        let said = String::from_utf8_lossy(&output.stderr).into_owned();
+        ensure!(
+            output.status.code() == Some(code),
+            "{arguments:?}: {} instead of {code}: {said}",
+            output.status
+        );
+        Ok(said)
+    }
+
+    /// What was told of a VM by events of this kind, oldest first.
+    pub fn told(&self, vm: &str, kind: &str) -> Result<Vec<String>> {
+        let text = self.ctl(&["events", "--vm", vm, "--json"])?;
+        let mut told = Vec::new();
+        for line in text.lines() {
+            let event: Value = serde_json::from_str(line)?;
+            if event["kind"] == kind {
+                told.push(event["text"].as_str().unwrap_or_default().to_owned());
+            }
+        }
+        Ok(told)
+    }
+
+    /// The process of the guest's QEMU on a host, by its number from 1.
+    pub fn qemu(&self, host: usize, guest: &Guest) -> Result<i32> {
+        let all = self.lab.host(host)?.qemus()?;
+        all.get(&guest.uuid).copied().with_context(|| format!("{} is not there", guest.name))
     }
 
     /// The status, as programs see it.

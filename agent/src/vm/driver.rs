@@ -20,7 +20,7 @@ use uuid::Uuid;
 
 use crate::hypervisor::call::{Answer, Call};
 use crate::hypervisor::{HypervisorError, JobStats, Result as Called};
-use crate::vm::driver::watch::Watching;
+use crate::vm::driver::watch::{Hint, Watching};
 use crate::vm::isolation::{Isolation, IsolationStep};
 use crate::vm::ledger::Ledger;
 use crate::vm::order::{Kind, Order};
@@ -140,9 +140,9 @@ pub(crate) struct Driver {
     of_new_ledger: bool,
     /// The numbers that the calls of earlier isolations had.
     isolation_calls: u32,
-    /// What a watchdog or a panic did to the guest a moment ago, until it is seen to run: libvirt says of the end itself
+    /// What a watchdog or a panic did to the guest a moment ago, until it is seen to run after that: libvirt says of the end itself
     /// only that it shut down or crashed.
-    hint: Option<StopCause>,
+    hint: Option<Hint>,
     /// How it is checked while it runs.
     watch: Option<Watching>,
     /// The order whose copying, and whose post-copy, the cluster has been told of.
@@ -633,9 +633,9 @@ impl Driver {
                 self.unanswered = false;
                 self.missed_since = None;
                 self.cause = None;
-                if seen.presence == Some(Presence::Running) {
-                    self.hint = None;
-                }
+                // A look may come between the two: what happened, and the end of QEMU that follows from it.
+                let running = seen.presence == Some(Presence::Running);
+                self.hint.take_if(|hint| running && scene.now >= hint.until);
                 self.settle_suspended(scene, &seen);
                 if self.known.as_ref() != Some(&seen) || self.tell_anew {
                     self.send_seen(scene, seen);

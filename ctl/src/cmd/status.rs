@@ -5,7 +5,7 @@ use tonic::Response;
 
 use crate::cmd::{Context, service};
 use crate::exit::{Failure, Kind};
-use crate::render::{self, Status, note, owner, table, time};
+use crate::render::{self, Status, note, owner, table, time, vm_note};
 
 pub(super) async fn get(cx: &Context, stale: bool) -> Result<v1::Status, Failure> {
     cx.cluster
@@ -109,7 +109,7 @@ pub(super) fn vms(vms: &[v1::Vm]) -> String {
             vm.state.clone(),
             time(vm.state_since_ms),
             vm.restart_count.to_string(),
-            note(vm.reason.as_ref()),
+            vm_note(vm),
         ]
     });
     table(["VM", "OWNER (LAST)", "STATE", "SINCE", "RESTARTS", "NOTE"], rows)

@@ -241,6 +241,9 @@ fn text(vm: &v1::Vm) -> String {
         ("cannot migrate", ties(vm, "migrating").join(", ")),
         ("left behind", ties(vm, "finding-it-elsewhere").join(", ")),
         ("stop time-out", format!("{} s", policy.stop_timeout_ms / 1_000)),
+        ("last migration", last_migration(vm)),
+        ("ailment", ailment(vm)),
+        ("saved memory", saved(vm)),
         ("note", note(vm.reason.as_ref())),
     ];
     let handling = policy.handling.as_ref().map(handling::rows).unwrap_or_default();
@@ -250,6 +253,22 @@ fn text(vm: &v1::Vm) -> String {
         .map(|(key, value)| format!("{key:<16} {value}").trim_end().to_owned())
         .collect::<Vec<_>>()
         .join("\n")
+}
+
+fn last_migration(vm: &v1::Vm) -> String {
+    let Some(it) = &vm.last_migration else { return String::new() };
+    format!("{} to {}, {}: {} since {}", it.from, it.to, it.mode, it.phase, time(it.since_ms))
+}
+
+fn ailment(vm: &v1::Vm) -> String {
+    let Some(it) = &vm.ailment else { return String::new() };
+    format!("{} on {} since {}: {}", it.kind, it.node, time(it.since_ms), it.why)
+}
+
+fn saved(vm: &v1::Vm) -> String {
+    let Some(it) = &vm.saved else { return String::new() };
+    let who = if it.shared { "seen by all nodes" } else { "seen by that node only" };
+    format!("{}, written on {} at {}, {who}", it.file, it.node, time(it.at_ms))
 }
 
 fn depend(depend: &[v1::Dependency]) -> String {

@@ -335,7 +335,7 @@ fn a_name_that_is_no_member_is_the_closest_one() {
     assert!(local_node(&nodes, Some("node3")).is_none());
 }
 
-/// The parity table names a test in every row, and each of them is there.
+/// Parity and complaints name a test in every row, and each of them is there.
 #[test]
 fn every_test_that_the_parity_table_names_exists() {
     fn sources(directory: &std::path::Path, all: &mut String) {
@@ -354,16 +354,26 @@ fn every_test_that_the_parity_table_names_exists() {
     for part in ["agent", "ctl", "model", "proto", "server", "tests"] {
         sources(&workspace.join(part), &mut all);
     }
-    let (_, table) = page.split_once("## Parity").unwrap();
-    let rows: Vec<_> = table.lines().filter(|line| line.starts_with("| ")).skip(2).collect();
-    assert!(rows.len() > 20, "{rows:?}");
-    for row in rows {
+    // The rows of a section's table, without its head.
+    let rows = |section: &str, next: &str| {
+        let (_, rest) = page.split_once(section).unwrap();
+        let (table, _) = rest.split_once(next).unwrap();
+        let lines = table.lines().filter(|line| line.starts_with("| ")).skip(2);
+        lines.map(str::to_owned).collect::<Vec<_>>()
+    };
+    let parity = rows("## Parity", "## Complaints");
+    let complaints = rows("## Complaints", "## Every command");
+    assert!(parity.len() > 40 && complaints.len() > 30, "{parity:?} {complaints:?}");
+    for row in parity.iter().chain(&complaints) {
         let (_, tests) = row.trim_end_matches(" |").rsplit_once('|').unwrap();
         let names: Vec<_> = tests.split('`').skip(1).step_by(2).collect();
         assert!(!names.is_empty(), "{row}");
         for name in names {
             let name = name.rsplit("::").next().unwrap();
-            assert!(all.contains(&format!("fn {name}(")), "{name} is named and not there");
+            let at = all.find(&format!("fn {name}("));
+            let at = at.unwrap_or_else(|| panic!("{name} is named and not there"));
+            let before = all[..at].trim_end_matches("async ").trim_end();
+            assert!(before.ends_with("test]"), "{name} is no test");
         }
     }
 }

@@ -3,8 +3,10 @@
 use model::Operation;
 use model::command::{Decision, Report};
 use model::event::EventKind;
+use model::handling::Route;
 use model::id::{FailoverDomainName, NodeName};
 use model::node::SeenDomain;
+use model::order::{Order, OrderKind, outstanding};
 use model::plan::Reason;
 use model::recovery::RestartLimit;
 use model::vm::{Desired, Migratable, Presence, StopCause, VmPolicy, VmState};
@@ -189,6 +191,50 @@ fn complaint_stop_before_start_stopped_guests_when_the_daemon_came_up() {
     story.registers("a");
     assert!(story.settles().is_empty());
     assert!(story.runs_on("v", "a"));
+}
+
+#[test]
+fn complaint_a_guest_slow_to_stop_was_destroyed_and_no_kill_left_it_failed() {
+    let mut story = Story::with_nodes(&["a"]);
+    let mut policy = VmPolicy::default();
+    policy.handling.no_kill = true;
+    story.running("v", "a", policy);
+    story.bad_stops.insert("v".into());
+    story.disables("v");
+    story.leads();
+    let orders: Vec<_> = outstanding(&story.state).into_values().flatten().collect();
+    let asks = |order: &Order| matches!(order.kind, OrderKind::Stop { ask_only: true, .. });
+    assert!(orders.len() == 1 && asks(&orders[0]), "{orders:?}");
+    story.settles();
+    assert_eq!(story.place("v"), "failed on a");
+    // Its updates are installed: it goes, and nobody has to say that it has.
+    story.now += 3_600_000;
+    story.ends("v", StopCause::GuestShutdown);
+    story.settles();
+    assert_eq!(story.place("v"), "disabled");
+}
+
+#[test]
+fn complaint_migration_traffic_went_over_the_wrong_network() {
+    let mut story = Story::with_nodes(&["a", "b", "c"]);
+    let mut policy = VmPolicy::default();
+    policy.handling.migration.routes.insert(node("b"), "b-migration".into());
+    story.running("v", "a", policy);
+    for (to, data) in [("b", Some("tcp://b-migration")), ("c", None)] {
+        story.migrates("v", to);
+        story.leads();
+        let orders: Vec<_> = outstanding(&story.state).into_values().flatten().collect();
+        let route = orders.iter().find_map(|order| match &order.kind {
+            OrderKind::Migrate { route, .. } => Some(route.clone()),
+            _ => None,
+        });
+        let target = &story.state.nodes[&story.id(to)];
+        let expected =
+            Route { connection: target.migration_uri.clone(), data: data.map(str::to_owned) };
+        assert_eq!(route, Some(expected), "to {to}");
+        story.settles();
+        assert_eq!(story.place("v"), format!("started on {to}"));
+    }
 }
 
 #[test]

@@ -93,6 +93,27 @@ pub fn vm(
         }),
         status_failures: record.status_failures.len() as u32,
         placed: record.placed_at.is_some(),
+        last_migration: record.migration.as_ref().map(|it| v1::VmMigration {
+            from: name(it.from),
+            to: name(it.to),
+            mode: migration_mode(it.mode).into(),
+            phase: it.phase.as_str().into(),
+            open: it.phase.is_open(),
+            begun_ms: it.begun.0,
+            since_ms: it.since.0,
+        }),
+        ailment: record.ailment.as_ref().map(|it| v1::Ailment {
+            kind: it.kind.as_str().into(),
+            why: it.why.clone(),
+            node: name(it.node),
+            since_ms: it.at.0,
+        }),
+        saved: record.saved.as_ref().map(|it| v1::SavedMemory {
+            file: it.file.clone(),
+            node: name(it.node),
+            shared: it.shared,
+            at_ms: it.at.0,
+        }),
     }
 }
 

@@ -15,6 +15,15 @@ const SECTOR: u64 = 512;
 const DEAF_OFFSET: usize = 508;
 /// Where it says whether it counts as fast as it can.
 const EAGER_OFFSET: usize = 509;
+/// Where it has the number of the sector it counts in (32 bit).
+const COUNTER_OFFSET: usize = 504;
+/// The sector it counts in if nothing else is said.
+const COUNTER: u8 = 1;
+/// A sector that is on another page of its disk than the boot sector, and a hole until it counts.
+const FAR_COUNTER: u8 = 8;
+/// The sector that tells it what to do of its own accord. On a page that it never counts in: a page is written back whole, and
+/// would take an older count with it.
+const ACT: u64 = 16;
 const DISK_BYTES: u64 = 64 * SECTOR;
 
 /// One guest.
@@ -28,6 +37,36 @@ pub struct Guest {
     pub disk: PathBuf,
     /// Memory of its domain.
     pub memory_mib: u64,
+    /// Devices beside those that every guest has, as domain XML.
+    pub devices: String,
+    counter: u8,
+}
+
+/// What a guest can do of its own accord.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Act {
+    /// It shuts down.
+    PowerOff,
+    /// It resets itself, as a kernel does that reboots.
+    Reboot,
+    /// It panics: needs the device `<panic model='isa'/>`.
+    Panic,
+    /// It lets its watchdog bite: needs the device `<watchdog model='ib700'/>`.
+    LetBite,
+}
+
+impl Act {
+    /// A port, and the byte for it: the power management's control, the keyboard controller's reset line, pvpanic's "panicked",
+    /// and ib700's shortest time.
+    fn bytes(self) -> [u8; 3] {
+        let (port, byte): (u16, u8) = match self {
+            Self::PowerOff => (0x600, 0),
+            Self::Reboot => (0x64, 0xfe),
+            Self::Panic => (0x505, 1),
+            Self::LetBite => (0x443, 15),
+        };
+        [port.to_le_bytes()[0], port.to_le_bytes()[1], byte]
+    }
 }
 
 /// What a guest has written.
@@ -37,6 +76,8 @@ pub struct Count {
     pub counter: u32,
     /// How often it found a counter on its disk that it had not written.
     pub strangers: u32,
+    /// How often it was booted after the first time; a guest that was restored or migrated was not.
+    pub boots: u32,
 }
 
 impl Guest {
@@ -50,6 +91,13 @@ impl Guest {
         Self::make_with(shared, name, &[(EAGER_OFFSET, 1)])
     }
 
+    /// The same for a guest whose first count makes its disk larger, which fails where its storage is full.
+    pub fn make_growing(directory: &Path, name: &str) -> Result<Self> {
+        let mut guest = Self::make_with(directory, name, &[(COUNTER_OFFSET, FAR_COUNTER)])?;
+        guest.counter = FAR_COUNTER;
+        Ok(guest)
+    }
+
     fn make_with(shared: &Path, name: &str, bytes: &[(usize, u8)]) -> Result<Self> {
         let disk = shared.join(format!("{name}.img"));
         let mut image = boot_sector(shared)?;
@@ -59,7 +107,14 @@ impl Guest {
         let mut file = File::create(&disk)?;
         file.write_all(&image)?;
         file.set_len(DISK_BYTES)?;
-        Ok(Self { name: name.to_owned(), uuid: Uuid::new_v4(), disk, memory_mib: 16 })
+        Ok(Self {
+            name: name.to_owned(),
+            uuid: Uuid::new_v4(),
+            disk,
+            memory_mib: 16,
+            devices: String::new(),
+            counter: COUNTER,
+        })
     }
 
     /// Its domain.
@@ -84,14 +139,15 @@ impl Guest {
     </disk>
     <controller type='usb' model='none'/>
     <memballoon model='none'/>
-    <serial type='null'><target port='0'/></serial>
+    <serial type='null'><target port='0'/></serial>{}
   </devices>
 </domain>
 ",
             self.name,
             self.uuid,
             self.memory_mib,
-            self.disk.display()
+            self.disk.display(),
+            self.devices
         )
     }
 
@@ -105,8 +161,8 @@ impl Guest {
     /// What it has written; `None` before its first count.
     pub fn count(&self) -> Result<Option<Count>> {
         let mut file = OpenOptions::new().read(true).open(&self.disk)?;
-        file.seek(SeekFrom::Start(SECTOR))?;
-        let mut bytes = [0u8; 16];
+        file.seek(SeekFrom::Start(u64::from(self.counter) * SECTOR))?;
+        let mut bytes = [0u8; 20];
         file.read_exact(&mut bytes)?;
         if &bytes[..8] != b"BERTHCNT" {
             return Ok(None);
@@ -114,7 +170,16 @@ impl Guest {
         let number = |at: usize| {
             u32::from_le_bytes([bytes[at], bytes[at + 1], bytes[at + 2], bytes[at + 3]])
         };
-        Ok(Some(Count { counter: number(8), strangers: number(12) }))
+        Ok(Some(Count { counter: number(8), strangers: number(12), boots: number(16) }))
+    }
+
+    /// Has it do something of its own accord, once, within a moment.
+    pub fn does(&self, act: Act) -> Result<()> {
+        let mut file = OpenOptions::new().write(true).open(&self.disk)?;
+        file.seek(SeekFrom::Start(ACT * SECTOR))?;
+        file.write_all(&act.bytes())?;
+        file.sync_all()?;
+        Ok(())
     }
 }
 

@@ -22,6 +22,19 @@ pub(super) struct Watching {
     failing: bool,
 }
 
+/// What is about to end a guest, for so long: 5 s, in which a loaded host brings QEMU down.
+#[derive(Debug)]
+pub(super) struct Hint {
+    cause: StopCause,
+    pub(super) until: u64,
+}
+
+impl Hint {
+    fn new(cause: StopCause, now: u64) -> Self {
+        Self { cause, until: now + 5_000 }
+    }
+}
+
 impl Driver {
     /// The cluster says how it is checked from now on, or that it is not.
     pub(crate) fn watch(&mut self, scene: &mut Scene<'_>, watch: Option<(String, Checks)>) {
@@ -82,26 +95,28 @@ impl Driver {
     /// Something happened in the guest.
     pub(crate) fn noted(&mut self, scene: &mut Scene<'_>, note: GuestNote, text: String) {
         if note == GuestNote::Panicked {
-            self.hint = Some(StopCause::Panicked);
+            self.hint = Some(Hint::new(StopCause::Panicked, scene.now));
         }
         let noted = convert::noted(self.uuid, note, text);
         scene.reports.push(v1::Report { report: Some(v1::report::Report::Noted(noted)) });
     }
 
     /// It is about to end, for a cause that its end itself will not tell.
-    pub(crate) fn ending(&mut self, cause: StopCause) {
+    pub(crate) fn ending(&mut self, now: u64, cause: StopCause) {
         // A watchdog's power-off is seen as a shutdown by the host's hand a moment later.
-        if self.hint != Some(StopCause::Watchdog) {
-            self.hint = Some(cause);
+        if self.hint.as_ref().is_none_or(|hint| hint.cause != StopCause::Watchdog) {
+            self.hint = Some(Hint::new(cause, now));
         }
     }
 
     /// The cause of an end, with what was said just before it.
     pub(super) fn refined(&mut self, cause: StopCause) -> StopCause {
-        match (cause, self.hint.take()) {
-            (StopCause::GuestShutdown | StopCause::Destroyed, Some(StopCause::Watchdog)) => {
-                StopCause::Watchdog
-            }
+        match (cause, self.hint.take().map(|hint| hint.cause)) {
+            // QEMU that powers a guest off for its watchdog just exits, which libvirt calls a failure of QEMU.
+            (
+                StopCause::GuestShutdown | StopCause::Destroyed | StopCause::Failed,
+                Some(StopCause::Watchdog),
+            ) => StopCause::Watchdog,
             (StopCause::GuestShutdown, Some(StopCause::Terminated)) => StopCause::Terminated,
             (StopCause::Crashed | StopCause::Destroyed, Some(StopCause::Panicked)) => {
                 StopCause::Panicked

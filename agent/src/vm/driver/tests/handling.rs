@@ -144,6 +144,38 @@ fn a_guest_that_runs_is_checked_and_only_news_of_success_is_told() {
 }
 
 #[test]
+fn complaint_status_failed_whenever_libvirtd_was_down() {
+    let mut bench = bench();
+    bench.give(vec![start(10)]);
+    bench.told();
+    let checks = v1::Checks {
+        guest_agent: true,
+        interval_ms: 1_000,
+        timeout_ms: 1_000,
+        ..Default::default()
+    };
+    let watch = v1::Watch { vm: "v".into(), uuid: VM.to_string(), checks: Some(checks) };
+    let list = v1::OrderList {
+        term: 1,
+        epoch: 1,
+        cluster: CLUSTER.to_string(),
+        orders: Vec::new(),
+        watches: vec![watch],
+        ..v1::OrderList::default()
+    };
+    bench.core.orders(list, bench.at());
+    bench.pass(2_500, true);
+    assert_eq!(bench.told(), ["checked: ok"]);
+    bench.fake.set_faults(Faults { disconnected: true, ..Faults::default() });
+    bench.core.event(VM, None, bench.at());
+    bench.pass(10_000, true);
+    assert_eq!(bench.told(), Vec::<String>::new(), "nobody can say, so nothing is said");
+    bench.fake.set_faults(Faults::default());
+    bench.pass(10_000, true);
+    assert_eq!(bench.told(), Vec::<String>::new(), "and nothing had happened");
+}
+
+#[test]
 fn a_domain_xml_in_a_file_is_read_at_the_start_and_has_to_be_the_vms() {
     let mut bench = bench();
     let directory = tempfile::tempdir().unwrap();
@@ -165,6 +197,8 @@ fn a_domain_xml_in_a_file_is_read_at_the_start_and_has_to_be_the_vms() {
 fn the_cause_of_an_end_is_what_was_said_just_before_it() {
     for (hint, end, cause) in [
         (Some(StopCause::Watchdog), StopCause::GuestShutdown, "WATCHDOG"),
+        // QEMU's own way to power a guest off for its watchdog: it ends without a word.
+        (Some(StopCause::Watchdog), StopCause::Failed, "WATCHDOG"),
         (Some(StopCause::Terminated), StopCause::GuestShutdown, "TERMINATED"),
         (Some(StopCause::Panicked), StopCause::Crashed, "PANICKED"),
         (None, StopCause::GuestShutdown, "GUEST_SHUTDOWN"),
@@ -180,6 +214,9 @@ fn the_cause_of_an_end_is_what_was_said_just_before_it() {
             Some(hint) => bench.core.ending(VM, hint, bench.at()),
             None => {}
         }
+        // Looked at in between, while QEMU is still there.
+        bench.fake.appear(VM, "v", Presence::Running);
+        bench.settle();
         bench.fake.kill(VM, end);
         bench.settle();
         let told = bench.told();
