@@ -32,12 +32,14 @@ use crate::hypervisor::{
     DomainFacts, HostFacts, HypervisorError, HypervisorEvent, HypervisorHandle, JobStats,
 };
 use crate::lease_file::LeaseFile;
+use crate::load::{self, Loads};
 use crate::outbox::Outbox;
 use crate::script::call::{Outcome, ScriptCall};
 use crate::script::command::Programs;
 use crate::script::orphan::RunNotes;
 use crate::script::run::Runner;
 use crate::session::{Servers, Session, leave, register};
+use crate::shutdown;
 use crate::vm::driver::VmCall;
 use crate::vm::ledger::Ledger;
 
@@ -143,7 +145,10 @@ pub async fn run(config: Config) -> anyhow::Result<()> {
             let _ = inputs.send(Input::OrphanGone(orphan.service));
         });
     }
+    let loads = Loads::default();
+    tokio::spawn(load::measure(loads.clone()));
     let session = Arc::new(Mutex::new(None));
+    tokio::spawn(shutdown::listen(config.run_dir.clone(), servers.clone(), session.clone()));
     let agent = Agent {
         boot_id,
         config,
@@ -151,6 +156,7 @@ pub async fn run(config: Config) -> anyhow::Result<()> {
         hypervisor,
         inputs,
         jobs,
+        loads,
         session: session.clone(),
     };
     let ended = tokio::select! {
@@ -305,6 +311,7 @@ struct Agent {
     hypervisor: HypervisorHandle,
     inputs: mpsc::UnboundedSender<Input>,
     jobs: Jobs,
+    loads: Loads,
     session: Arc<Mutex<Option<v1::RegisterReply>>>,
 }
 
@@ -339,6 +346,7 @@ impl Agent {
                 servers: self.servers.clone(),
                 given: reply,
                 jobs: self.jobs.clone(),
+                loads: self.loads.clone(),
                 hypervisor: self.hypervisor.clone(),
                 inputs: self.inputs.clone(),
                 fence_agents: fence::FenceAgents::new(self.config.fence_agents.clone()),

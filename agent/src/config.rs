@@ -2,7 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
-use clap::Parser;
+use clap::{Parser, Subcommand};
 use model::id::NodeName;
 use proto::channel::TlsFiles;
 use serde::Deserialize;
@@ -12,7 +12,12 @@ use serde::Deserialize;
 #[command(version, about)]
 pub struct Flags {
     /// The configuration file.
-    #[arg(long, env = "BERTH_AGENT_CONFIG", default_value = "/etc/berth/agent.toml")]
+    #[arg(
+        long,
+        global = true,
+        env = "BERTH_AGENT_CONFIG",
+        default_value = "/etc/berth/agent.toml"
+    )]
     config: PathBuf,
     /// This node's name; the host's name where it is not given.
     #[arg(long, env = "BERTH_NODE")]
@@ -30,7 +35,7 @@ pub struct Flags {
     #[arg(long, env = "BERTH_STATE_DIR")]
     state_dir: Option<PathBuf>,
     /// Where the lease is kept; must be empty after a reboot.
-    #[arg(long, env = "BERTH_RUN_DIR")]
+    #[arg(long, global = true, env = "BERTH_RUN_DIR")]
     run_dir: Option<PathBuf>,
     /// The watchdog to feed.
     #[arg(long, env = "BERTH_WATCHDOG")]
@@ -41,6 +46,32 @@ pub struct Flags {
     /// Migrate VMs also when libvirt does not see that their storage is shared.
     #[arg(long, env = "BERTH_MIGRATE_UNSAFE")]
     migrate_unsafe: bool,
+    /// Something else than to be the agent.
+    #[command(subcommand)]
+    pub command: Option<Task>,
+}
+
+/// What else this program does.
+#[derive(Debug, Clone, Subcommand)]
+pub enum Task {
+    /// Have the running agent tell the control plane that this host goes down, and wait until nothing of the cluster's is left here.
+    ///
+    /// What becomes of its VMs is the setting shutdown_policy. Ends with 0 when the host may go down, with 1 when the time is over
+    /// and it may as well. An agent that starts again takes the announcement back.
+    AnnounceShutdown {
+        /// The host boots again at once: VMs may wait for it.
+        #[arg(long, conflicts_with = "from_systemd")]
+        reboot: bool,
+        /// Have systemd's jobs say whether the host goes down at all, and whether it boots again.
+        #[arg(long)]
+        from_systemd: bool,
+        /// How long to wait in all, in seconds.
+        #[arg(long, value_name = "SECONDS", env = "BERTH_SHUTDOWN_TIMEOUT", default_value_t = 600)]
+        timeout: u64,
+        /// How long to wait for a control plane that does not answer, in seconds.
+        #[arg(long, value_name = "SECONDS", env = "BERTH_SHUTDOWN_UNHEARD", default_value_t = 60)]
+        unheard: u64,
+    },
 }
 
 #[derive(Debug, Default, Deserialize)]
@@ -142,6 +173,8 @@ pub enum ConfigError {
     },
 }
 
+/// Empty after a reboot.
+const RUN_DIR: &str = "/run/berth";
 /// Where distributions put fence agents.
 const FENCE_AGENT_DIRECTORIES: [&str; 3] = ["/usr/sbin", "/usr/bin", "/sbin"];
 /// The host's own share where nothing else is said: enough for libvirtd, the agent and a shell.
@@ -149,6 +182,12 @@ const RESERVED_MEMORY_MIB: u64 = 512;
 /// The default time-out of a watchdog (design section 5), and the shortest that can be fed three times in.
 const WATCHDOG_TIMEOUT_MS: u64 = 2_000;
 const SHORTEST_WATCHDOG_MS: u64 = 300;
+
+/// Where the running agent's lease and socket are.
+pub fn run_dir(flags: &Flags) -> Result<PathBuf, ConfigError> {
+    let configured = read(&flags.config)?.run_dir;
+    Ok(flags.run_dir.clone().or(configured).unwrap_or_else(|| RUN_DIR.into()))
+}
 
 /// Reads flags and file. A missing file is an error only when the flags do not say enough.
 pub fn load(flags: Flags) -> Result<Config, ConfigError> {
@@ -198,7 +237,7 @@ pub fn load(flags: Flags) -> Result<Config, ConfigError> {
             .state_dir
             .or(file.state_dir)
             .unwrap_or_else(|| "/var/lib/berth/agent".into()),
-        run_dir: flags.run_dir.or(file.run_dir).unwrap_or_else(|| "/run/berth".into()),
+        run_dir: flags.run_dir.or(file.run_dir).unwrap_or_else(|| RUN_DIR.into()),
         reserved_memory_mib: file.reserved_memory_mib.unwrap_or(RESERVED_MEMORY_MIB),
         migrate_unsafe: flags.migrate_unsafe || file.migrate_unsafe,
         fence_agents: flags

@@ -28,6 +28,7 @@ use uuid::Uuid;
 use crate::agent::{Input, Jobs, lock};
 use crate::clock::Reading;
 use crate::hypervisor::HypervisorHandle;
+use crate::load::Loads;
 use crate::outbox::{Outbox, Refused};
 
 /// Between two rounds over all replicas that all failed.
@@ -115,6 +116,8 @@ pub struct Session {
     pub given: RegisterReply,
     /// Migrations under way.
     pub jobs: Jobs,
+    /// What guests use, where it was measured since the last heartbeat.
+    pub loads: Loads,
     /// What is asked about domains.
     pub hypervisor: HypervisorHandle,
     /// Where orders and answered heartbeats go.
@@ -222,7 +225,7 @@ impl Session {
                 number,
                 jobs,
                 epoch: self.given.epoch,
-                loads: Vec::new(),
+                loads: std::mem::take(&mut *lock(&self.loads)),
             });
             request.set_timeout(limit);
             let sent = Reading::now();

@@ -10,12 +10,12 @@ use std::process::{ExitStatus, Stdio};
 use std::time::Duration;
 
 use model::node::FenceDevice;
-use rustix::io::Errno;
-use rustix::process::{Pid, Signal, kill_process_group};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::process::{Child, ChildStderr, ChildStdin, Command};
 use tokio::time::timeout;
-use tracing::{debug, warn};
+use tracing::debug;
+
+use crate::process_group::ProcessGroup;
 
 /// How much of an agent's complaint is kept: the end, which has the error when there is a Python traceback before it.
 const COMPLAINT_CHARACTERS: usize = 300;
@@ -126,7 +126,7 @@ pub(super) async fn call(
 }
 
 async fn converse(mut child: Child, lines: &str) -> io::Result<(ExitStatus, Vec<u8>)> {
-    let group = Group::of(&child);
+    let group = ProcessGroup::of(&child);
     let (stdin, stderr) = (child.stdin.take(), child.stderr.take());
     let end = async {
         let status = child.wait().await;
@@ -185,28 +185,6 @@ fn complaint(said: &str, device: &FenceDevice) -> String {
     let line = lines.join(", ");
     let superfluous = line.chars().count().saturating_sub(COMPLAINT_CHARACTERS);
     line.chars().skip(superfluous).collect::<String>().trim_start().to_owned()
-}
-
-/// An agent and all that it started; killed when this is dropped.
-struct Group(Option<Pid>);
-
-impl Group {
-    fn of(child: &Child) -> Self {
-        Self(child.id().and_then(|id| i32::try_from(id).ok()).and_then(Pid::from_raw))
-    }
-}
-
-impl Drop for Group {
-    fn drop(&mut self) {
-        let Some(pid) = self.0 else { return };
-        // The id is not given to another process while a member lives. With none left it might be, in theory, but ids
-        // come in rising order and this follows the end at once.
-        match kill_process_group(pid, Signal::KILL) {
-            // All have ended, as they should.
-            Ok(()) | Err(Errno::SRCH) => {}
-            Err(error) => warn!(%error, ?pid, "what a fence agent left behind could not be killed"),
-        }
-    }
 }
 
 #[cfg(test)]

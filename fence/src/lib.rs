@@ -14,6 +14,7 @@
 #![warn(missing_docs)]
 
 mod call;
+mod process_group;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
@@ -23,6 +24,7 @@ use model::sabotage::{Rule, off};
 
 use self::call::Answer;
 pub use self::call::CallError;
+pub use self::process_group::ProcessGroup;
 
 /// `status`: the plug is on; any other action: done.
 const DONE: i32 = 0;

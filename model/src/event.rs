@@ -25,6 +25,11 @@ impl Severity {
             Self::Alarm => "alarm",
         }
     }
+
+    /// The severity with this word.
+    pub fn from_word(word: &str) -> Option<Self> {
+        [Self::Info, Self::Warning, Self::Alarm].into_iter().find(|it| it.as_str() == word)
+    }
 }
 
 macro_rules! kinds {
@@ -34,6 +39,14 @@ macro_rules! kinds {
         pub enum EventKind { $($(#[$doc])* $name,)* }
 
         impl EventKind {
+            /// All of them.
+            pub const ALL: &[Self] = &[$(Self::$name,)*];
+
+            /// The kind with this word.
+            pub fn from_word(word: &str) -> Option<Self> {
+                Self::ALL.iter().copied().find(|kind| kind.as_str() == word)
+            }
+
             /// The word programs match on; stable.
             pub fn as_str(self) -> &'static str {
                 match self { $(Self::$name => $word,)* }

@@ -7,6 +7,8 @@ use clap::Parser;
 use proto::channel::TlsFiles;
 use serde::Deserialize;
 
+use crate::hooks::config::FileHook;
+use crate::hooks::{self, Hook, HookError};
 use crate::raft::Timing;
 
 /// Where distributions put fence agents.
@@ -50,6 +52,8 @@ struct File {
     tls: Option<FileTls>,
     #[serde(default)]
     raft: FileRaft,
+    #[serde(default)]
+    hooks: Vec<FileHook>,
 }
 
 #[derive(Debug, Deserialize)]
@@ -84,6 +88,8 @@ pub struct Config {
     pub tls: Option<TlsFiles>,
     /// Raft's times.
     pub timing: Timing,
+    /// Programs that are run when something happens.
+    pub hooks: Vec<Hook>,
 }
 
 /// Why a configuration is refused.
@@ -118,6 +124,15 @@ pub enum ConfigError {
     /// Times that do not fit.
     #[error("{0}")]
     Timing(String),
+    /// A hook that could not be run.
+    #[error("the configuration file {} has a hook that is refused", path.display())]
+    Hook {
+        /// The file.
+        path: PathBuf,
+        /// Which hook, and why.
+        #[source]
+        source: HookError,
+    },
 }
 
 /// Reads flags and file. A missing file is an error only when the flags do not say enough.
@@ -140,6 +155,12 @@ pub fn load(flags: Flags) -> Result<Config, ConfigError> {
             key: tls.key,
         }),
         timing: timing(&file.raft)?,
+        hooks: file
+            .hooks
+            .into_iter()
+            .map(hooks::config::check)
+            .collect::<Result<_, _>>()
+            .map_err(|source| ConfigError::Hook { path: flags.config.clone(), source })?,
     };
     if config.tls.is_none()
         && !config.listen.ip().is_loopback()
@@ -203,6 +224,45 @@ mod tests {
     fn flags_win_over_the_file() {
         let config = load_with("id = 1\ndata_dir = '/a'", &["--id", "2"]).unwrap();
         assert_eq!((config.id, config.data_dir), (2, PathBuf::from("/a")));
+    }
+
+    #[test]
+    fn a_hook_that_could_not_be_run_is_refused_by_name_with_the_way_out() {
+        let hook = |rest: &str| format!("id = 1\ndata_dir = '/a'\n[[hooks]]\n{rest}");
+        for (text, reason) in [
+            ("program = 'bin/sh'\nevents = ['*']", "bin/sh is not an absolute path"),
+            ("program = '/nonexistent'\nevents = ['*']", "/nonexistent cannot be read"),
+            ("program = '/etc'\nevents = ['*']", "/etc is not a file"),
+            ("program = '/etc/passwd'\nevents = ['*']", "chmod +x"),
+            ("program = '/bin/sh'", "names no events"),
+            ("program = '/bin/sh'\nevents = []", "names no events"),
+            (
+                "program = '/bin/sh'\nevents = ['vm-born']",
+                "\"vm-born\", which there is not; events are \"*\" for all, cluster-initialised, ",
+            ),
+            ("program = '/bin/sh'\nevents = ['*', 'vm-born']", "vm-born"),
+            ("program = '/bin/sh'\nseverity = 'bad'", "info, warning or alarm"),
+            (
+                "program = '/bin/sh'\nevents = ['vm-started']\nseverity = 'alarm'",
+                "vm-started, which is less",
+            ),
+            ("program = '/bin/sh'\nevents = ['*']\ntimeout_ms = 0", "1 to 600000 ms"),
+            ("program = '/bin/sh'\nevents = ['*']\nuser = 'root'", "unknown field"),
+        ] {
+            let error = load_with(&hook(text), &[]).unwrap_err();
+            let why = std::error::Error::source(&error).unwrap().to_string();
+            assert!(why.contains(reason), "{text}: {why}");
+        }
+        let text = hook(
+            "program = '/bin/sh'\nevents = ['node-dead', 'vm-lost']\n[[hooks]]\nprogram = '/bin/ls'\nseverity = 'alarm'\ntimeout_ms = 5",
+        );
+        let hooks = load_with(&text, &[]).unwrap().hooks;
+        use model::event::EventKind::{NodeDead, VmConflict, VmLost, VmStarted};
+        let wants = |hook: usize| {
+            [NodeDead, VmLost, VmConflict, VmStarted].map(|kind| hooks[hook].wants(kind))
+        };
+        assert_eq!((wants(0), wants(1)), ([true, true, false, false], [false, true, true, false]));
+        assert_eq!(hooks[1].timeout, std::time::Duration::from_millis(5));
     }
 
     #[test]

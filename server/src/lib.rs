@@ -4,6 +4,7 @@ pub mod backup;
 pub mod clock;
 pub mod config;
 pub mod grpc;
+pub mod hooks;
 pub mod leader;
 pub mod raft;
 pub mod server;

@@ -19,6 +19,7 @@ use crate::grpc::agent::AgentService;
 use crate::grpc::control::ControlService;
 use crate::grpc::forward::Router;
 use crate::grpc::questions::Questions;
+use crate::hooks::Hooks;
 use crate::leader::{self, LeaderHandle};
 use crate::raft::{RaftHandle, RaftOptions};
 
@@ -81,7 +82,8 @@ pub async fn run(config: Config) -> anyhow::Result<()> {
         let _ = stopped.await;
     }));
     let mut superseded = leader.superseded();
-    let leading = tokio::spawn(leader::run(raft.clone(), leader, fence));
+    let hooks = Hooks::new(config.hooks);
+    let leading = tokio::spawn(leader::run(raft.clone(), leader, fence, hooks));
     info!(id = config.id, listen = %config.listen, "serving");
     if let Err(error) = sd_notify::notify(&[sd_notify::NotifyState::Ready]) {
         warn!(%error, "the service manager could not be told");

@@ -245,7 +245,9 @@ impl AgentSession for AgentService {
         }
         let state = self.raft.state();
         let empty = !state.may_run_anything(node);
-        Ok(Response::new(v1::AnnounceShutdownReply { empty }))
+        let view = self.leader.view().borrow().clone();
+        let left = lead::left_on(&state, node, view.as_ref().map(|view| &view.plan));
+        Ok(Response::new(v1::AnnounceShutdownReply { empty, left }))
     }
 
     async fn report(&self, request: Request<v1::ReportRequest>) -> Answer<v1::ReportReply> {

@@ -1,6 +1,8 @@
 //! Pure: one look of a leader at all there is, and its words on a heartbeat. The reconciler and the agents' service
 //! carry these out.
 
+use std::fmt::Display;
+
 use model::ClusterState;
 use model::command::Operation;
 use model::id::{Epoch, NodeId, SessionId};
@@ -56,4 +58,31 @@ pub fn is_heard(silent_ms: u64, settings: &Settings) -> bool {
 /// Whether that is the node's present session.
 pub fn in_session(state: &ClusterState, node: NodeId, session: SessionId) -> bool {
     state.nodes.get(&node).and_then(|node| node.session()) == Some(session)
+}
+
+/// At most so much of what is left on a host is told by name.
+const LEFT_NAMED: usize = 100;
+
+/// What may still be running on a node, for people, with what is done about it.
+pub fn left_on(state: &ClusterState, node: NodeId, plan: Option<&Plan>) -> Vec<String> {
+    let line = |kind: &str, name: &dyn Display, reason: Option<&dyn Display>| match reason {
+        Some(reason) => format!("{kind}:{name} ({reason})"),
+        None => format!("{kind}:{name}"),
+    };
+    let vms = state.vms.values().filter(|vm| vm.may_run.contains_key(&node)).map(|vm| {
+        let reason = plan.and_then(|plan| plan.vms.get(&vm.spec.name));
+        line("vm", &vm.spec.name, reason.map(|it| it as &dyn Display))
+    });
+    let services = state.services.values().filter(|it| it.may_run.contains_key(&node));
+    let services = services.map(|service| {
+        let reason = plan.and_then(|plan| plan.services.get(&service.spec.name));
+        line("service", &service.spec.name, reason.map(|it| it as &dyn Display))
+    });
+    let mut left: Vec<_> = vms.chain(services).collect();
+    let more = left.len().saturating_sub(LEFT_NAMED);
+    if more > 0 {
+        left.truncate(LEFT_NAMED);
+        left.push(format!("and {more} more"));
+    }
+    left
 }

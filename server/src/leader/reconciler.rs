@@ -15,6 +15,7 @@ use tracing::{debug, info, warn};
 use uuid::Uuid;
 
 use crate::clock;
+use crate::hooks::Hooks;
 use crate::leader::fencer::{Fencer, Means};
 use crate::leader::lead::{self, Look};
 use crate::leader::{LeaderHandle, OrderBook};
@@ -26,12 +27,13 @@ const PERIOD: Duration = Duration::from_millis(100);
 const PROPOSALS_AT_ONCE: usize = 256;
 
 /// Leads whenever this replica is the leader, until the process ends.
-pub async fn run(raft: RaftHandle, handle: LeaderHandle, agents: FenceAgents) {
+pub async fn run(raft: RaftHandle, handle: LeaderHandle, agents: FenceAgents, mut hooks: Hooks) {
     let mut leadership = raft.leadership();
     loop {
         let term = *leadership.borrow_and_update();
         if let Some(term) = term {
             info!(term, "leading");
+            hooks.begin(term, &raft.state());
             let mut reconciler = Reconciler {
                 raft: raft.clone(),
                 handle: handle.clone(),
@@ -40,9 +42,11 @@ pub async fn run(raft: RaftHandle, handle: LeaderHandle, agents: FenceAgents) {
                     Means { agents: agents.clone(), desk: handle.fences() },
                     term,
                 ),
+                hooks: &mut hooks,
                 term,
             };
             reconciler.lead(&mut leadership).await;
+            hooks.end();
             handle.shared.view.send_replace(None);
             handle.shared.book.send_replace(None);
             info!(term, "no longer leading");
@@ -52,14 +56,15 @@ pub async fn run(raft: RaftHandle, handle: LeaderHandle, agents: FenceAgents) {
     }
 }
 
-struct Reconciler {
+struct Reconciler<'h> {
     raft: RaftHandle,
     handle: LeaderHandle,
     fencer: Fencer,
+    hooks: &'h mut Hooks,
     term: u64,
 }
 
-impl Reconciler {
+impl Reconciler<'_> {
     async fn lead(&mut self, leadership: &mut watch::Receiver<Option<u64>>) {
         let (now, carried) = (self.handle.elapsed_ms(), self.handle.carried());
         let leaderless_ms = self.raft.since_another_led().as_millis() as u64;
@@ -110,6 +115,7 @@ impl Reconciler {
         let wall = clock::now();
         let Look { liveness, plan } = lead::look(&mut self.handle.detector(), &state, now, wall);
         self.fencer.look(&state, &liveness, now, wall);
+        self.hooks.look(&state);
         let operations = plan.operations.clone();
         self.handle.shared.view.send_if_modified(|view| {
             let new = LeaderView { liveness, plan };

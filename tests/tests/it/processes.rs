@@ -9,9 +9,9 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, bail, ensure};
 use tests::lab::binary;
 
-struct Server {
-    child: Child,
-    address: String,
+pub(super) struct Server {
+    pub(super) child: Child,
+    pub(super) address: String,
 }
 
 impl Drop for Server {
@@ -21,23 +21,19 @@ impl Drop for Server {
     }
 }
 
-fn free_address() -> Result<String> {
+pub(super) fn free_address() -> Result<String> {
     Ok(TcpListener::bind("127.0.0.1:0")?.local_addr()?.to_string())
 }
 
-fn command(id: u64, address: &str, data: &Path) -> Result<Command> {
+pub(super) fn command(id: u64, address: &str, data: &Path) -> Result<Command> {
+    command_with(Path::new("/nonexistent"), id, address, data)
+}
+
+/// The same with a configuration file.
+pub(super) fn command_with(config: &Path, id: u64, address: &str, data: &Path) -> Result<Command> {
     let mut command = Command::new(binary("berth-server")?);
-    command
-        .args([
-            "--config",
-            "/nonexistent",
-            "--id",
-            &id.to_string(),
-            "--listen",
-            address,
-            "--data-dir",
-        ])
-        .arg(data);
+    command.args(["--id", &id.to_string(), "--listen", address, "--config"]).arg(config);
+    command.arg("--data-dir").arg(data);
     Ok(command)
 }
 
@@ -48,7 +44,7 @@ fn refuses(id: u64, address: &str, data: &Path) -> Result<String> {
     Ok(String::from_utf8_lossy(&output.stderr).into_owned())
 }
 
-fn ctl(address: &str, arguments: &[&str]) -> Result<Output> {
+pub(super) fn ctl(address: &str, arguments: &[&str]) -> Result<Output> {
     Ok(Command::new(binary("berthctl")?).args(arguments).env("BERTH_SERVERS", address).output()?)
 }
 
@@ -62,11 +58,12 @@ fn single(data: &Path) -> Result<Server> {
     Ok(server)
 }
 
-fn said(output: &Output) -> String {
+pub(super) fn said(output: &Output) -> String {
     String::from_utf8_lossy(&output.stderr).into_owned()
 }
 
-const XML: &str = "<domain type='qemu'>\n<name>v</name>\n<memory>16384</memory>\n</domain>";
+pub(super) const XML: &str =
+    "<domain type='qemu'>\n<name>v</name>\n<memory>16384</memory>\n</domain>";
 
 #[test]
 fn a_server_refuses_what_it_cannot_serve_with_the_reason_and_the_way_out() -> Result<()> {

@@ -179,7 +179,7 @@ pub(super) fn host_uuid(capabilities: &str) -> Result<Uuid> {
 
 /// The processes whose command line has `-uuid UUID`, as libvirt starts QEMU. Found through /proc, so that it does not
 /// depend on a libvirtd that hangs or has just forgotten a domain.
-pub(super) fn qemu_processes() -> io::Result<Vec<(Uuid, i32)>> {
+pub(crate) fn qemu_processes() -> io::Result<Vec<(Uuid, i32)>> {
     let mut found = Vec::new();
     for entry in std::fs::read_dir("/proc")? {
         let Ok(entry) = entry else { continue };

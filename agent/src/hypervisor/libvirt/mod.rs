@@ -16,6 +16,7 @@ use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::Duration;
 
 pub use ask::{FLAG, ask};
+pub(crate) use domain::qemu_processes;
 use model::node::Capacity;
 use tokio::sync::mpsc;
 use tracing::{info, warn};
