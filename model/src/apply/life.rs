@@ -242,6 +242,16 @@ impl ClusterState {
         let generation = domain.generation.map(Generation);
         let before = record.seen.insert(node, Sighting { presence, generation, at: cx.at });
         let first = before.is_none();
+        // Whoever started it: it writes to its disks, and memory from before that would not fit them any more.
+        let outlived = record.saved.take_if(|_| presence.holds_guest());
+        if let Some(saved) = outlived {
+            let text = format!(
+                "{name} runs on {} without the memory that was saved for it: {} is not used any more",
+                self.node_name(node),
+                saved.file
+            );
+            self.emit(cx, EventKind::VmMemoryLost, Some(&name), Some(node), text);
+        }
         if presence == Presence::Suspended
             && before.is_none_or(|sighting| sighting.presence != Presence::Suspended)
         {
@@ -250,6 +260,7 @@ impl ClusterState {
             self.emit(cx, EventKind::VmSuspended, Some(&name), Some(node), text);
             return self.enter_set(cx, &name, node);
         }
+        let record = self.vm_mut(cx, &name)?;
         record.cold &= !presence.holds_guest();
         // What is seen there may run there, whoever started it.
         // An entry that is there keeps its index: the agent's word is already measured against it.

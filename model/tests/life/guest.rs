@@ -264,3 +264,18 @@ fn a_vm_that_somebody_moved_out_of_its_failover_domain_is_adopted_with_a_word_on
         assert!(text.contains(said), "{text}");
     }
 }
+
+#[test]
+fn saved_memory_is_not_restored_once_somebody_has_run_the_guest_without_it() {
+    let save = SavePlace { directory: "/saved/".into(), shared: true };
+    let (mut story, place) = Story::running(with(|it| it.save = Some(save)), &["a", "b"]);
+    story.does(Operation::Stop { vm: vm(), now: false });
+    assert_eq!(story.lead(), ["stop on a"]);
+    story.carried_out(&place, None);
+    assert!(story.record().saved.is_some());
+    // By hand, and shut down again: its disks are not those that its memory knows.
+    let there = story.seen(Presence::Running);
+    story.reports(&place, vec![there]);
+    assert_eq!(story.record().saved, None);
+    assert!(story.last_event(EventKind::VmMemoryLost).is_some());
+}
