@@ -417,3 +417,16 @@ fn a_boot_proves_nothing_of_a_guest_that_was_handed_over_since() {
     story.settles();
     assert_eq!(story.place("v"), "started on b");
 }
+
+#[test]
+fn a_migration_to_a_node_whose_lease_ran_out_is_called_off() {
+    let mut story = migrating_to_a_silent_target();
+    story.leads();
+    assert!(matches!(state(&story, "b"), NodeState::Dead(ProofOfDeath::Lease { .. })));
+    assert!(may_run(&story, "b"), "it may have arrived, and no lease binds it there");
+    let order = story.record("v").order.clone().unwrap();
+    assert!(
+        matches!(order.intent, model::vm::OrderIntent::Migrate { cancelled: true, .. }),
+        "{order:?}"
+    );
+}

@@ -584,6 +584,14 @@ impl ClusterState {
             let may_be_there =
                 record.may_run.contains_key(&node) || record.seen.contains_key(&node);
             if by_lease && may_be_there && (record.outlives_lease() || !record.is_bound_at(node)) {
+                // Nothing is migrated to a node that is not heard, whatever may have arrived there so far.
+                if let Some(OrderRecord {
+                    intent: OrderIntent::Migrate { to, cancelled, .. }, ..
+                }) = &mut record.order
+                    && *to == node
+                {
+                    *cancelled = true;
+                }
                 continue;
             }
             record.seen.remove(&node);
