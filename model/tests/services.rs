@@ -409,6 +409,19 @@ fn members_start_in_order_on_one_node_and_stop_in_reverse() {
 }
 
 #[test]
+fn a_service_says_that_it_waits_for_the_claim_on_its_vm() {
+    let mut story = Story::with(spec());
+    story.does(Operation::Claim { vm: vm(), reason: "backup".into() });
+    story.asks(ServiceAsk::Enable { on: Some(node("n2")) });
+    story.settle();
+    assert_eq!(story.log(), ["start ip on n2"]);
+    assert!(matches!(story.reason(), Reason::Claimed { .. }), "{:?}", story.reason());
+    story.does(Operation::Unclaim(vm()));
+    story.settle();
+    assert_eq!(story.log(), ["start v on n2", "start log on n2"]);
+}
+
+#[test]
 fn the_node_dies_and_all_of_it_starts_elsewhere_in_order_after_the_proof() {
     let mut story = Story::started(spec());
     story.dies("n1");

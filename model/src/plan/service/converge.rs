@@ -290,6 +290,10 @@ impl Planner<'_> {
         }
         let vm = spec.vm().and_then(|vm| self.state.vms.get(vm));
         if let Some(vm) = vm.filter(|vm| vm.seen.is_empty()) {
+            // Its start would be refused, for as long as somebody works on its disks.
+            if let Some(claim) = &vm.claim {
+                return Reason::Claimed { reason: claim.reason.clone(), by: claim.by.clone() };
+            }
             let none = std::collections::BTreeSet::new();
             let all =
                 crate::plan::placement::candidates(self.state, self.liveness, self.load, vm, &none);
