@@ -269,6 +269,16 @@ pub struct NodeRecord {
 }
 
 impl NodeRecord {
+    /// Of a node that is dead by its lease, where something may still run there: why, and the way out.
+    pub fn unbound_by_lease(&self) -> Option<String> {
+        matches!(self.state, NodeState::Dead(ProofOfDeath::Lease { .. })).then(|| {
+            format!(
+                "dead by its lease, which did not bind this; `berthctl node confirm-off {}` when it is off",
+                self.name
+            )
+        })
+    }
+
     /// The silence after which its lease proves its death, where it can: (lease + the larger of self-fence and
     /// watchdog) × (1 + drift). Design section 3, proof of death (b).
     pub fn lease_proof_ms(&self, drift_percent: u64) -> Option<u64> {

@@ -430,3 +430,17 @@ fn a_migration_to_a_node_whose_lease_ran_out_is_called_off() {
         "{order:?}"
     );
 }
+
+#[test]
+fn what_a_lease_did_not_bind_names_the_way_out() {
+    let mut story = with_watchdogs(&["a", "b", "c"]);
+    story.running(
+        "v",
+        "a",
+        VmPolicy { on_isolation: OnIsolation::Continue, ..VmPolicy::default() },
+    );
+    dies_by_lease(&mut story, "a");
+    assert_eq!(story.place("v"), "started on a");
+    let reason = story.reason("v").to_string();
+    assert!(reason.contains("`berthctl node confirm-off a`"), "{reason}");
+}

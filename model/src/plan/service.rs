@@ -148,10 +148,11 @@ impl Planner<'_> {
     }
 
     fn owner_silent(&self, node: NodeId) -> Reason {
-        let doing = match self.plan.nodes.get(&node) {
-            Some(reason) => reason.to_string(),
-            None => "it left the cluster".into(),
-        };
+        let record = self.state.nodes.get(&node);
+        let doing = record
+            .and_then(|it| it.unbound_by_lease())
+            .or_else(|| self.plan.nodes.get(&node).map(ToString::to_string));
+        let doing = doing.unwrap_or_else(|| "it left the cluster".into());
         Reason::OwnerSilent { node: self.state.node_name(node), doing }
     }
 

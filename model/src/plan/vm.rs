@@ -12,7 +12,7 @@ use crate::cluster::ClusterState;
 use crate::command::{Decision, Operation};
 use crate::id::NodeId;
 use crate::liveness::Liveness;
-use crate::node::{NodeState, ProofOfDeath};
+use crate::node::NodeState;
 use crate::plan::automatic::Moves;
 use crate::plan::flow::Flow;
 use crate::plan::load::Load;
@@ -341,10 +341,11 @@ impl Planner<'_> {
     }
 
     fn owner_silent(&self, node: NodeId) -> Reason {
-        let doing = match self.plan.nodes.get(&node) {
-            Some(reason) => reason.to_string(),
-            None => "it left the cluster".into(),
-        };
+        let record = self.state.nodes.get(&node);
+        let doing = record
+            .and_then(|it| it.unbound_by_lease())
+            .or_else(|| self.plan.nodes.get(&node).map(ToString::to_string));
+        let doing = doing.unwrap_or_else(|| "it left the cluster".into());
         Reason::OwnerSilent { node: self.state.node_name(node), doing }
     }
 
@@ -355,13 +356,11 @@ impl Planner<'_> {
             .keys()
             .map(|id| match self.state.nodes.get(id) {
                 Some(node) if node.state == NodeState::Online => format!("{} (asked)", node.name),
-                Some(node) if matches!(node.state, NodeState::Dead(ProofOfDeath::Lease { .. })) => {
-                    format!(
-                        "{0} (dead by its lease, which did not bind this VM; `berthctl node confirm-off {0}` when it is off)",
-                        node.name
-                    )
+                Some(node) => {
+                    let unbound = node.unbound_by_lease();
+                    let how = unbound.unwrap_or_else(|| node.state.as_str().to_owned());
+                    format!("{} ({how})", node.name)
                 }
-                Some(node) => format!("{} ({})", node.name, node.state.as_str()),
                 None => format!("node {id}"),
             })
             .collect();

@@ -104,7 +104,11 @@ impl Planner<'_> {
     pub(super) fn place_text(&self, node: NodeId) -> String {
         match self.state.nodes.get(&node) {
             Some(node) if node.state == NodeState::Online => format!("{} (asked)", node.name),
-            Some(node) => format!("{} ({})", node.name, node.state.as_str()),
+            Some(node) => {
+                let unbound = node.unbound_by_lease();
+                let how = unbound.unwrap_or_else(|| node.state.as_str().to_owned());
+                format!("{} ({how})", node.name)
+            }
             None => format!("node {node}"),
         }
     }
