@@ -328,7 +328,7 @@ impl ServiceDriver {
         if action == Action::Start && !scene.lease && !off(Rule::NoStartWithoutLease) {
             return false;
         }
-        let bound = entry.binds(&named.member);
+        let bound = scene.ledger.binds(self.id, &named.member, &named.script);
         let starts = (action == Action::Start)
             .then(|| Bound { member: named.member.clone(), script: named.script.clone() });
         if let Err(error) = scene.ledger.begin_script(self.id, &self.name, order.id, starts) {
@@ -419,8 +419,7 @@ impl ServiceDriver {
         let Some(running) = self.running.take_if(|running| running.call == call) else { return };
         let Running { named, action, what, .. } = running;
         let program = &named.script.program;
-        let bound_now =
-            scene.ledger.service(self.id).is_some_and(|entry| entry.binds(&named.member));
+        let bound_now = scene.ledger.binds(self.id, &named.member, &named.script);
         match what {
             What::Order { id, bound } => {
                 let error = verdict::failure(program, action, outcome, bound);

@@ -92,6 +92,15 @@ impl Ledger {
         })
     }
 
+    /// Whether that script may be running here: of this service, or of one that was forgotten and added again since.
+    pub fn binds(&self, id: Uuid, member: &str, script: &Script) -> bool {
+        let same = |bound: &Bound| {
+            bound.script.program == script.program && bound.script.parameters == script.parameters
+        };
+        self.service(id).is_some_and(|entry| entry.binds(member))
+            || self.entries().services.values().any(|entry| entry.bound.iter().any(same))
+    }
+
     /// Scripts that the cluster knows to be up here, though this ledger may not.
     pub fn bind_scripts(
         &mut self,
@@ -126,7 +135,7 @@ impl Ledger {
 
 impl ServiceEntry {
     /// That script may be running here.
-    pub fn binds(&self, member: &str) -> bool {
+    fn binds(&self, member: &str) -> bool {
         self.bound.iter().any(|bound| bound.member == member)
     }
 

@@ -411,6 +411,19 @@ fn missing() -> Outcome {
 }
 
 #[test]
+fn what_a_forgotten_service_started_is_bound_when_it_is_added_again() {
+    let mut bench = bench();
+    bench.start(10, "ip");
+    bench.told();
+    bench.odd.insert(("ip".into(), "status"), missing());
+    let scripts = vec![named("ip")];
+    let probe = bench.order(12, v1::script_order::Kind::Probe(v1::ScriptProbe { scripts }));
+    let service_id = Uuid::from_u128(77).to_string();
+    bench.give(vec![v1::ScriptOrder { service_id, ..probe }], &[]);
+    assert_eq!(bench.told(), ["seen ip"], "its program has gone, and its daemon may run on");
+}
+
+#[test]
 fn what_was_started_here_is_not_called_down_because_its_program_has_gone() {
     let mut bench = bench();
     bench.start(10, "ip");

@@ -166,6 +166,8 @@ pub struct MemberRecord {
     pub script: ScriptState,
     /// The order that started the script: what is said of an earlier start does not count.
     pub started_by: OrderId,
+    /// It was found to run when it was said to be down, and is stopped once more.
+    pub found_up: bool,
     /// The last that went wrong, as a sentence.
     pub failure: Option<String>,
     /// Failed status checks that were let pass, oldest first.
@@ -180,6 +182,7 @@ impl Default for MemberRecord {
             mode: MemberMode::Keep,
             script: ScriptState::Down,
             started_by: OrderId::default(),
+            found_up: false,
             failure: None,
             tolerated: Vec::new(),
             restarts: Vec::new(),

@@ -57,3 +57,14 @@ fn apply_itself_keeps_the_node_until_its_agent_says_that_none_of_them_runs() {
     story.settle();
     assert_eq!(story.record().state, ServiceState::Disabled);
 }
+
+#[test]
+fn what_went_wrong_before_a_stop_is_not_held_against_the_stop() {
+    let mut story = Story::started(scripts());
+    story.deaf.insert("stop log on n1".into());
+    // A check that failed, for which it is stopped and started again.
+    story.check_fails("log");
+    story.settle();
+    let stops = story.log().iter().filter(|it| it.as_str() == "stop log on n1").count();
+    assert_eq!(stops, 2, "it is stopped once more before the operator is called");
+}

@@ -32,6 +32,7 @@ impl ClusterState {
             (ScriptIntent::Start, None) => {
                 it.started_by = order.id;
                 it.failure = None;
+                it.found_up = false;
                 it.tolerated.clear();
                 it.script = ScriptState::Up;
                 return Ok(());
@@ -82,6 +83,7 @@ impl ClusterState {
         if record.owner == Some(node) {
             for member in record.members.values_mut() {
                 member.script = ScriptState::Down;
+                member.found_up = false;
             }
         }
         Ok(())
@@ -169,9 +171,11 @@ impl ServiceRecord {
             else {
                 continue;
             };
-            let (state, text) = match it.failure {
-                None => (ScriptState::Bad, format!("{name} runs on {place}, and was not known to")),
-                Some(_) => (
+            let (state, text) = match std::mem::replace(&mut it.found_up, true) {
+                false => {
+                    (ScriptState::Bad, format!("{name} runs on {place}, and was not known to"))
+                }
+                true => (
                     ScriptState::Stuck,
                     format!(
                         "the stop of {name} on {place} was said to be done, and it may still run"
