@@ -81,6 +81,12 @@ pub fn changes(now: &v1::Fleet, wanted: &v1::Fleet) -> Vec<Change> {
         |domain, _| Operation::PutFailoverDomain(domain.clone()),
     ));
     changes.extend(wanted.nodes.iter().filter_map(|node| node_change(now, node)));
+    changes.extend(gone(
+        "placement-rule",
+        (&now.placement_rules, &wanted.placement_rules),
+        |rule| &rule.name,
+        Operation::RemovePlacementRule,
+    ));
     // A service lets go of its members before they can go, and takes them up when they are there.
     changes.extend(gone(
         "service",
@@ -97,6 +103,12 @@ pub fn changes(now: &v1::Fleet, wanted: &v1::Fleet) -> Vec<Change> {
             let add = AddVm { xml: vm.xml.clone(), policy: vm.policy.clone() };
             if known { Operation::EditVm(add) } else { Operation::AddVm(add) }
         },
+    ));
+    changes.extend(objects(
+        "placement-rule",
+        (&now.placement_rules, &wanted.placement_rules),
+        |rule| &rule.name,
+        |rule, _| Operation::PutPlacementRule(rule.clone()),
     ));
     changes.extend(objects(
         "service",

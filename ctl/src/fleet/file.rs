@@ -57,6 +57,9 @@ pub struct FleetFile {
     pub vms: Option<BTreeMap<String, VmEntry>>,
     /// By name.
     #[serde(default)]
+    pub placement_rules: Option<BTreeMap<String, v1::PlacementRule>>,
+    /// By name.
+    #[serde(default)]
     pub services: Option<BTreeMap<String, v1::ServiceSpec>>,
 }
 
@@ -162,6 +165,12 @@ pub fn wanted(file: FleetFile, now: &v1::Fleet, directory: &Path) -> Result<v1::
             .map(|(name, spec)| Ok(v1::ServiceSpec { name: key(name, &spec.name)?, ..spec }))
             .collect::<Result<_, String>>()?;
     }
+    if let Some(rules) = file.placement_rules {
+        fleet.placement_rules = rules
+            .into_iter()
+            .map(|(name, rule)| Ok(v1::PlacementRule { name: key(name, &rule.name)?, ..rule }))
+            .collect::<Result<_, String>>()?;
+    }
     canonical(fleet)
 }
 
@@ -260,6 +269,8 @@ struct Written {
     nodes: Map<String, Value>,
     vms: Map<String, Value>,
     #[serde(skip_serializing_if = "Map::is_empty")]
+    placement_rules: Map<String, Value>,
+    #[serde(skip_serializing_if = "Map::is_empty")]
     services: Map<String, Value>,
 }
 
@@ -288,6 +299,7 @@ pub fn write_with(
         failover_domains: Map::new(),
         nodes: Map::new(),
         vms: Map::new(),
+        placement_rules: Map::new(),
         services: Map::new(),
     };
     if let Some(settings) = &fleet.settings {
@@ -314,6 +326,10 @@ pub fn write_with(
             entry.insert("policy".into(), policy);
         }
         written.vms.insert(vm.name.clone(), Value::Object(entry));
+    }
+    for rule in &fleet.placement_rules {
+        let value = named(serde_json::to_value(rule).map_err(failure)?);
+        written.placement_rules.insert(rule.name.clone(), value);
     }
     for spec in &fleet.services {
         let value = lean(named(serde_json::to_value(spec).map_err(failure)?));

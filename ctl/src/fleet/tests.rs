@@ -57,6 +57,11 @@ fn fleet() -> v1::Fleet {
                 policy: Some(proto::file::vm_policy()),
             },
         ],
+        placement_rules: vec![v1::PlacementRule {
+            name: "apart".into(),
+            kind: "apart".into(),
+            vms: vec!["a".into(), "bb".into()],
+        }],
         services: vec![v1::ServiceSpec {
             name: "shop".into(),
             members: vec![

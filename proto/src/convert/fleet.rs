@@ -5,7 +5,7 @@ use model::command::Operation;
 use model::node::{AfterFence, FenceDevice, NodeRecord};
 use uuid::Uuid;
 
-use crate::convert::{ConvertError, control, service, view};
+use crate::convert::{ConvertError, control, placing, service, view};
 use crate::v1;
 
 /// Options of fence agents that are no secret, in the standard's spellings; the value of any other is never shown.
@@ -70,6 +70,11 @@ pub fn fleet(state: &ClusterState) -> v1::Fleet {
                 xml: record.spec.xml.to_string(),
                 policy: Some(view::policy(&record.spec.policy)),
             })
+            .collect(),
+        placement_rules: state
+            .placement_rules
+            .values()
+            .map(|rule| placing::write_placement_rule(rule))
             .collect(),
         services: state.services.values().map(|record| service::write_spec(&record.spec)).collect(),
     }
@@ -168,6 +173,11 @@ pub fn canonical(mut fleet: v1::Fleet) -> Result<v1::Fleet, String> {
         let policy = vm.policy.take().unwrap_or_else(crate::file::vm_policy);
         let read = control::policy(policy).map_err(|error| format!("VM {}: {error}", vm.name))?;
         vm.policy = Some(view::policy(&read));
+    }
+    for rule in &mut fleet.placement_rules {
+        let read = placing::placement_rule(rule.clone())
+            .map_err(|error| format!("placement rule {}: {error}", rule.name))?;
+        *rule = placing::write_placement_rule(&read);
     }
     for spec in &mut fleet.services {
         let read = service::spec(spec.clone(), Uuid::nil())
