@@ -255,7 +255,11 @@ impl Driver {
     /// Something happened to the domain, with the cause of its end if it ended.
     pub(crate) fn event(&mut self, scene: &mut Scene<'_>, cause: Option<StopCause>) {
         let cause = cause.map(|cause| self.refined(cause));
-        self.cause = cause.or(self.cause);
+        // Of one end libvirt may tell twice; the second time what was said before it is used up.
+        let known = self.cause.filter(|known| {
+            matches!(known, StopCause::Watchdog | StopCause::Panicked | StopCause::Terminated)
+        });
+        self.cause = known.or(cause).or(self.cause);
         if self.isolation.is_some() {
             self.isolation_step(scene, Isolation::look_now);
         }

@@ -103,8 +103,11 @@ impl Driver {
 
     /// It is about to end, for a cause that its end itself will not tell.
     pub(crate) fn ending(&mut self, now: u64, cause: StopCause) {
-        // A watchdog's power-off is seen as a shutdown by the host's hand a moment later.
-        if self.hint.as_ref().is_none_or(|hint| hint.cause != StopCause::Watchdog) {
+        // What a watchdog or a panic brings about is seen as a shutdown by the host's hand a moment later.
+        let from_within = |hint: &Hint| {
+            matches!(hint.cause, StopCause::Watchdog | StopCause::Panicked) && now < hint.until
+        };
+        if !self.hint.as_ref().is_some_and(from_within) {
             self.hint = Some(Hint::new(cause, now));
         }
     }

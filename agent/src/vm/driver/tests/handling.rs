@@ -214,10 +214,15 @@ fn the_cause_of_an_end_is_what_was_said_just_before_it() {
             Some(hint) => bench.core.ending(VM, hint, bench.at()),
             None => {}
         }
+        if hint == Some(StopCause::Panicked) {
+            // libvirt ends its QEMU, which says so.
+            bench.core.ending(VM, StopCause::Terminated, bench.at());
+        }
         // Looked at in between, while QEMU is still there.
         bench.fake.appear(VM, "v", Presence::Running);
         bench.settle();
         bench.fake.kill(VM, end);
+        bench.core.event(VM, Some(end), bench.at());
         bench.settle();
         let told = bench.told();
         let last = told.last().unwrap();
