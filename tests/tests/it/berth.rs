@@ -14,18 +14,6 @@ fn cluster(hosts: usize, fencing: Fencing) -> Result<Cluster> {
     Cluster::start(&Options { hosts, replicas: 3 }, fencing)
 }
 
-/// Runs berthctl, wants this exit code, and returns what it said.
-fn refused(cluster: &Cluster, arguments: &[&str], code: i32) -> Result<String> {
-    let output = cluster.ctl_output(arguments)?;
-    let said = String::from_utf8_lossy(&output.stderr).into_owned();
-    ensure!(
-        output.status.code() == Some(code),
-        "{arguments:?}: {} instead of {code}: {said}",
-        output.status
-    );
-    Ok(said)
-}
-
 fn owner(cluster: &Cluster, vm: &str) -> Result<String> {
     cluster.vm(vm)?["owner"]
         .as_str()
@@ -58,21 +46,21 @@ fn an_operator_runs_a_vm_through_all_that_can_be_asked_of_it() -> Result<()> {
 
     // The same name, the same UUID, the same disk.
     let xml = guest.write_xml()?.display().to_string();
-    ensure!(refused(&cluster, &["vm", "add", &xml], 3)?.contains("is managed already"));
+    ensure!(cluster.refused(&["vm", "add", &xml], 3)?.contains("is managed already"));
     let variant = |name: &str, change: &dyn Fn(String) -> String| -> Result<String> {
         let path = cluster.lab.directory().join(name);
         std::fs::write(&path, change(guest.xml()))?;
         Ok(path.display().to_string())
     };
     let same_uuid = variant("uuid.xml", &|xml| xml.replace("<name>g<", "<name>h<"))?;
-    ensure!(refused(&cluster, &["vm", "add", &same_uuid], 3)?.contains("belongs to VM g"));
+    ensure!(cluster.refused(&["vm", "add", &same_uuid], 3)?.contains("belongs to VM g"));
     let other = "11111111-2222-4333-8444-555555555555";
     let same_disk = variant("disk.xml", &|xml| {
         xml.replace("<name>g<", "<name>h<").replace(&guest.uuid.to_string(), other)
     })?;
-    ensure!(refused(&cluster, &["vm", "add", &same_disk], 3)?.contains("is written by VM g"));
+    ensure!(cluster.refused(&["vm", "add", &same_disk], 3)?.contains("is written by VM g"));
     let broken = variant("broken.xml", &|xml| xml.replace("</memory>", "</memry>"))?;
-    ensure!(refused(&cluster, &["vm", "add", &broken], 9)?.contains("line 4"));
+    ensure!(cluster.refused(&["vm", "add", &broken], 9)?.contains("line 4"));
 
     let said = cluster.ctl(&["enable", "g", "--on", "node2"])?;
     ensure!(said.contains("g is started on node2"), "{said}");
@@ -89,15 +77,14 @@ fn an_operator_runs_a_vm_through_all_that_can_be_asked_of_it() -> Result<()> {
         later.lines().count()
             == all.iter().filter(|event| event["revision"].as_u64() > Some(middle)).count()
     );
-    ensure!(refused(&cluster, &["enable", "nobody"], 4)?.contains("no VM is named nobody"));
+    ensure!(cluster.refused(&["enable", "nobody"], 4)?.contains("no VM is named nobody"));
     ensure!(
-        refused(&cluster, &["migrate", "g", "--to", "nowhere"], 4)?
+        cluster
+            .refused(&["migrate", "g", "--to", "nowhere"], 4)?
             .contains("no node is named nowhere")
     );
-    ensure!(
-        refused(&cluster, &["migrate", "g", "--to", "node2"], 3)?.contains("runs there already")
-    );
-    ensure!(refused(&cluster, &["cancel", "g"], 3)?.contains("nothing of VM g"));
+    ensure!(cluster.refused(&["migrate", "g", "--to", "node2"], 3)?.contains("runs there already"));
+    ensure!(cluster.refused(&["cancel", "g"], 3)?.contains("nothing of VM g"));
 
     cluster.ctl(&["migrate", "g", "--to", "node1", "--live"])?;
     ensure!(cluster.where_runs(guest.uuid)? == ["node1"]);
@@ -157,17 +144,17 @@ fn a_vm_is_placed_by_its_failover_domain_and_explains_why_it_is_nowhere() -> Res
     cluster.ctl(&["vm", "edit", "g", "--failover-domain", "d"])?;
     cluster.ctl(&["enable", "g"])?;
     ensure!(owner(&cluster, "g")? == "node2");
-    ensure!(refused(&cluster, &["failover-domain", "remove", "d"], 3)?.contains("is used by VM g"));
+    ensure!(cluster.refused(&["failover-domain", "remove", "d"], 3)?.contains("is used by VM g"));
     // More memory than there is.
     let guest = Guest::make(&cluster.lab.directory().join("shared"), "big", false)?;
     let path = cluster.lab.directory().join("big.xml");
     std::fs::write(&path, guest.xml().replace(">16</memory>", ">900000</memory>"))?;
     cluster.ctl(&["vm", "add", &path.display().to_string()])?;
-    let said = refused(&cluster, &["enable", "big"], 5)?;
+    let said = cluster.refused(&["enable", "big"], 5)?;
     ensure!(said.contains("900000 MiB are needed"), "{said}");
     ensure!(cluster.ctl(&["explain", "big"])?.contains("no node can take it"));
     cluster.ctl(&["cancel", "big"])?;
-    ensure!(refused(&cluster, &["status", "--check"], 1).is_err(), "all is as wanted again");
+    ensure!(cluster.refused(&["status", "--check"], 1).is_err(), "all is as wanted again");
     Ok(())
 }
 
@@ -240,9 +227,9 @@ fn without_any_proof_nothing_is_started_and_the_operator_is_told() -> Result<()>
     ensure!(cluster.where_runs(guest.uuid)? == ["node1"]);
     cluster.add_guest("other")?;
     ensure!(
-        refused(&cluster, &["enable", "other", "--on", "node1"], 3)?.contains("the node is lost")
+        cluster.refused(&["enable", "other", "--on", "node1"], 3)?.contains("the node is lost")
     );
-    ensure!(refused(&cluster, &["node", "remove", "node1"], 3)?.contains("it is lost"));
+    ensure!(cluster.refused(&["node", "remove", "node1"], 3)?.contains("it is lost"));
     // Heard again, it goes on where it was.
     cluster.lab.host(1)?.link(true)?;
     cluster.wait("node1 to be online", |status| node_is(status, "node1", "online"))?;
