@@ -119,6 +119,8 @@ pub(crate) struct Driver {
     defined: Option<SeenDomain>,
     told_defined: Option<SeenDomain>,
     cause: Option<StopCause>,
+    /// The first call that was begun after the cause was told: what an earlier one finds is from before the end.
+    cause_before: u64,
     work: Option<Work>,
     outstanding: Vec<Order>,
     calls: BTreeMap<u64, Purpose>,
@@ -169,6 +171,7 @@ impl Driver {
             defined: None,
             told_defined: None,
             cause: None,
+            cause_before: 0,
             work: None,
             outstanding: Vec::new(),
             calls: BTreeMap::new(),
@@ -255,6 +258,9 @@ impl Driver {
     /// Something happened to the domain, with the cause of its end if it ended.
     pub(crate) fn event(&mut self, scene: &mut Scene<'_>, cause: Option<StopCause>) {
         let cause = cause.map(|cause| self.refined(cause));
+        if cause.is_some() {
+            self.cause_before = *scene.next_call;
+        }
         // Of one end libvirt may tell twice; the second time what was said before it is used up.
         let known = self.cause.filter(|known| {
             matches!(known, StopCause::Watchdog | StopCause::Panicked | StopCause::Terminated)
@@ -367,7 +373,7 @@ impl Driver {
         }
         match purpose {
             Purpose::Look => {
-                self.looked(scene, answer, None);
+                self.looked(scene, id, answer, None);
                 self.tell_definition(scene);
                 if std::mem::take(&mut self.look_again) {
                     self.look(scene);
@@ -375,7 +381,7 @@ impl Driver {
             }
             Purpose::Outdated => {}
             Purpose::LookAfter(done) => {
-                self.looked(scene, answer, Some(done));
+                self.looked(scene, id, answer, Some(done));
                 self.tell_definition(scene);
             }
             Purpose::Probe(order) => {
@@ -627,6 +633,7 @@ impl Driver {
     fn looked(
         &mut self,
         scene: &mut Scene<'_>,
+        id: u64,
         answer: Called<Seen>,
         after: Option<Option<(Order, Option<String>)>>,
     ) {
@@ -636,7 +643,7 @@ impl Driver {
                 self.unsettled = None;
                 self.unanswered = false;
                 self.missed_since = None;
-                self.cause = None;
+                self.cause.take_if(|_| id >= self.cause_before);
                 // A look may come between the two: what happened, and the end of QEMU that follows from it.
                 let running = seen.presence == Some(Presence::Running);
                 self.hint.take_if(|hint| running && scene.now >= hint.until);
@@ -666,6 +673,9 @@ impl Driver {
                     && self.cause.is_none()
                     && scene.now.saturating_sub(missed) < LOOK_AGAIN_MS;
                 if !self.unanswered {
+                    if !after_work {
+                        self.cause = self.cause.or_else(|| self.hinted(scene.now));
+                    }
                     if !scene.ledger.entry(self.uuid).is_some_and(|entry| entry.bringing) {
                         self.note_suspended(scene, false);
                     }

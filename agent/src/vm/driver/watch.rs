@@ -112,6 +112,11 @@ impl Driver {
         }
     }
 
+    /// What was said to be about to end it not long ago, where the word on the end itself was lost.
+    pub(super) fn hinted(&mut self, now: u64) -> Option<StopCause> {
+        self.hint.take().filter(|hint| now < hint.until).map(|hint| hint.cause)
+    }
+
     /// The cause of an end, with what was said just before it.
     pub(super) fn refined(&mut self, cause: StopCause) -> StopCause {
         match (cause, self.hint.take().map(|hint| hint.cause)) {

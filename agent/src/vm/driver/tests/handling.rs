@@ -229,3 +229,32 @@ fn the_cause_of_an_end_is_what_was_said_just_before_it() {
         assert_eq!(*last, format!("absent up to 10: {cause}"), "{hint:?} then {end:?}");
     }
 }
+
+#[test]
+fn a_look_from_before_an_end_does_not_make_its_cause_forgotten() {
+    let mut bench = bench();
+    bench.give(vec![start(10)]);
+    bench.told();
+    bench.core.event(VM, None, bench.at());
+    // The look sees it, and before its answer is read the guest has ended.
+    let look = bench.core.take_effects().calls.remove(0);
+    let answer = look.call.make(VM, &*bench.fake);
+    bench.fake.kill(VM, StopCause::GuestShutdown);
+    bench.core.event(VM, Some(StopCause::GuestShutdown), bench.at());
+    bench.core.answered(VM, look.id, answer, bench.at());
+    bench.pass(2_000, true);
+    assert_eq!(bench.told().last().unwrap(), "absent up to 10: GUEST_SHUTDOWN");
+}
+
+#[test]
+fn an_end_whose_own_word_is_lost_has_the_cause_that_was_said_before_it() {
+    let mut bench = bench();
+    bench.give(vec![start(10)]);
+    bench.told();
+    bench.core.ending(VM, StopCause::Watchdog, bench.at());
+    bench.fake.kill(VM, StopCause::GuestShutdown);
+    while bench.events.try_recv().is_ok() {}
+    bench.core.event(VM, None, bench.at());
+    bench.pass(2_000, true);
+    assert_eq!(bench.told().last().unwrap(), "absent up to 10: WATCHDOG");
+}
