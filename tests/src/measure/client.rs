@@ -118,36 +118,41 @@ impl Client {
         Ok(done as f64 / span.as_secs_f64())
     }
 
-    /// Begins to write, one command after the other, through whichever replica takes it.
-    pub fn writer(&self) -> Writer {
-        let (replicas, stop) = (self.replicas.clone(), Arc::new(AtomicBool::new(false)));
-        let stopped = stop.clone();
-        let task = self.runtime.spawn(async move {
-            let (mut acknowledged, mut at) = (Vec::new(), 0);
-            while !stopped.load(Ordering::Relaxed) {
-                let mut replica = replicas[at % replicas.len()].clone();
-                match tokio::time::timeout(ATTEMPT, replica.submit(small_command(0))).await {
-                    Ok(Ok(_)) => acknowledged.push(Instant::now()),
-                    Ok(Err(_)) | Err(_) => {
-                        at += 1;
-                        tokio::time::sleep(AGAIN).await;
+    /// Begins to write through every replica, one command after the other through each: one that is gone without a word
+    /// holds up whoever asked it, and that is no part of how long the others take to go on.
+    pub fn writers(&self) -> Writers {
+        let stop = Arc::new(AtomicBool::new(false));
+        let write = |mut replica: Control| {
+            let stop = stop.clone();
+            self.runtime.spawn(async move {
+                let mut acknowledged = Vec::new();
+                while !stop.load(Ordering::Relaxed) {
+                    match tokio::time::timeout(ATTEMPT, replica.submit(small_command(0))).await {
+                        Ok(Ok(_)) => acknowledged.push(Instant::now()),
+                        Ok(Err(_)) | Err(_) => tokio::time::sleep(AGAIN).await,
                     }
                 }
-            }
-            acknowledged
-        });
-        Writer { stop, task }
+                acknowledged
+            })
+        };
+        let tasks = self.replicas.iter().cloned().map(write).collect();
+        Writers { stop, tasks }
     }
 
-    /// Ends a writer: when each of its commands was acknowledged.
-    pub fn stop(&self, writer: Writer) -> Result<Vec<Instant>> {
-        writer.stop.store(true, Ordering::Relaxed);
-        Ok(self.runtime.block_on(writer.task)?)
+    /// Ends the writers: when each of their commands was acknowledged, in order.
+    pub fn stop(&self, writers: Writers) -> Result<Vec<Instant>> {
+        writers.stop.store(true, Ordering::Relaxed);
+        let mut acknowledged = Vec::new();
+        for task in writers.tasks {
+            acknowledged.extend(self.runtime.block_on(task)?);
+        }
+        acknowledged.sort();
+        Ok(acknowledged)
     }
 }
 
-/// Writes until it is stopped.
-pub struct Writer {
+/// They write until they are stopped.
+pub struct Writers {
     stop: Arc<AtomicBool>,
-    task: JoinHandle<Vec<Instant>>,
+    tasks: Vec<JoinHandle<Vec<Instant>>>,
 }

@@ -156,16 +156,16 @@ fn mend_replica(cluster: &mut Cluster, number: usize) -> Result<()> {
     Ok(())
 }
 
-/// The leader is lost under writes: from the last acknowledged before to the first after.
+/// The leader is lost under writes through every replica: from the last acknowledged before to the first after.
 pub fn lose_leader(cluster: &mut Cluster, client: &Client) -> Result<f64> {
     let leader = cluster.leader()?;
-    let writer = client.writer();
+    let writers = client.writers();
     std::thread::sleep(SETTLE);
     let lost = Instant::now();
     lose_replica(cluster, leader)?;
     let gone = Instant::now();
     std::thread::sleep(Duration::from_secs(3) + SETTLE);
-    let acknowledged = client.stop(writer)?;
+    let acknowledged = client.stop(writers)?;
     mend_replica(cluster, leader)?;
     // One that was under way may still have come through while the cable was being pulled.
     let before = acknowledged.iter().rfind(|at| **at <= gone).context("nothing before")?;
