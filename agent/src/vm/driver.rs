@@ -394,7 +394,7 @@ impl Driver {
                 let next = work.answered(answer, scene.now, scene.lease);
                 if runs {
                     // Whoever stops it from here on is not Berth.
-                    self.note_suspended(scene, false);
+                    self.forget_suspended(scene);
                 }
                 self.follow(scene, next);
             }
@@ -531,10 +531,12 @@ impl Driver {
     fn follow(&mut self, scene: &mut Scene<'_>, next: Next) {
         match next {
             Next::Call(call) => {
-                if matches!(call, Call::Create { .. } | Call::Restore { .. }) {
+                if matches!(call, Call::Create { .. } | Call::Restore { .. })
+                    && let Some(work) = &self.work
+                {
                     // It comes to life stopped, and may do so when nobody waits for it any more: it is known as Berth's
                     // then. One that cannot be noted looks as if somebody had paused it.
-                    self.note_suspended(scene, true);
+                    self.note_suspended(scene, Some(work.order.generation));
                 }
                 if matches!(call, Call::Migrate(_)) {
                     self.sample_at = Some(scene.now + SAMPLE_PERIOD_MS);
@@ -581,7 +583,15 @@ impl Driver {
             }
         }
         if order.kind == Kind::Resume && error.is_none() {
-            self.note_suspended(scene, false);
+            self.forget_suspended(scene);
+        }
+        let marked = self.known.as_ref().and_then(|seen| seen.generation);
+        if order.kind == Kind::Adopt
+            && error.is_none()
+            && scene.ledger.is_suspended(self.uuid, marked)
+        {
+            // The same copy has another mark now.
+            self.note_suspended(scene, Some(order.generation));
         }
         if let Err(error) = scene.ledger.finish(self.uuid, order.id, error.clone(), lost) {
             // It will be looked at again by whoever is asked next; what was done stays done.
@@ -609,13 +619,20 @@ impl Driver {
         }
     }
 
-    fn note_suspended(&self, scene: &mut Scene<'_>, suspended: bool) -> bool {
-        let noted = scene.ledger.note_suspended(self.uuid, suspended);
+    fn note_suspended(&self, scene: &mut Scene<'_>, generation: Option<u64>) -> bool {
+        let noted = scene.ledger.note_suspended(self.uuid, generation);
         if let Err(error) = &noted {
             let error = error as &dyn std::error::Error;
             warn!(uuid = %self.uuid, error, "a suspension cannot be noted");
         }
         noted.is_ok()
+    }
+
+    fn forget_suspended(&self, scene: &mut Scene<'_>) {
+        if let Err(error) = scene.ledger.forget_suspended(self.uuid) {
+            let error = &error as &dyn std::error::Error;
+            warn!(uuid = %self.uuid, error, "the end of a suspension cannot be noted");
+        }
     }
 
     // ---- looks ---------------------------------------------------------------------------------------------------
@@ -654,6 +671,7 @@ impl Driver {
             }
             Ok(_) if self.unsettled.is_some() => {
                 if self.settle(scene.now) {
+                    self.gone_for_now(scene);
                     if self.known.is_some() || self.tell_anew {
                         let floor = scene.ledger.entry(self.uuid).map_or(0, |entry| entry.floor);
                         self.send_absent(scene, floor);
@@ -676,9 +694,7 @@ impl Driver {
                     if !after_work {
                         self.cause = self.cause.or_else(|| self.hinted(scene.now));
                     }
-                    if !scene.ledger.entry(self.uuid).is_some_and(|entry| entry.bringing) {
-                        self.note_suspended(scene, false);
-                    }
+                    self.gone_for_now(scene);
                     let floor = scene.ledger.entry(self.uuid).map_or(0, |entry| entry.floor);
                     self.send_absent(scene, floor);
                 }
@@ -705,6 +721,17 @@ impl Driver {
         }
     }
 
+    /// What Berth stopped here is gone; what it asked libvirt to create may still come, stopped.
+    fn gone_for_now(&self, scene: &mut Scene<'_>) {
+        match scene.ledger.entry(self.uuid).filter(|entry| entry.bringing) {
+            None => self.forget_suspended(scene),
+            Some(entry) => {
+                let generation = entry.generation;
+                self.note_suspended(scene, Some(generation));
+            }
+        }
+    }
+
     /// One that runs again, by whomever, is no longer self-fence's.
     fn settle_suspended(&self, scene: &mut Scene<'_>, seen: &SeenDomain) {
         let about_to_stop = self.calling(|purpose| matches!(purpose, Purpose::Isolation(_)));
@@ -713,7 +740,7 @@ impl Driver {
             && !about_to_stop
             && seen.presence == Some(Presence::Running)
         {
-            self.note_suspended(scene, false);
+            self.forget_suspended(scene);
         }
     }
 
@@ -830,7 +857,7 @@ impl Driver {
             IsolationStep::Call(number, call) => {
                 // Noted before it is done: a copy that nobody knows to be ours would never be resumed.
                 let call = match call {
-                    Call::Suspend if !self.note_suspended(scene, true) => Call::Destroy,
+                    Call::Suspend if !self.note_suspended(scene, None) => Call::Destroy,
                     call => call,
                 };
                 self.call(scene, call, Purpose::Isolation(number));

@@ -6,7 +6,7 @@
 //!       ─▶ stopped ──▶ no migration ─▶ look: still stopped, or gone: safe ─ a second later, or at an event ─▶ look …
 //!                      (somebody may have asked libvirt to let it run, and got no answer ─▶ destroy)
 //!  libvirt fails, or half of the time for self-fence is over ─▶ kill ─▶ look …
-//!  the hold is over ─▶ destroy
+//!  the hold is over ─▶ destroy, or kill where libvirt does not answer by then
 //! ```
 
 use model::sabotage::{Rule, off};
@@ -59,6 +59,8 @@ pub(super) struct Isolation {
     may_run_yet: bool,
     stage: Stage,
     safe: bool,
+    /// It was suspended by Berth when it was looked at last.
+    suspended: bool,
     /// Its migration has been called off, if there was one.
     aborted: bool,
     /// There was no migration when that was asked; what is looked at after that stays as it is.
@@ -87,6 +89,7 @@ impl Isolation {
             may_run_yet: false,
             stage: Stage::Waiting { until: now },
             safe: policy == OnIsolation::Continue,
+            suspended: false,
             aborted: false,
             settled: false,
             look_again: false,
@@ -215,9 +218,14 @@ impl Isolation {
             (Doing::Acting, Ok(_)) => self.call(Doing::Looking, Call::Look),
             (Doing::Killing, Ok(_)) if std::mem::take(&mut self.look_again) => self.wait(now),
             (Doing::Killing, Ok(_)) => {
+                self.suspended = false;
                 // The kernel says that no such process is left; libvirt may take its time to see it.
                 self.safe = true;
                 self.wait(now + LOOK_PERIOD_MS)
+            }
+            // A copy whose hold is over does not stay for as long as libvirt is away.
+            (Doing::Looking | Doing::Checking, Err(_)) if self.outstays(now) => {
+                self.call(Doing::Killing, Call::Kill)
             }
             // What was stopped for sure stays so while libvirt is away: nobody could let it run but through libvirt.
             (Doing::Looking | Doing::Checking, Err(_)) if self.safe => {
@@ -235,7 +243,13 @@ impl Isolation {
         }
     }
 
+    /// Its hold is over, and libvirt has had its chance to destroy it.
+    fn outstays(&self, now: u64) -> bool {
+        self.suspended && now >= self.hold_until + self.patience_ms && !off(Rule::HoldEnds)
+    }
+
     fn seen(&mut self, presence: Option<Presence>, now: u64) -> IsolationStep {
+        self.suspended = presence == Some(Presence::Suspended);
         match presence {
             None => self.rest(now),
             Some(Presence::Incoming) if off(Rule::SelfFenceIncoming) => self.rest(now),
@@ -347,6 +361,33 @@ mod tests {
         let (look, _) = call(isolation.tick(5_000));
         let (_, what) = call(isolation.answered(look, &seen(Presence::Suspended), 5_010));
         assert_eq!(what, Call::Destroy);
+    }
+
+    #[test]
+    fn a_copy_whose_hold_ends_while_libvirt_is_away_is_killed_without_it() {
+        for (presence, kills) in [(Presence::Suspended, true), (Presence::Paused, false)] {
+            let mut isolation = Isolation::new(OnIsolation::Suspend, 0, (1_000, 5_000), 0);
+            let (look, _) = call(isolation.tick(0));
+            let (job, _) = call(isolation.answered(look, &seen(presence), 10));
+            let (look, _) = call(isolation.answered(job, &Ok(Seen::Job(None)), 20));
+            isolation.answered(look, &seen(presence), 30);
+            let away = || Err(HypervisorError::Disconnected("it is down".into()));
+            let (look, _) = call(isolation.tick(5_000));
+            assert_eq!(isolation.answered(look, &away(), 5_010), IsolationStep::Nothing);
+            let (look, what) = call(isolation.tick(6_010));
+            assert_eq!((what, isolation.is_safe()), (Call::Look, true));
+            // One that somebody else paused is nothing that Berth keeps.
+            match (isolation.answered(look, &away(), 6_020), kills) {
+                (IsolationStep::Call(kill, Call::Kill), true) => {
+                    isolation.answered(kill, &Ok(Seen::Done), 6_030);
+                    let (look, _) = call(isolation.tick(7_030));
+                    let step = isolation.answered(look, &away(), 7_040);
+                    assert_eq!(step, IsolationStep::Nothing, "it is dead");
+                }
+                (IsolationStep::Nothing, false) => {}
+                (step, _) => panic!("{presence:?}: {step:?}"),
+            }
+        }
     }
 
     #[test]

@@ -1,7 +1,7 @@
 //! The agent's memory on disk: for each VM the highest order taken or promised, and what the last one came to. Synced
 //! before the agent acts, so that an order is done once over restarts, and one that was ruled out stays so.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::fs::{self, File};
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
@@ -69,10 +69,13 @@ pub struct Entries {
 pub trait LedgerStorage: Send {
     /// Replaces all of it.
     fn write(&mut self, entries: &Entries) -> Result<(), LedgerError>;
-    /// Notes which VMs self-fence has stopped. It has to outlive the agent, and not the host: after a boot there are
-    /// none.
-    fn write_suspended(&mut self, suspended: &BTreeSet<Uuid>) -> Result<(), LedgerError>;
+    /// Notes what Berth has stopped. It has to outlive the agent, and not the host: after a boot there is nothing.
+    fn write_suspended(&mut self, suspended: &Suspended) -> Result<(), LedgerError>;
 }
+
+/// The VMs whose vCPUs Berth has stopped on this host, by self-fence or because it created them so; each with the generation
+/// whose copy that is, and `None` where it is whichever copy is here.
+pub type Suspended = BTreeMap<Uuid, Option<u64>>;
 
 /// Why the ledger cannot be used. The agent does not start without it: it could do an order twice.
 #[derive(Debug, thiserror::Error)]
@@ -110,7 +113,7 @@ pub enum LedgerError {
 pub struct Ledger {
     storage: Box<dyn LedgerStorage>,
     entries: Entries,
-    suspended: BTreeSet<Uuid>,
+    suspended: Suspended,
 }
 
 impl std::fmt::Debug for Ledger {
@@ -129,7 +132,7 @@ impl LedgerStorage for LedgerFile {
         write(&self.path, entries)
     }
 
-    fn write_suspended(&mut self, suspended: &BTreeSet<Uuid>) -> Result<(), LedgerError> {
+    fn write_suspended(&mut self, suspended: &Suspended) -> Result<(), LedgerError> {
         let file =
             |source| LedgerError::File { what: "written", path: self.suspended.clone(), source };
         let text =
@@ -169,17 +172,14 @@ impl Ledger {
     }
 
     /// Over any storage, with what it holds.
-    pub fn over(
-        storage: Box<dyn LedgerStorage>,
-        entries: Entries,
-        suspended: BTreeSet<Uuid>,
-    ) -> Self {
+    pub fn over(storage: Box<dyn LedgerStorage>, entries: Entries, suspended: Suspended) -> Self {
         Self { storage, entries, suspended }
     }
 
-    /// Whether self-fence has stopped it: nothing else may be resumed.
-    pub fn is_suspended(&self, uuid: Uuid) -> bool {
-        self.suspended.contains(&uuid)
+    /// Whether Berth has stopped the copy whose mark names this generation: nothing else may be resumed. A copy that came here
+    /// later, as by a migration, was stopped by somebody else.
+    pub fn is_suspended(&self, uuid: Uuid, generation: Option<u64>) -> bool {
+        self.suspended.get(&uuid).is_some_and(|of| of.is_none() || *of == generation)
     }
 
     /// What is known of a VM.
@@ -261,15 +261,28 @@ impl Ledger {
         })
     }
 
-    /// Self-fence is about to stop its vCPUs, or they run again, or it is gone.
-    pub fn note_suspended(&mut self, uuid: Uuid, suspended: bool) -> Result<(), LedgerError> {
-        if self.is_suspended(uuid) == suspended {
+    /// Berth is about to stop its vCPUs, or to create it with stopped ones as this generation.
+    pub fn note_suspended(
+        &mut self,
+        uuid: Uuid,
+        generation: Option<u64>,
+    ) -> Result<(), LedgerError> {
+        self.change_suspended(uuid, Some(generation))
+    }
+
+    /// They run again, or it is gone.
+    pub fn forget_suspended(&mut self, uuid: Uuid) -> Result<(), LedgerError> {
+        self.change_suspended(uuid, None)
+    }
+
+    fn change_suspended(&mut self, uuid: Uuid, to: Option<Option<u64>>) -> Result<(), LedgerError> {
+        if self.suspended.get(&uuid) == to.as_ref() {
             return Ok(());
         }
         let mut all = self.suspended.clone();
-        match suspended {
-            true => all.insert(uuid),
-            false => all.remove(&uuid),
+        match to {
+            Some(generation) => all.insert(uuid, generation),
+            None => all.remove(&uuid),
         };
         self.storage.write_suspended(&all)?;
         self.suspended = all;
@@ -310,7 +323,8 @@ impl Ledger {
         let ours =
             mark.filter(|mark| self.entries.cluster.is_none_or(|cluster| cluster == mark.cluster));
         seen.generation = ours.map(|mark| mark.generation);
-        let suspended = self.is_suspended(uuid) || off(Rule::ResumeOnlyOwn);
+        let generation = mark.map(|mark| mark.generation);
+        let suspended = self.is_suspended(uuid, generation) || off(Rule::ResumeOnlyOwn);
         if seen.presence == Some(Presence::Paused) && suspended {
             seen.presence = Some(Presence::Suspended);
         }
@@ -393,7 +407,7 @@ mod tests {
         ledger.finish(VM, 7, Some("no".into()), false).unwrap();
         ledger.promise(VM, 9).unwrap();
         ledger.promise(VM, 8).unwrap();
-        ledger.note_suspended(VM, true).unwrap();
+        ledger.note_suspended(VM, Some(7)).unwrap();
         ledger.note_epoch(Uuid::nil(), 3).unwrap();
         let ledger = Ledger::open(directory.path(), directory.path()).unwrap();
         let done = Some(Done { order: 7, error: Some("no".into()) });
@@ -407,7 +421,7 @@ mod tests {
             on_isolation: OnIsolation::Destroy,
         };
         assert_eq!((ledger.entry(VM), ledger.epoch()), (Some(&expected), 3));
-        assert!(ledger.is_suspended(VM));
+        assert!(ledger.is_suspended(VM, Some(7)) && !ledger.is_suspended(VM, Some(8)));
     }
 
     #[test]

@@ -6,7 +6,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use agent::clock::Reading;
 use agent::core::{AgentCore, Given};
 use agent::hypervisor::Hypervisor;
-use agent::vm::ledger::{Entries, Ledger, LedgerError, LedgerStorage};
+use agent::vm::ledger::{Entries, Ledger, LedgerError, LedgerStorage, Suspended};
 use model::command::{Operation, Registration};
 use model::id::{NodeId, NodeName, SessionId};
 use model::liveness::Measured;
@@ -125,7 +125,7 @@ pub enum Reply {
 /// A ledger in memory that outlives its agent.
 pub struct SimLedger {
     entries: Arc<Mutex<Entries>>,
-    suspended: Arc<Mutex<BTreeSet<Uuid>>>,
+    suspended: Arc<Mutex<Suspended>>,
 }
 
 impl LedgerStorage for SimLedger {
@@ -134,7 +134,7 @@ impl LedgerStorage for SimLedger {
         Ok(())
     }
 
-    fn write_suspended(&mut self, suspended: &BTreeSet<Uuid>) -> Result<(), LedgerError> {
+    fn write_suspended(&mut self, suspended: &Suspended) -> Result<(), LedgerError> {
         *self.suspended.lock().unwrap_or_else(PoisonError::into_inner) = suspended.clone();
         Ok(())
     }

@@ -10,7 +10,7 @@ use agent::hypervisor::{
     DomainFacts, HostFacts, Hypervisor, HypervisorError, JobStats, Result as Called,
 };
 use agent::lease::Lease;
-use agent::vm::ledger::Entries;
+use agent::vm::ledger::{Entries, Suspended};
 use model::node::{Capacity, SeenDomain};
 use model::sabotage::{Rule, off};
 use model::vm::{Presence, StopCause};
@@ -357,7 +357,7 @@ pub struct SimHost {
     /// `/run`: the lease.
     pub lease_file: Lease,
     /// `/run`: what self-fence has stopped.
-    pub suspended: Arc<Mutex<BTreeSet<Uuid>>>,
+    pub suspended: Arc<Mutex<Suspended>>,
     /// Its watchdog.
     pub watchdog: Option<SimWatchdog>,
     /// Its fence device.

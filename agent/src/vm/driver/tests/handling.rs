@@ -4,6 +4,8 @@ use model::command::GuestNote;
 use model::vm::StopCause;
 
 use super::*;
+use crate::hypervisor::HypervisorError;
+use crate::hypervisor::call::Call;
 
 fn start_with(id: u64, change: impl FnOnce(&mut v1::StartOrder)) -> v1::Order {
     let mut start = v1::StartOrder { xml: xml(), ..Default::default() };
@@ -257,4 +259,38 @@ fn an_end_whose_own_word_is_lost_has_the_cause_that_was_said_before_it() {
     bench.core.event(VM, None, bench.at());
     bench.pass(2_000, true);
     assert_eq!(bench.told().last().unwrap(), "absent up to 10: WATCHDOG");
+}
+
+#[test]
+fn a_start_that_failed_does_not_make_what_somebody_paused_elsewhere_berths_own() {
+    let mut bench = bench();
+    let cluster = CLUSTER.to_string();
+    let orders = vec![start(10)];
+    let list = v1::OrderList { term: 1, epoch: 1, cluster, orders, ..v1::OrderList::default() };
+    bench.core.orders(list, bench.at());
+    // Its answer is lost, and whatever libvirt made of it.
+    let mut created = false;
+    while !created {
+        for call in bench.core.take_effects().calls {
+            created |= matches!(call.call, Call::Create { .. });
+            let answer = match call.call {
+                Call::Create { .. } => Err(HypervisorError::Disconnected("it broke".into())),
+                other => other.make(VM, &*bench.fake),
+            };
+            bench.core.answered(VM, call.id, answer, bench.at());
+        }
+    }
+    bench.pass(10_000, true);
+    bench.told();
+    // It runs on another host as the copy of another start, somebody pauses it there, and it is moved here.
+    bench.fake.appear(VM, "v", Presence::Paused);
+    bench.fake.mark(VM, &Mark { cluster: CLUSTER, generation: 20 }).unwrap();
+    bench.core.event(VM, None, bench.at());
+    bench.pass(2_000, true);
+    assert_eq!(bench.told().last().unwrap(), "seen PAUSED");
+    // What that start brings to life after all is Berth's own.
+    bench.fake.mark(VM, &Mark { cluster: CLUSTER, generation: 10 }).unwrap();
+    bench.core.event(VM, None, bench.at());
+    bench.pass(2_000, true);
+    assert_eq!(bench.told().last().unwrap(), "seen SUSPENDED");
 }
