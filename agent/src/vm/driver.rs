@@ -494,8 +494,8 @@ impl Driver {
         );
         // Without a lease it goes by what it is told now.
         let told = self.policy_without_lease(scene.ledger);
-        if let Some(isolation) = self.isolation.take_if(|it| it.policy() != told) {
-            self.isolation_calls = isolation.calls();
+        if let Some(isolation) = &mut self.isolation {
+            isolation.follow(told, scene.now);
         }
         // What a look that is under way finds may be from before this.
         self.calls

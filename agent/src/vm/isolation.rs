@@ -97,9 +97,20 @@ impl Isolation {
         }
     }
 
-    /// What is done with the guest.
-    pub(super) fn policy(&self) -> OnIsolation {
-        self.policy
+    /// Something else is to be done with the guest from now on. A copy that is kept suspended is so since it was.
+    pub(super) fn follow(&mut self, policy: OnIsolation, now: u64) {
+        if policy == self.policy {
+            return;
+        }
+        if self.policy == OnIsolation::Continue {
+            let hold_ms = self.hold_until - self.began;
+            (self.began, self.hold_until) = (now, now + hold_ms);
+        }
+        self.policy = policy;
+        self.safe = policy == OnIsolation::Continue;
+        (self.aborted, self.settled, self.look_again) = (false, false, false);
+        self.kill_at = now + self.patience_ms;
+        self.stage = Stage::Waiting { until: now };
     }
 
     /// The number of its last call.
@@ -388,6 +399,30 @@ mod tests {
                 (step, _) => panic!("{presence:?}: {step:?}"),
             }
         }
+    }
+
+    #[test]
+    fn another_policy_does_not_make_a_hold_begin_anew() {
+        let mut isolation = Isolation::new(OnIsolation::Suspend, 0, (1_000, 5_000), 0);
+        let (look, _) = call(isolation.tick(0));
+        let (job, _) = call(isolation.answered(look, &seen(Presence::Suspended), 10));
+        isolation.follow(OnIsolation::Destroy, 4_000);
+        assert!(!isolation.is_safe());
+        assert_eq!(isolation.answered(job, &Ok(Seen::Job(None)), 4_010), IsolationStep::Nothing);
+        let (look, _) = call(isolation.tick(4_010));
+        let (job, _) = call(isolation.answered(look, &seen(Presence::Suspended), 4_020));
+        let (look, _) = call(isolation.answered(job, &Ok(Seen::Job(None)), 4_030));
+        isolation.answered(look, &seen(Presence::Suspended), 4_040);
+        assert!(isolation.is_safe());
+        let (look, _) = call(isolation.tick(5_040));
+        let (_, what) = call(isolation.answered(look, &seen(Presence::Suspended), 5_050));
+        assert_eq!(what, Call::Destroy);
+        // One that ran on so far has its whole hold before it.
+        let mut isolation = Isolation::new(OnIsolation::Continue, 0, (1_000, 5_000), 0);
+        isolation.follow(OnIsolation::Suspend, 4_000);
+        let (look, _) = call(isolation.tick(5_100));
+        let (_, what) = call(isolation.answered(look, &seen(Presence::Suspended), 5_110));
+        assert_eq!(what, Call::Job);
     }
 
     #[test]
