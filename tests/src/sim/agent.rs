@@ -1,6 +1,6 @@
 //! The agent's shell in virtual time: it carries to and from the real core, as the real shell does.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use agent::clock::Reading;

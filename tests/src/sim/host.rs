@@ -1,6 +1,6 @@
 //! A hypervisor host: power, clocks, libvirt, and the domains that run on it.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use agent::clock::Reading;
