@@ -26,8 +26,11 @@ use crate::vm::VmRecord;
 
 /// Events kept in the state for `berthctl events`; at a thousand bytes each, 10 MB at the most.
 pub const EVENTS_KEPT: usize = 10_000;
-/// A million million log entries to an epoch; eight thousand epochs before JSON's numbers end.
-const EPOCH_SHIFT: u32 = 40;
+/// A thousand numbers to each step of the epoch: as the epoch of a restored control plane is the millisecond of its restore, a
+/// million log entries a second for as long as one before it lived, and two hundred years before JSON's numbers end.
+const EPOCH_SHIFT: u32 = 10;
+/// Where no clock says how much the one before may have given out since: a million million numbers.
+const EPOCH_STEP: u64 = 1 << 30;
 /// Requests remembered, so that one sent again is done once: minutes of a busy cluster, days of a usual one.
 pub const REQUESTS_KEPT: usize = 20_000;
 
@@ -157,12 +160,24 @@ pub(crate) struct Context {
     pub(crate) together: bool,
 }
 
+/// The epoch of a control plane that is restored at that moment from a backup of that epoch: the moment, so that one backup
+/// restored twice makes two epochs, and the later one is the higher; agents and the control plane before tell them apart by it.
+/// A clock that is behind the backup's epoch cannot say what was restored since; the next epoch lies far enough above then.
+pub fn restored_epoch(backup: Epoch, at: Timestamp) -> Epoch {
+    if at.0 > backup.0 { Epoch(at.0) } else { Epoch(backup.0 + EPOCH_STEP) }
+}
+
+/// A control plane of that epoch gives out numbers above this one.
+pub fn numbers_after(epoch: Epoch) -> u64 {
+    epoch.0.saturating_sub(1) << EPOCH_SHIFT
+}
+
 impl ClusterState {
     /// Applies the command at log index `index`. The only place where state changes; a refused command changes
     /// nothing but the memory of its request.
     pub fn apply(&mut self, index: u64, command: &Command) -> Outcome {
         let content = fingerprint(command);
-        let index = self.stamp(index, &command.operation);
+        let index = self.stamp(index, command.at, &command.operation);
         if let Some(remembered) = self.requests.get(&command.request)
             && !off(Rule::RequestOnce)
         {
@@ -190,13 +205,15 @@ impl ClusterState {
     }
 
     /// The number by which everything that this command makes is known: the log index, raised by so much for each epoch
-    /// that a restored control plane never gives out a number again that the old one used.
-    fn stamp(&self, index: u64, operation: &Operation) -> u64 {
+    /// that a restored control plane never gives out a number again that one before it used.
+    fn stamp(&self, index: u64, at: Timestamp, operation: &Operation) -> u64 {
         let epoch = match operation {
-            Operation::RestoreBegin { epoch, .. } if self.cluster.is_none() => epoch.0 + 1,
-            _ => self.epoch.0.max(1),
+            Operation::RestoreBegin { epoch, .. } if self.cluster.is_none() => {
+                restored_epoch(*epoch, at)
+            }
+            _ => self.epoch,
         };
-        ((epoch - 1) << EPOCH_SHIFT) + index
+        numbers_after(epoch) + index
     }
 
     /// Whether nothing may be fenced or recovered now.

@@ -108,7 +108,7 @@ pub fn restore(state: &ClusterState) -> Result<Vec<Operation>, BackupError> {
 mod tests {
     use model::command::Command;
     use model::fleet::PauseMode;
-    use model::id::{ClusterId, Epoch, RequestId};
+    use model::id::{ClusterId, RequestId};
     use model::settings::Settings;
     use model::time::Timestamp;
     use uuid::Uuid;
@@ -116,9 +116,13 @@ mod tests {
     use super::*;
 
     fn apply(state: &mut ClusterState, operations: Vec<Operation>) {
+        apply_at(state, operations, Timestamp(1));
+    }
+
+    fn apply_at(state: &mut ClusterState, operations: Vec<Operation>, at: Timestamp) {
         for (index, operation) in (1..).zip(operations) {
             let request = RequestId(Uuid::from_u128(index));
-            let command = Command { request, at: Timestamp(1), by: "test".into(), operation };
+            let command = Command { request, at, by: "test".into(), operation };
             state.apply(index as u64, &command).unwrap();
         }
     }
@@ -130,10 +134,23 @@ mod tests {
         apply(&mut state, vec![Operation::Initialise { cluster, settings: Settings::default() }]);
         let file = write(&state).unwrap();
         let backup = read(&file).unwrap();
-        let mut restored = ClusterState::default();
-        apply(&mut restored, restore(&backup).unwrap());
-        assert_eq!((restored.cluster, restored.epoch), (Some(cluster), Epoch(2)));
-        assert!(restored.revision > state.revision + 1_000_000);
+        let made = |at| {
+            let mut restored = ClusterState::default();
+            apply_at(&mut restored, restore(&backup).unwrap(), at);
+            assert_eq!(restored.cluster, Some(cluster));
+            restored
+        };
+        let first = made(Timestamp(1_000_000));
+        assert!(first.epoch > state.epoch);
+        assert!(first.revision > state.revision + 1_000_000);
+        // The same backup once more, be the first control plane made of it lost or not.
+        let second = made(Timestamp(1_002_000));
+        assert!(second.epoch > first.epoch);
+        assert!(second.revision > first.revision + 1_000_000);
+        // By a clock that is behind what the backup says.
+        let astray = made(Timestamp(1));
+        assert!(astray.epoch > state.epoch);
+        assert!(astray.revision > state.revision + 1_000_000);
     }
 
     #[test]

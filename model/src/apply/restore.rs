@@ -5,7 +5,7 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use crate::cluster::{ClusterState, Context};
+use crate::cluster::{ClusterState, Context, restored_epoch};
 use crate::event::EventKind;
 use crate::failover_domain::FailoverDomain;
 use crate::id::{ClusterId, Epoch, SessionId};
@@ -17,8 +17,9 @@ use crate::service::{MemberRecord, ServiceRecord, ServiceState};
 use crate::settings::Settings;
 use crate::vm::{Desired, MayRun, OnIsolation, Stay, VmRecord, VmState};
 
-/// Ten times the lease and the self-fence of the default settings.
-const QUIET_MS: u64 = 40_000;
+/// Nothing is started for so many leases and self-fences after a restore, and for as long as those of the default settings take
+/// at the least: the settings may have been changed since the backup.
+const QUIET_LEASES: u64 = 10;
 
 impl ClusterState {
     pub(super) fn restore_begin(
@@ -32,7 +33,7 @@ impl ClusterState {
             return Err(Rejection::AlreadyInitialised);
         }
         self.cluster = Some(cluster);
-        self.epoch = Epoch(epoch.0 + u64::from(!off(Rule::EpochRises)));
+        self.epoch = if off(Rule::EpochRises) { epoch } else { restored_epoch(epoch, cx.at) };
         self.settings = settings.clone();
         self.restoring = true;
         let text = format!("cluster {cluster} is restored from a backup, as epoch {}", self.epoch);
@@ -127,7 +128,9 @@ impl ClusterState {
 
     pub(super) fn restore_end(&mut self, cx: &mut Context) {
         self.restoring = false;
-        self.quiet_until = cx.at.plus(QUIET_MS);
+        let lease_ms = |settings: &Settings| settings.lease_ttl_ms + settings.self_fence_ms;
+        let longest_ms = lease_ms(&self.settings).max(lease_ms(&Settings::default()));
+        self.quiet_until = cx.at.plus(QUIET_LEASES * longest_ms);
         let (nodes, vms) = (self.nodes.len(), self.vms.len());
         let text =
             format!("{vms} VMs and {nodes} nodes are back; each node has to say what it runs");

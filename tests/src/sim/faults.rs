@@ -319,6 +319,9 @@ impl World {
         }
         // The backup is a while old.
         let upto = self.rng.usize(keep / 2..keep);
+        // Or there was no newer one than that which the last control plane was restored from already.
+        let again = self.planes.len().checked_sub(2).and_then(|before| self.planes.get(before));
+        let last = again.filter(|_| upto.is_multiple_of(2)).unwrap_or(last);
         let mut state = model::ClusterState::default();
         for (index, command) in (1..).zip(last.log.iter().take(upto)) {
             let _ = state.apply(index, command);

@@ -357,7 +357,7 @@ fn a_restored_control_plane_starts_nothing_twice_and_the_old_one_ends_at_the_sig
     ensure!(world.starts() == starts, "something was started: {} > {starts}", world.starts());
     ensure!(world.twice().is_empty(), "{:?}", world.twice());
     let status: serde_json::Value = serde_json::from_str(&new.ctl(&["status", "--json"])?)?;
-    ensure!(status["epoch"] == 2, "{}", status["epoch"]);
+    ensure!(status["epoch"].as_u64() > Some(1), "{}", status["epoch"]);
     // The old one comes back to life while the new one is not to be reached: agents come by, and tell it.
     for replica in 11..=13 {
         kill(new.pid(replica)?, Signal::SIGSTOP)?;

@@ -4,6 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use agent::hypervisor::call::Call;
 use agent::hypervisor::mark;
+use model::cluster::numbers_after;
 use model::command::{Decision, Operation};
 use uuid::Uuid;
 
@@ -94,8 +95,8 @@ impl Invariant for OrdersAreFresh {
 /// Whether some control plane has committed a start of the VM with that number.
 fn was_committed(world: &World, uuid: Uuid, generation: u64) -> bool {
     world.planes.iter().any(|plane| {
-        let epoch = plane.state.epoch.0.max(1);
-        let Some(index) = generation.checked_sub((epoch - 1) << 40) else { return false };
+        let before = numbers_after(plane.state.epoch);
+        let Some(index) = generation.checked_sub(before) else { return false };
         let command =
             usize::try_from(index).ok().and_then(|index| plane.log.get(index.checked_sub(1)?));
         let name = plane.state.vm_by_uuid.get(&uuid);
