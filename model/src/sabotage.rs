@@ -55,6 +55,8 @@ rules! {
     AwayEndsLeaseProof = "away-ends-lease-proof";
     /// When many nodes seem lost at once nothing is fenced.
     MassLossBrake = "mass-loss-brake";
+    /// The release of a mass loss is of the nodes it names, and not of others that fall silent after it.
+    ReleaseIsOfItsNodes = "release-is-of-its-nodes";
     /// In a conflict nothing is done by itself.
     ConflictIsLeftAlone = "conflict-is-left-alone";
     /// A VM that left by somebody's migration is not started again.

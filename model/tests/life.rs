@@ -454,6 +454,42 @@ fn nodes_that_fell_silent_together_are_a_mass_loss_though_one_is_found_out_first
 }
 
 #[test]
+fn the_release_of_a_mass_loss_is_of_the_nodes_it_names_and_ends_with_it() {
+    let names = ["a", "b", "c", "d", "e"];
+    let (mut story, place) = Story::running(VmPolicy::default(), &names);
+    let others: Vec<NodeId> =
+        names.into_iter().filter(|it| *it != place).map(|it| story.id(it)).collect();
+    let planned = |story: &Story| {
+        let plan = plan(&story.state, &story.liveness(), Timestamp(story.now)).operations;
+        let mass =
+            |it: &&Operation| matches!(it, Operation::MassLoss { .. } | Operation::MassLossOver);
+        let lost = plan.iter().filter(|it| matches!(it, Operation::NodeLost { .. })).count();
+        (plan.iter().find(mass).cloned(), lost)
+    };
+    for node in &others[..3] {
+        story.silent.insert(*node, 3_001);
+    }
+    let named = Operation::MassLoss { nodes: others[..3].to_vec() };
+    assert_eq!(planned(&story), (Some(named.clone()), 0));
+    story.does(named.clone());
+    story.does(Operation::ReleaseMassLoss);
+    assert_eq!(planned(&story), (None, 3), "they go the way of any lost node");
+    let refused = story.tries(named).unwrap_err();
+    assert!(matches!(refused, Rejection::Superseded { .. }), "{refused}");
+    // The operator has not seen the fourth.
+    story.silent.insert(others[3], 3_001);
+    let anew = Operation::MassLoss { nodes: others.clone() };
+    assert_eq!(planned(&story), (Some(anew.clone()), 0));
+    story.does(anew);
+    assert!(story.state.braked());
+    story.does(Operation::ReleaseMassLoss);
+    // One of them never comes back: what falls silent days later is no part of that.
+    story.silent.clear();
+    story.silent.insert(others[0], 3_001);
+    assert_eq!(planned(&story), (Some(Operation::MassLossOver), 1));
+}
+
+#[test]
 fn a_proof_of_an_old_session_says_nothing_of_the_new_one() {
     let (mut story, place) = Story::running(VmPolicy::default(), &["a", "b"]);
     let (node, session) = (story.id(&place), story.session(&place));

@@ -499,8 +499,11 @@ impl ClusterState {
         cx: &mut Context,
         nodes: &[NodeId],
     ) -> Result<(), Rejection> {
-        if let Some(loss) = &mut self.mass_loss {
-            if loss.nodes == nodes || loss.released_by.is_some() {
+        let released = self.mass_loss.as_ref().is_some_and(|loss| loss.released_by.is_some());
+        if let Some(loss) = &mut self.mass_loss
+            && (!released || nodes.iter().all(|node| loss.nodes.contains(node)))
+        {
+            if loss.nodes == nodes || released {
                 return Err(Rejection::Superseded { what: "the mass loss".into() });
             }
             // It goes on with others: the calm before its end is counted anew.

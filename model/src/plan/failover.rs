@@ -4,7 +4,7 @@
 use std::collections::BTreeSet;
 use std::sync::Arc;
 
-use crate::cluster::ClusterState;
+use crate::cluster::{ClusterState, MassLoss};
 use crate::command::Operation;
 use crate::id::NodeId;
 use crate::liveness::{Heard, Liveness};
@@ -118,12 +118,17 @@ fn brake(state: &ClusterState, lost: &[NodeId], now: Timestamp, plan: &mut Plan)
     };
     // A network that heals gives its nodes back one after the other: the first must not be the death of the others.
     let calm = loss.since.plus(2 * state.settings.lost_after_ms);
-    let over = lost.is_empty() || (!many && loss.nodes == lost && calm <= now);
-    if over {
+    // Once it was released there is nothing to wait for, and what falls silent later is another loss.
+    let released = loss.released_by.is_some();
+    let settled = match released && !off(Rule::ReleaseIsOfItsNodes) {
+        true => !many,
+        false => !many && loss.nodes == lost && calm <= now,
+    };
+    if lost.is_empty() || settled {
         plan.operations.push(Operation::MassLossOver);
         return false;
     }
-    if loss.released_by.is_some() {
+    if released && !is_of_others(loss, lost) {
         return false;
     }
     if loss.nodes != lost {
@@ -132,6 +137,11 @@ fn brake(state: &ClusterState, lost: &[NodeId], now: Timestamp, plan: &mut Plan)
         plan.wake(calm);
     }
     true
+}
+
+/// An operator said that certain nodes are lost indeed, and now they are others.
+fn is_of_others(loss: &MassLoss, lost: &[NodeId]) -> bool {
+    !off(Rule::ReleaseIsOfItsNodes) && lost.iter().any(|node| !loss.nodes.contains(node))
 }
 
 /// Its agent said that the host goes down, and by that agent's word nothing of the cluster's is there any more.

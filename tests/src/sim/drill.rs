@@ -85,6 +85,11 @@ pub const ALL: &[Drill] = &[
         quiet: same,
         story: an_old_replica_hears_of_the_restored_one,
     },
+    Drill {
+        rule: Rule::ReleaseIsOfItsNodes,
+        quiet: five_of_which_three_have_nothing,
+        story: another_node_falls_silent_after_a_release,
+    },
 ];
 
 /// The drill of a rule, if it has one.
@@ -135,6 +140,11 @@ fn only_lease(quiet: &mut Quiet) {
 fn nothing(quiet: &mut Quiet) {
     only_fence(quiet);
     only_lease(quiet);
+}
+
+/// Nothing can prove the death of the second to the fourth.
+fn five_of_which_three_have_nothing(quiet: &mut Quiet) {
+    (quiet.hosts, quiet.fenced, quiet.watched) = (5, vec![0, 4], vec![0, 4]);
 }
 
 /// The guest runs on without a lease, under a lock manager.
@@ -538,4 +548,23 @@ fn an_old_replica_hears_of_the_restored_one(world: &mut World) {
     let message = Event::ToReplica { replica: 0, host: Some(0), request, forwarded: false };
     world.after(0, message);
     world.run_for(60_000);
+}
+
+fn another_node_falls_silent_after_a_release(world: &mut World) {
+    for host in 1..4 {
+        world.network.isolate(Place::Host(host), true);
+    }
+    world.run_while(20_000, |world| world.truth().mass_loss.is_none());
+    world.submit(Operation::ReleaseMassLoss);
+    world.run_while(20_000, |world| (1..4).any(|it| !world.node_is(it, is_lost)));
+    world.network.isolate(Place::Host(4), true);
+    world.run_for(10_000);
+    for host in 1..5 {
+        world.network.isolate(Place::Host(host), false);
+    }
+    world.run_for(20_000);
+}
+
+fn is_lost(state: &NodeState) -> bool {
+    matches!(state, NodeState::Lost)
 }

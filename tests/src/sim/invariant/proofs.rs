@@ -4,6 +4,7 @@
 use std::collections::BTreeMap;
 
 use model::command::Operation;
+use model::id::NodeId;
 use model::node::NodeState;
 use model::vm::OnIsolation;
 use uuid::Uuid;
@@ -77,18 +78,22 @@ impl Invariant for ProofsHold {
                     }
                 }
                 if matches!(command.operation, Operation::FenceAsked { .. }) {
-                    let lost = before
+                    let lost: Vec<NodeId> = before
                         .nodes
                         .values()
                         .filter(|node| matches!(node.state, NodeState::Lost | NodeState::Fencing))
-                        .count();
+                        .map(|node| node.id)
+                        .collect();
                     let alive = before
                         .nodes
                         .values()
                         .filter(|node| !matches!(node.state, NodeState::Dead(_)))
                         .count();
-                    let released =
-                        before.mass_loss.as_ref().is_some_and(|loss| loss.released_by.is_some());
+                    let released = before.mass_loss.as_ref().is_some_and(|loss| {
+                        loss.released_by.is_some()
+                            && lost.iter().all(|node| loss.nodes.contains(node))
+                    });
+                    let lost = lost.len();
                     if lost >= 3 && lost * 2 > alive && !released {
                         return Err(format!("{lost} of {alive} nodes are lost, and one is fenced"));
                     }
