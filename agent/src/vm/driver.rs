@@ -21,7 +21,7 @@ use uuid::Uuid;
 use crate::hypervisor::call::{Answer, Call};
 use crate::hypervisor::{HypervisorError, JobStats, Result as Called};
 use crate::vm::driver::watch::{Hint, Watching};
-use crate::vm::isolation::{Isolation, IsolationStep};
+use crate::vm::isolation::{Isolation, IsolationStep, is_silence};
 use crate::vm::ledger::Ledger;
 use crate::vm::order::{Kind, Order};
 use crate::vm::request_queue::{Verdict, judge};
@@ -121,6 +121,8 @@ pub(crate) struct Driver {
     cause: Option<StopCause>,
     /// The first call that was begun after the cause was told: what an earlier one finds is from before the end.
     cause_before: u64,
+    /// What self-fence asked of a libvirt that gave no answer may be done until then, though the lease is back.
+    stop_may_come: Option<u64>,
     work: Option<Work>,
     outstanding: Vec<Order>,
     calls: BTreeMap<u64, Purpose>,
@@ -172,6 +174,7 @@ impl Driver {
             told_defined: None,
             cause: None,
             cause_before: 0,
+            stop_may_come: None,
             work: None,
             outstanding: Vec::new(),
             calls: BTreeMap::new(),
@@ -370,6 +373,9 @@ impl Driver {
             && self.work.is_none()
         {
             self.has_come(scene);
+        }
+        if matches!(purpose, Purpose::Isolation(_)) && answer.as_ref().is_err_and(is_silence) {
+            self.stop_may_come = Some(scene.now + SETTLE_MS);
         }
         match purpose {
             Purpose::Look => {
@@ -733,14 +739,20 @@ impl Driver {
     }
 
     /// One that runs again, by whomever, is no longer self-fence's.
-    fn settle_suspended(&self, scene: &mut Scene<'_>, seen: &SeenDomain) {
+    fn settle_suspended(&mut self, scene: &mut Scene<'_>, seen: &SeenDomain) {
         let about_to_stop = self.calling(|purpose| matches!(purpose, Purpose::Isolation(_)));
-        if scene.lease
-            && self.isolation.is_none()
-            && !about_to_stop
-            && seen.presence == Some(Presence::Running)
+        if !scene.lease
+            || self.isolation.is_some()
+            || about_to_stop
+            || seen.presence != Some(Presence::Running)
         {
-            self.forget_suspended(scene);
+            return;
+        }
+        match self.stop_may_come.filter(|until| scene.now < *until) {
+            Some(until) if scene.ledger.is_suspended(self.uuid, seen.generation) => {
+                self.look_at = Some(self.look_at.map_or(until, |at| at.min(until)));
+            }
+            _ => self.forget_suspended(scene),
         }
     }
 

@@ -329,7 +329,7 @@ impl Isolation {
 }
 
 /// libvirt gave no answer at all.
-fn is_silence(error: &HypervisorError) -> bool {
+pub(super) fn is_silence(error: &HypervisorError) -> bool {
     matches!(error, HypervisorError::Disconnected(_) | HypervisorError::Timeout { .. })
 }
 

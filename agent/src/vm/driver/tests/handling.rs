@@ -294,3 +294,40 @@ fn a_start_that_failed_does_not_make_what_somebody_paused_elsewhere_berths_own()
     bench.pass(2_000, true);
     assert_eq!(bench.told().last().unwrap(), "seen SUSPENDED");
 }
+
+#[test]
+fn a_stop_by_self_fence_that_comes_when_the_lease_is_back_is_berths_own() {
+    let mut bench = bench();
+    bench.give(vec![start(10)]);
+    bench.told();
+    // libvirt does not answer the suspension, and does it later.
+    let mut asked = false;
+    while !asked {
+        bench.now += 50;
+        bench.core.tick(bench.at());
+        for call in bench.core.take_effects().calls {
+            let suspend = matches!(call.call, Call::Suspend);
+            asked |= suspend;
+            let silence = || HypervisorError::Timeout {
+                what: "suspend a domain",
+                limit: std::time::Duration::from_secs(5),
+            };
+            let answer = if suspend { Err(silence()) } else { call.call.make(VM, &*bench.fake) };
+            bench.core.answered(VM, call.id, answer, bench.at());
+        }
+    }
+    bench.heartbeat();
+    bench.core.event(VM, None, bench.at());
+    bench.pass(2_000, true);
+    bench.told();
+    bench.fake.appear(VM, "v", Presence::Paused);
+    bench.settle();
+    assert_eq!(bench.told(), ["seen SUSPENDED"]);
+    // It runs, and stays so for longer than that libvirt could owe anything: what stops it then is somebody else.
+    bench.fake.appear(VM, "v", Presence::Running);
+    bench.pass(6_000, true);
+    bench.told();
+    bench.fake.appear(VM, "v", Presence::Paused);
+    bench.settle();
+    assert_eq!(bench.told(), ["seen PAUSED"]);
+}
