@@ -9,6 +9,7 @@
 //! ```
 
 use std::collections::BTreeMap;
+use std::pin::pin;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -124,7 +125,7 @@ pub async fn run(config: Config) -> anyhow::Result<()> {
     core.wait_for(&orphans);
     let (feed, feed_state) = watch::channel(FeedState::new(core.lease()));
     tokio::spawn(lease_file.keep(feed_state.clone()));
-    let feeder = config.watchdog.clone().map(|it| feeder::start(it, feed_state));
+    let feeder = config.watchdog.clone().map(|it| feeder::start(it, feed_state.clone()));
     let (feeder, armed) = feeder.unzip();
     let (inputs, queue) = mpsc::unbounded_channel();
     let (reports, outbox) = mpsc::unbounded_channel();
@@ -149,6 +150,7 @@ pub async fn run(config: Config) -> anyhow::Result<()> {
     tokio::spawn(load::measure(loads.clone()));
     let session = Arc::new(Mutex::new(None));
     tokio::spawn(shutdown::listen(config.run_dir.clone(), servers.clone(), session.clone()));
+    let libvirt = hypervisor.clone();
     let agent = Agent {
         boot_id,
         config,
@@ -159,21 +161,35 @@ pub async fn run(config: Config) -> anyhow::Result<()> {
         loads,
         session: session.clone(),
     };
+    let mut core = pin!(shell.run(queue, events));
     let ended = tokio::select! {
         ended = agent.sessions(Outbox::new(outbox), armed) => ended,
         stopped = told_to_stop() => stopped,
-        () = shell.run(queue, events) => Err(anyhow::anyhow!("the agent's core has ended")),
+        () = &mut core => Err(anyhow::anyhow!("the agent's core has ended")),
     };
     if let Some(feeder) = feeder {
         let given = lock(&session).clone();
-        farewell(feeder, &servers, given).await;
+        // The lease is looked after until the end: without it the watchdog would starve meanwhile.
+        tokio::select! {
+            () = farewell(feeder, &servers, given, &libvirt, &feed_state) => {}
+            () = &mut core => {}
+        }
     }
     info!("the agent ends; no guest is touched");
     ended
 }
 
 /// First the control plane knows that this node's silence will prove nothing, then the watchdog is disarmed.
-async fn farewell(feeder: feeder::Feeder, servers: &Servers, session: Option<v1::RegisterReply>) {
+///
+/// Where it cannot be told, as when a whole site is shut down and there is no quorum any more, an empty host is disarmed all the
+/// same: what a proof by its lease says, that nothing of the cluster runs here, is true.
+async fn farewell(
+    feeder: feeder::Feeder,
+    servers: &Servers,
+    session: Option<v1::RegisterReply>,
+    hypervisor: &HypervisorHandle,
+    state: &watch::Receiver<FeedState>,
+) {
     let told = match &session {
         Some(session) => tokio::time::timeout(FAREWELL, leave(servers, session)).await.is_ok(),
         None => false,
@@ -181,10 +197,20 @@ async fn farewell(feeder: feeder::Feeder, servers: &Servers, session: Option<v1:
     if told {
         return feeder.disarm().await;
     }
+    let nothing_bound = state.borrow().safe;
+    let listed = hypervisor.call("list the domains", LIST_LIMIT, |it| it.domains()).await;
+    if nothing_bound && listed.as_ref().is_ok_and(|all| all.iter().all(is_down)) {
+        info!("the control plane could not be told that this agent ends; nothing runs here");
+        return feeder.disarm().await;
+    }
     error!(
         "the control plane could not be told that this agent ends, so the watchdog stays armed: start the agent again at once"
     );
     feeder.stop().await;
+}
+
+fn is_down(domain: &DomainFacts) -> bool {
+    domain.seen.presence.is_none()
 }
 
 /// The task that owns the core.
@@ -328,6 +354,10 @@ impl Agent {
             Some(armed) => Some(armed.await.context("the feeder of the watchdog has ended")??),
             None => None,
         };
+        // Not only when there is a session: a control plane that is away is no reason to end this agent and its watchdog.
+        if let Err(error) = sd_notify::notify(&[sd_notify::NotifyState::Ready]) {
+            warn!(%error, "the service manager could not be told");
+        }
         loop {
             outbox.keep_outcomes();
             let Some((inventory, epoch)) = self.inventory().await else { return Ok(()) };
@@ -337,9 +367,6 @@ impl Agent {
             if !self.take(&reply, inventory).await {
                 tokio::time::sleep(LIST_AGAIN).await;
                 continue;
-            }
-            if let Err(error) = sd_notify::notify(&[sd_notify::NotifyState::Ready]) {
-                warn!(%error, "the service manager could not be told");
             }
             *lock(&self.session) = Some(reply.clone());
             let session = Arc::new(Session {

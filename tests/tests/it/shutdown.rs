@@ -123,3 +123,39 @@ fn a_host_that_goes_down_in_good_order_is_emptied_first_and_never_fenced() -> Re
     ensure!(times("node-fencing") + times("node-lost") + times("vm-failed") == 0, "{events:?}");
     Ok(())
 }
+
+#[test]
+fn an_empty_host_goes_down_without_a_quorum_and_one_with_guests_is_bitten() -> Result<()> {
+    if !enter_test(
+        "shutdown::an_empty_host_goes_down_without_a_quorum_and_one_with_guests_is_bitten",
+    )? {
+        return Ok(());
+    }
+    let mut cluster = Cluster::start(&Options { hosts: 2, replicas: 1 }, Fencing::Watchdog)?;
+    let guest = cluster.add_guest("g")?;
+    cluster.ctl(&["enable", "g", "--on", "node1"])?;
+    cluster.wait_counting(&guest)?;
+    // The site is shut down, the replicas first.
+    cluster.kill_replica(1)?;
+    for number in [1, 2] {
+        let host = cluster.lab.host(number)?;
+        host.with_service("agent", |agent| agent.signal(Signal::SIGTERM))?;
+    }
+    let begun = Instant::now();
+    let until = |what: &str, done: &dyn Fn() -> Result<bool>| -> Result<()> {
+        while !done()? {
+            ensure!(begun.elapsed() < PATIENCE, "{what}");
+            std::thread::sleep(Duration::from_millis(20));
+        }
+        Ok(())
+    };
+    let (full, empty) = (cluster.lab.host(1)?, cluster.lab.host(2)?);
+    until("the empty host's agent does not end", &|| {
+        empty.with_service("agent", |agent| Ok(!agent.is_running()))
+    })?;
+    until("the watchdog does not bite", &|| Ok(!full.is_on()))?;
+    // The other one's would have bitten by now.
+    std::thread::sleep(NOTHING_FOR);
+    ensure!(empty.is_on(), "its watchdog was left armed");
+    Ok(())
+}
