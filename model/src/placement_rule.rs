@@ -8,6 +8,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::cluster::ClusterState;
 use crate::id::{PlacementRuleName, VmName};
+use crate::service::ServiceSpec;
 
 /// What a rule says of its VMs.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -125,7 +126,7 @@ impl RuleIndex {
                     self.apart.get(vm)?.iter().find(|(it, _)| group.contains(it))?;
                 Some(RulesClash {
                     why: format!(
-                        "{vm} and {other} are kept together by other rules, and apart by {rule}"
+                        "{vm} and {other} are kept together by other rules or by their service, and apart by {rule}"
                     ),
                 })
             })
@@ -141,7 +142,10 @@ impl ClusterState {
 
     /// The first thing in the rules and restricted failover domains that can never hold, if there is one.
     pub fn rules_clash(&self) -> Option<RulesClash> {
-        let index = self.rule_index();
+        // Whatever is in one service is on one node.
+        let services: Vec<_> = self.services.values().filter_map(|it| as_rule(&it.spec)).collect();
+        let rules = self.placement_rules.values().map(AsRef::as_ref);
+        let index = RuleIndex::of(rules.chain(&services));
         index
             .contradiction()
             .or_else(|| index.groups.iter().find_map(|group| self.without_a_node(group)))
@@ -192,6 +196,13 @@ impl ClusterState {
     }
 }
 
+/// A service of two VMs or more says of them what a rule would.
+fn as_rule(spec: &ServiceSpec) -> Option<PlacementRule> {
+    let vms: BTreeSet<VmName> = spec.vms().cloned().collect();
+    let name = PlacementRuleName::new(spec.name.as_str()).ok()?;
+    (vms.len() > 1).then_some(PlacementRule { name, kind: PlacementRuleKind::Together, vms })
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -229,6 +240,9 @@ mod tests {
             rule("c", PlacementRuleKind::Apart, &["1", "3"]),
         ];
         let clash = RuleIndex::of(&rules).contradiction().unwrap();
-        assert_eq!(clash.why, "1 and 3 are kept together by other rules, and apart by c");
+        assert_eq!(
+            clash.why,
+            "1 and 3 are kept together by other rules or by their service, and apart by c"
+        );
     }
 }

@@ -207,10 +207,17 @@ impl ClusterState {
         }
         let node = record.last_owner;
         self.emit(cx, EventKind::VmStopped, Some(vm), node, format!("{vm} is down"));
-        if matches!(operation, Some(Verb::Disable | Verb::Stop { .. })) {
-            self.end_operation(cx, vm, OperationPhase::Done)?;
+        match operation {
+            Some(Verb::Disable | Verb::Stop { .. }) => {
+                self.end_operation(cx, vm, OperationPhase::Done)
+            }
+            // What was asked before its service stopped it: left open, it would be settled again and again.
+            Some(_) if desired != Desired::Enabled => {
+                let why = format!("{vm} is to be down");
+                self.end_operation(cx, vm, OperationPhase::Failed(why))
+            }
+            _ => Ok(()),
         }
-        Ok(())
     }
 
     /// A domain was seen on a node: a VM's, or one that is not the cluster's.

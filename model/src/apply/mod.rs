@@ -233,7 +233,8 @@ impl ClusterState {
             | Operation::Stop { vm, .. }
             | Operation::Restart(vm)
             | Operation::Relocate { vm, .. }
-            | Operation::Migrate { vm, .. } => self.must_stand_alone(vm),
+            | Operation::Migrate { vm, .. }
+            | Operation::Ignore(vm) => self.must_stand_alone(vm),
             Operation::ForgetVm(vm) => match self.service_of.get(vm) {
                 None => Ok(()),
                 Some(service) => Err(Rejection::MemberOfService {

@@ -2,6 +2,8 @@
 
 use super::*;
 use model::fleet::PauseMode;
+use model::id::PlacementRuleName;
+use model::placement_rule::{PlacementRule, PlacementRuleKind};
 
 impl Story {
     fn decides(&mut self, decision: ServiceDecision) -> Outcome {
@@ -81,4 +83,65 @@ fn a_frozen_vm_that_is_shut_down_by_hand_is_no_failure_of_its_service() {
     story.settle();
     assert_eq!(story.record().state, ServiceState::Started);
     assert!(story.log().contains(&"start v on n1".to_owned()));
+}
+
+#[test]
+fn a_service_and_a_rule_that_keeps_its_vms_apart_are_refused_whichever_comes_second() {
+    let (v, w) = (vm(), VmName::new("w").unwrap());
+    let both = || {
+        let mut both = spec();
+        both.members.push(member("w", MemberKind::Vm(VmName::new("w").unwrap())));
+        both
+    };
+    let apart = || {
+        Operation::PutPlacementRule(PlacementRule {
+            name: PlacementRuleName::new("apart").unwrap(),
+            kind: PlacementRuleKind::Apart,
+            vms: [vm(), VmName::new("w").unwrap()].into(),
+        })
+    };
+    let second = |story: &mut Story| {
+        let mut spec = story.state.vms[&v].spec.clone();
+        spec.name = w.clone();
+        spec.uuid = Uuid::from_u128(0xab);
+        spec.xml = spec.xml.replace("<name>v<", "<name>w<").replace("0000aa", "0000ab").into();
+        story.does(Operation::AddVm(Box::new(spec)));
+    };
+    let mut story = Story::new();
+    second(&mut story);
+    story.does(apart());
+    let refused = story.tries(Operation::AddService(Box::new(both())));
+    assert!(matches!(refused, Err(Rejection::RulesClash { .. })), "{refused:?}");
+    assert!(story.state.services.is_empty() && story.state.service_of.is_empty());
+
+    let mut story = Story::with(spec());
+    second(&mut story);
+    story.does(apart());
+    let refused = story.tries(Operation::EditService(Box::new(both())));
+    assert!(matches!(refused, Err(Rejection::RulesClash { .. })), "{refused:?}");
+
+    let mut story = Story::new();
+    second(&mut story);
+    story.does(Operation::AddService(Box::new(both())));
+    let refused = story.tries(apart());
+    assert!(matches!(refused, Err(Rejection::RulesClash { .. })), "{refused:?}");
+}
+
+#[test]
+fn what_was_asked_of_a_vm_ends_when_its_service_stops_it() {
+    let mut story = Story::started(spec());
+    story.does(Operation::Decide {
+        vm: vm(),
+        changed: story.state.vms[&vm()].changed,
+        decision: model::command::Decision::AskMove {
+            to: story.id("n2"),
+            cause: model::command::MoveCause::Drain,
+            why: "a test".into(),
+        },
+    });
+    story.asks(ServiceAsk::Disable);
+    story.settle();
+    let operation = story.state.vms[&vm()].operation.clone().unwrap();
+    assert!(!operation.phase.is_open(), "{operation:?}");
+    assert_eq!(story.record().state, ServiceState::Disabled);
 }

@@ -46,3 +46,50 @@ fn a_vm_that_was_left_alone_is_asked_for_everywhere_before_its_service_starts_it
     story.settle();
     assert_eq!(story.log(), ["start v on n1", "start log on n1"]);
 }
+
+#[test]
+fn a_vm_that_runs_and_was_left_alone_is_its_services_from_the_moment_that_is_enabled() {
+    let mut story = Story::with(spec());
+    story.does(Operation::Enable { vm: vm(), on: Some(node("n1")) });
+    story.settle();
+    story.does(Operation::Ignore(vm()));
+    story.asks(ServiceAsk::Enable { on: None });
+    story.settle();
+    assert_eq!(story.record().state, ServiceState::Started, "{:?}", story.reason());
+    assert_eq!(story.state.vms[&vm()].desired, Desired::Enabled);
+}
+
+#[test]
+fn hands_are_off_a_member_only_with_its_service() {
+    let mut story = Story::started(spec());
+    let refused = story.tries(Operation::Ignore(vm()));
+    assert!(matches!(refused, Err(Rejection::MemberOfService { .. })), "{refused:?}");
+}
+
+#[test]
+fn a_service_whose_parts_run_on_two_nodes_says_what_to_do() {
+    let mut story = Story::new();
+    story.does(Operation::Enable { vm: vm(), on: Some(node("n1")) });
+    story.settle();
+    story.up.insert(("n2".into(), "ip".into()));
+    story.does(Operation::AddService(Box::new(spec())));
+    story.asks(ServiceAsk::Enable { on: None });
+    story.settle();
+    let why = story.reason().to_string();
+    assert!(why.contains("v on n1") && why.contains("ip on n2"), "{why}");
+    assert!(why.contains("berthctl disable service:web"), "{why}");
+    assert!(story.reason().is_stuck());
+}
+
+#[test]
+fn a_service_whose_parts_run_on_a_node_that_is_away_waits_for_it() {
+    let mut story = Story::new();
+    story.up.insert(("n2".into(), "ip".into()));
+    story.does(Operation::AddService(Box::new(scripts())));
+    story.settle();
+    let (n2, session) = (story.id("n2"), story.state.node_named(&node("n2")).unwrap().last_session);
+    story.does(Operation::NodeLost { node: n2, session, silent_ms: 5_000 });
+    story.asks(ServiceAsk::Enable { on: None });
+    story.settle();
+    assert!(matches!(story.reason(), Reason::OwnerSilent { .. }), "{:?}", story.reason());
+}

@@ -43,33 +43,35 @@ impl ClusterState {
             .iter()
             .map(|member| (member.name.clone(), MemberRecord::default()))
             .collect();
+        let record = Arc::new(ServiceRecord {
+            spec: spec.clone(),
+            spec_revision: cx.index,
+            desired: Desired::Disabled,
+            state: ServiceState::Disabled,
+            owner: None,
+            last_owner: None,
+            generation: Generation(cx.index),
+            may_run,
+            seen: BTreeMap::new(),
+            members,
+            order: None,
+            operation: None,
+            failure: None,
+            restarts: Vec::new(),
+            restart_count: 0,
+            frozen: None,
+            state_since: cx.at,
+            changed: cx.index,
+        });
+        self.must_not_clash(cx, |state| {
+            state.services.insert(name.clone(), record.clone());
+            Ok(())
+        })?;
         self.service_by_id.insert(spec.id, name.clone());
         for vm in spec.vms() {
             self.service_of.insert(vm.clone(), name.clone());
         }
-        self.services.insert(
-            name.clone(),
-            Arc::new(ServiceRecord {
-                spec: spec.clone(),
-                spec_revision: cx.index,
-                desired: Desired::Disabled,
-                state: ServiceState::Disabled,
-                owner: None,
-                last_owner: None,
-                generation: Generation(cx.index),
-                may_run,
-                seen: BTreeMap::new(),
-                members,
-                order: None,
-                operation: None,
-                failure: None,
-                restarts: Vec::new(),
-                restart_count: 0,
-                frozen: None,
-                state_since: cx.at,
-                changed: cx.index,
-            }),
-        );
+        self.services.insert(name.clone(), record);
         let text = format!("service {name} was added by {}", cx.by);
         self.emit_service(cx, EventKind::ServiceAdded, &name, None, text);
         Ok(())
@@ -107,6 +109,10 @@ impl ClusterState {
                 return Err(record.wrong_state(&why));
             }
         }
+        self.must_not_clash(cx, |state| {
+            state.service_mut(cx, &name)?.spec = spec.clone();
+            Ok(())
+        })?;
         for vm in record.spec.vms() {
             self.service_of.remove(vm);
         }

@@ -267,12 +267,14 @@ impl Planner<'_> {
         elsewhere.or_else(|| self.leave(owner)).unwrap_or(Reason::AsWanted)
     }
 
-    /// A VM that may run, and is not wanted by itself: it becomes the service's.
+    /// A VM that may run, and is not wanted by itself: it becomes the service's. So does one that runs and that hands were off
+    /// before it was a member.
     fn waits_to_be_taken(&self, spec: &MemberSpec) -> bool {
         spec.vm().and_then(|vm| self.state.vms.get(vm)).is_some_and(|vm| {
+            let left_alone = vm.desired == Desired::Ignored && vm.state == VmState::Started;
             vm.desired != Desired::Enabled
                 && vm.order.is_none()
-                && matches!(vm.state, VmState::Disabled | VmState::Stopped)
+                && (left_alone || matches!(vm.state, VmState::Disabled | VmState::Stopped))
         })
     }
 

@@ -44,8 +44,7 @@ impl Planner<'_> {
             Err(reason) => return reason,
         };
         if let Some(node) = held {
-            let why = "parts of it run there already".to_owned();
-            return self.decide(ServiceDecision::Begin { node, why, restart: false }, "it starts");
+            return self.begin_where_it_is(node);
         }
         let (preferred, avoid) = self.wish();
         let none = BTreeSet::new();
@@ -65,6 +64,16 @@ impl Planner<'_> {
             }
             Err(no_place) => Reason::NoPlace(no_place),
         }
+    }
+
+    /// Parts of it run there already: by hand, or from before it was managed.
+    pub(super) fn begin_where_it_is(&mut self, node: NodeId) -> Reason {
+        if !self.has_session(node) {
+            // It would be refused, and decided again at once.
+            return self.owner_silent(node);
+        }
+        let why = "parts of it run there already".to_owned();
+        self.decide(ServiceDecision::Begin { node, why, restart: false }, "it starts")
     }
 
     /// The node where something of it runs already, if it is one; before the others have said that nothing runs there,
@@ -88,9 +97,33 @@ impl Planner<'_> {
             _ if off(Rule::MayRunRefusal) => Ok(None),
             (0, _) => Ok(None),
             (1, Some(node)) if places.contains(node) => Ok(Some(*node)),
+            // Nobody is waited for: all of them have said so.
+            (2.., _) if places.is_subset(&seen) => Err(self.torn(&seen)),
             _ => Err(Reason::MayRunOn {
                 nodes: places.iter().map(|it| self.place_text(*it)).collect(),
             }),
+        }
+    }
+
+    /// Parts of it run on several nodes, as when it is put together of what ran before: none of them is moved or stopped by
+    /// itself.
+    fn torn(&self, seen: &BTreeSet<NodeId>) -> Reason {
+        let record = self.record;
+        let parts = |node: &NodeId| {
+            let vms = record.spec.vms().filter_map(|vm| self.state.vms.get(vm));
+            let vms =
+                vms.filter(|vm| vm.seen.contains_key(node)).map(|vm| vm.spec.name.to_string());
+            let scripts = record.seen.get(node).into_iter().flatten().map(ToString::to_string);
+            let parts: Vec<_> = vms.chain(scripts).collect();
+            format!("{} on {}", parts.join(" and "), self.state.node_name(*node))
+        };
+        let places: Vec<_> = seen.iter().map(parts).collect();
+        let name = &record.spec.name;
+        Reason::MemberStuck {
+            why: format!(
+                "it runs in parts: {}; `berthctl disable service:{name}`, bring them to one node or stop them, and enable it again",
+                places.join(", ")
+            ),
         }
     }
 

@@ -18,11 +18,7 @@ impl Planner<'_> {
         match self.held_at() {
             Err(reason) => return reason,
             // Somebody started it by hand meanwhile.
-            Ok(Some(node)) => {
-                let why = "parts of it run there already".to_owned();
-                let decision = ServiceDecision::Begin { node, why, restart: false };
-                return self.decide(decision, "it starts");
-            }
+            Ok(Some(node)) => return self.begin_where_it_is(node),
             Ok(None) => {}
         }
         if failure.not_before > self.now {

@@ -4,6 +4,7 @@ use super::Planner;
 use crate::command::ServiceDecision;
 use crate::plan::Reason;
 use crate::service::{MemberMode, VmStanding};
+use crate::vm::Desired;
 
 impl Planner<'_> {
     pub(super) fn stop_all(&mut self) -> Reason {
@@ -36,6 +37,11 @@ impl Planner<'_> {
             standings.iter().rev().find(|it| which(it.spec) && it.standing != VmStanding::Down)?;
         let name = last.name().clone();
         Some(match last.standing {
+            // It was told already, and its own record goes on from there.
+            VmStanding::Failing if self.is_told_to_stop(last.spec) => {
+                let what = record.member_word(self.state, last.spec);
+                Reason::MemberWaits { member: name.to_string(), what: what.into() }
+            }
             VmStanding::Up(_) | VmStanding::Failing => {
                 if let Some(reason) = self.frozen_member(last.spec) {
                     return Some(reason);
@@ -47,11 +53,31 @@ impl Planner<'_> {
                 let why = self.stuck_text(last.spec);
                 self.decide(ServiceDecision::Stuck { why: why.clone() }, why)
             }
+            VmStanding::Busy if self.left_alone(last.spec) => {
+                if let Some(reason) = self.frozen_member(last.spec) {
+                    return Some(reason);
+                }
+                let what = format!("{name} stops");
+                self.decide(ServiceDecision::StopMember { member: name }, what)
+            }
             VmStanding::Busy | VmStanding::Down => {
                 let what = record.member_word(self.state, last.spec);
                 Reason::MemberWaits { member: name.to_string(), what: what.into() }
             }
         })
+    }
+
+    fn is_told_to_stop(&self, spec: &crate::service::MemberSpec) -> bool {
+        spec.vm()
+            .and_then(|vm| self.state.vms.get(vm))
+            .is_some_and(|vm| matches!(vm.desired, Desired::Stopped | Desired::Disabled))
+    }
+
+    /// A VM that runs, and that hands were off before it was a member: it goes with its service.
+    fn left_alone(&self, spec: &crate::service::MemberSpec) -> bool {
+        spec.vm()
+            .and_then(|vm| self.state.vms.get(vm))
+            .is_some_and(|vm| vm.desired == Desired::Ignored && vm.order.is_none())
     }
 
     pub(super) fn stuck_text(&self, spec: &crate::service::MemberSpec) -> String {
