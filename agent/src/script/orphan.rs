@@ -196,7 +196,7 @@ impl Drop for Noted {
 
 impl Orphan {
     /// For stories that end no process.
-    #[cfg(test)]
+    #[cfg(any(test, feature = "sabotage"))]
     pub fn told(service: Uuid, member: &str, starts: bool) -> Self {
         let leader = Process { pid: 0, started: 0 };
         let (service_name, member) = ("web".into(), member.into());

@@ -46,9 +46,21 @@ struct Flags {
     /// The drill of one rule, with that rule switched off, and its trace on standard output.
     #[arg(long)]
     drill: Option<String>,
+    /// Operators do less: what the older of the pinned seeds were found with.
+    #[arg(long)]
+    few_acts: bool,
     /// Seeds run at once.
     #[arg(long, default_value_t = 2)]
     threads: usize,
+}
+
+impl Flags {
+    fn options(&self, seed: u64) -> Options {
+        match self.few_acts {
+            true => Options::with_few_acts(seed),
+            false => Options::of_seed(seed),
+        }
+    }
 }
 
 fn main() -> ExitCode {
@@ -63,7 +75,7 @@ fn main() -> ExitCode {
         None => None,
     };
     if let Some(seed) = flags.seed {
-        return one(seed, rule, flags.verbose);
+        return one(&flags, seed, rule);
     }
     if let Some(name) = &flags.drill {
         return one_drill(name, &flags);
@@ -85,15 +97,17 @@ fn main() -> ExitCode {
         swept.seeds as f64 / swept.seconds,
         swept.violations.len()
     );
+    let again = if flags.few_acts { " --few-acts" } else { "" };
     for report in swept.violations.iter().take(20) {
         if let Some(violation) = &report.violation {
             println!(
-                "seed {}: {} at {} ms: {}\n  again: cargo run --release -p tests --bin sim -- --seed {}{}",
+                "seed {}: {} at {} ms: {}\n  again: cargo run --release -p tests --bin sim -- --seed {}{}{}",
                 report.seed,
                 violation.invariant,
                 violation.at,
                 violation.what,
                 report.seed,
+                again,
                 rule.map(|rule| format!(" --sabotage {}", rule.as_str())).unwrap_or_default()
             );
         }
@@ -104,13 +118,14 @@ fn main() -> ExitCode {
     }
 }
 
-fn one(seed: u64, rule: Option<Rule>, verbose: bool) -> ExitCode {
+fn one(flags: &Flags, seed: u64, rule: Option<Rule>) -> ExitCode {
+    let verbose = flags.verbose;
     let trace = if verbose { Trace::verbose() } else { Trace::kept() };
     if verbose {
         let filter = tracing_subscriber::EnvFilter::from_env("BERTH_LOG");
         tracing_subscriber::fmt().with_env_filter(filter).without_time().init();
     }
-    let (report, world) = run(&Options::of_seed(seed), rule, trace);
+    let (report, world) = run(&flags.options(seed), rule, trace);
     for line in world.trace.lines() {
         println!("{}", line.json());
     }
@@ -155,7 +170,7 @@ fn sweep(flags: &Flags, rule: Option<Rule>) -> Swept {
                     if seed >= end {
                         return;
                     }
-                    let (report, _) = run(&Options::of_seed(seed), rule, Trace::default());
+                    let (report, _) = run(&flags.options(seed), rule, Trace::default());
                     done.fetch_add(1, Ordering::Relaxed);
                     virtual_ms.fetch_add(report.lasted_ms, Ordering::Relaxed);
                     if let Ok(mut struck) = struck.lock() {

@@ -19,6 +19,7 @@ use uuid::Uuid;
 
 use super::file::{self, AutoMoves, Desired, OnePerNode, Replicas, RuleKind, Scenario, Switch, Vm};
 use super::seed;
+use crate::sim::acts::Acts;
 use crate::sim::control::{Plane, Replica};
 use crate::sim::host::{SimFence, SimWatchdog};
 use crate::sim::invariant;
@@ -42,6 +43,7 @@ pub fn set(scenario: &Scenario, seed: u64) -> Result<World, String> {
         trouble_ms: 0,
         calm_ms: 0,
         theme: Theme::Everything,
+        acts: Acts::Few,
     };
     let mut world = World::new(options, invariant::all(), Trace::kept());
     world.pace = Pace {

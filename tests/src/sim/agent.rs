@@ -210,6 +210,7 @@ impl World {
             fed_at: now,
             armed: !watched,
         });
+        self.end_orphans(number);
         self.after(1, Event::AgentTick(number, incarnation));
         self.after(20, Event::Listed(number, incarnation));
         self.after(FULL_LOOK_MS, Event::FullLook(number, incarnation));

@@ -21,11 +21,16 @@ impl World {
         let Some(agent) = &mut self.hosts[number].agent else { return };
         let effects = agent.core.take_effects();
         let reports = !effects.reports.is_empty();
+        let (scripts, kills) = (effects.scripts, effects.kills);
         agent.queue.extend(effects.reports);
         let idle = agent.unanswered.is_none();
         for call in effects.calls {
             self.begin_call(number, incarnation, (call.uuid, call.id, call.call));
         }
+        for call in scripts {
+            self.begin_script(number, incarnation, call);
+        }
+        self.kill_scripts(number, incarnation, &kills);
         if reports && idle {
             self.send_reports(number, incarnation);
         }

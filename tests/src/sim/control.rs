@@ -12,6 +12,7 @@ use model::command::{Command, Decision, Operation};
 use model::id::{NodeId, NodeName, RequestId, SessionId};
 use model::order;
 use model::sabotage::{Rule, off};
+use model::service;
 use model::vm::Presence;
 use proto::v1;
 use server::clock::ElapsedClock;
@@ -463,7 +464,10 @@ impl World {
                 .into_iter()
                 .map(|(uuid, floor)| v1::Floor { uuid: uuid.to_string(), floor })
                 .collect(),
-            ..v1::RegisterReply::default()
+            service_floors: service::order::floors(state, node)
+                .into_iter()
+                .map(|(uuid, floor)| v1::Floor { uuid: uuid.to_string(), floor })
+                .collect(),
         }
     }
 

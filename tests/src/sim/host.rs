@@ -1,6 +1,6 @@
 //! A hypervisor host: power, clocks, libvirt, and the domains that run on it.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use agent::clock::Reading;
@@ -17,6 +17,7 @@ use model::vm::{Presence, StopCause};
 use uuid::Uuid;
 
 use super::agent::SimAgent;
+use super::scripts::ScriptRun;
 use super::shutdown::SimShutdown;
 
 /// Who stopped a domain's vCPUs.
@@ -384,6 +385,10 @@ pub struct SimHost {
     pub drift_ppm: (i64, i64),
     /// It comes back by itself after it lost its power.
     pub boots_after_ms: Option<u64>,
+    /// Programs of scripts whose daemons are up.
+    pub scripts: BTreeSet<String>,
+    /// Runs of scripts under way.
+    pub runs: Vec<ScriptRun>,
     /// It is going down in good order, or coming back from that.
     pub shutdown: Option<SimShutdown>,
 }
@@ -410,6 +415,12 @@ impl SimHost {
     /// Its processes stand still now.
     pub fn stands_still(&self, now: u64) -> bool {
         now < self.still_until()
+    }
+
+    /// The scripts that run here now.
+    pub fn running_scripts(&self, now: u64) -> impl Iterator<Item = &str> {
+        let works = self.on && !self.stands_still(now);
+        self.scripts.iter().filter(move |_| works).map(String::as_str)
     }
 
     /// The VMs whose vCPUs run here now.

@@ -5,11 +5,12 @@ use std::collections::{BTreeMap, BTreeSet};
 use fence::{PowerState, is_proof};
 use model::ClusterState;
 use model::command::{Command, Operation};
-use model::id::{NodeId, RequestId, SessionId, VmName};
+use model::id::{NodeId, RequestId, ServiceName, SessionId, VmName};
 use model::node::ProofOfDeath;
 use model::order::{self, Order};
 use model::plan::Reason;
 use model::sabotage::{Rule, off};
+use model::service::order::{self as script_order, ScriptWork};
 use proto::convert::agent as convert;
 use proto::v1;
 use server::leader::lead::{self, Look};
@@ -38,7 +39,9 @@ pub struct Leading {
     pub reasons: BTreeMap<VmName, Reason>,
     /// Fences that are under way.
     pub(super) fencing: BTreeSet<(NodeId, SessionId)>,
-    sent: BTreeMap<NodeId, (Vec<Order>, u64)>,
+    /// What it says of services.
+    pub services: BTreeMap<ServiceName, Reason>,
+    sent: BTreeMap<NodeId, (Vec<Order>, ScriptWork, u64)>,
     next_look: u64,
     proposed_at: u64,
 }
@@ -60,6 +63,7 @@ impl Leading {
             proposals: 0,
             given_up: BTreeSet::new(),
             reasons: BTreeMap::new(),
+            services: BTreeMap::new(),
             fencing: BTreeSet::new(),
             sent: BTreeMap::new(),
             next_look: 0,
@@ -96,6 +100,7 @@ impl World {
             let Look { plan, .. } =
                 lead::look(&mut leading.detector, &replica.state, elapsed, wall);
             leading.reasons = plan.vms;
+            leading.services = plan.services;
             leading.proposals = plan.operations.len();
             leading.proposed_at = now;
             for operation in &plan.operations {
@@ -124,17 +129,22 @@ impl World {
         let now = self.now;
         let state = self.replicas[number].state.clone();
         let mut orders = order::outstanding(&state);
+        let mut scripts = script_order::work(&state);
         for node in state.nodes.values() {
             let Some(session) = node.session() else { continue };
             let list = orders.remove(&node.id).unwrap_or_default();
+            let work = scripts.remove(&node.id).unwrap_or_default();
             let Some(leading) = &mut self.replicas[number].leading else { return };
             let due = match leading.sent.get(&node.id) {
                 None => true,
-                Some((sent, at)) => *sent != list || (!list.is_empty() && now >= at + REPEAT_MS),
+                Some((sent, told, at)) => {
+                    let open = !list.is_empty() || !work.orders.is_empty();
+                    *sent != list || *told != work || (open && now >= at + REPEAT_MS)
+                }
             };
             if due {
-                leading.sent.insert(node.id, (list.clone(), now));
-                self.send_orders(number, term, &state, (node.id, session), &list);
+                leading.sent.insert(node.id, (list.clone(), work.clone(), now));
+                self.send_orders(number, term, &state, (node.id, session), (&list, &work));
             }
         }
     }
@@ -145,7 +155,7 @@ impl World {
         term: u64,
         state: &ClusterState,
         (node, session): (NodeId, SessionId),
-        orders: &[Order],
+        (orders, work): (&[Order], &ScriptWork),
     ) {
         let Some(name) = state.nodes.get(&node).map(|node| node.name.to_string()) else { return };
         let Some(host) = self.hosts.iter().position(|host| host.name == name) else { return };
@@ -158,6 +168,13 @@ impl World {
                 .filter(|order| order.session == session)
                 .map(convert::order)
                 .collect(),
+            scripts: work
+                .orders
+                .iter()
+                .filter(|order| order.session == session)
+                .map(convert::script_order)
+                .collect(),
+            watched: work.watched.iter().map(convert::watched_script).collect(),
             ..v1::OrderList::default()
         };
         let incarnation = self.hosts[host].incarnation;
@@ -177,9 +194,11 @@ impl World {
             let index = self.replicas[number].applied as u64 + more;
             let _ = state.apply(index, &command);
         }
+        let mut scripts = script_order::work(&state);
         for (node, list) in order::outstanding(&state) {
+            let work = scripts.remove(&node).unwrap_or_default();
             if let Some(session) = state.nodes.get(&node).and_then(|node| node.session()) {
-                self.send_orders(number, term, &state, (node, session), &list);
+                self.send_orders(number, term, &state, (node, session), (&list, &work));
             }
         }
     }

@@ -13,6 +13,7 @@
 //! ```
 //! Left to stand-ins: Raft (a total order with leaders, terms and quorums), gRPC, libvirt, QEMU, fence devices.
 
+pub mod acts;
 pub mod agent;
 mod calls;
 pub mod control;
@@ -28,6 +29,7 @@ pub mod operators;
 mod outsider;
 mod power;
 pub mod quiet;
+pub mod scripts;
 pub mod shutdown;
 pub mod sweep;
 pub mod teeth;

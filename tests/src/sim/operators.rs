@@ -17,6 +17,12 @@ pub enum OperatorAct {
     Anything,
     /// This, through any replica; tried again when nobody answers.
     Submit(Uuid, Box<Operation>, u32),
+    /// One of the further acts, as chance has it.
+    More,
+    /// What they hold is given back.
+    Undo,
+    /// A service that was added a moment ago is to run.
+    EnableService(usize),
 }
 
 /// A VM of the sweep.
@@ -58,6 +64,9 @@ impl World {
                     self.submit(operation);
                 }
             }
+            OperatorAct::More => self.act_more(),
+            OperatorAct::Undo => self.undo_more(),
+            OperatorAct::EnableService(number) => self.enable_service(number),
             OperatorAct::Submit(request, operation, tries) => {
                 if self.answers.contains_key(&request) || tries > 200 {
                     return;

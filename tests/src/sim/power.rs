@@ -53,6 +53,8 @@ impl World {
         host.suspended = Arc::default();
         host.paused_until = 0;
         host.frozen_until = 0;
+        host.scripts.clear();
+        host.runs.clear();
         if let Some(watchdog) = &mut host.watchdog {
             watchdog.fed = None;
         }
@@ -219,6 +221,8 @@ impl World {
             paused_ms: 0,
             drift_ppm: (0, 0),
             boots_after_ms: None,
+            scripts: Default::default(),
+            runs: Vec::new(),
             shutdown: None,
         });
         number

@@ -8,6 +8,7 @@ use model::vm::{Presence, VmPolicy, VmState};
 use uuid::Uuid;
 
 use super::World;
+use super::acts::Acts;
 use super::control::{Plane, Replica};
 use super::host::{SimFence, SimWatchdog};
 use super::invariant;
@@ -95,6 +96,7 @@ impl World {
             trouble_ms: 0,
             calm_ms: 0,
             theme: Theme::Everything,
+            acts: Acts::Few,
         };
         let trace = if quiet.traced { Trace::verbose() } else { Trace::default() };
         let mut world = Self::new(options, invariant::all(), trace);

@@ -9,6 +9,7 @@ use model::sabotage::{Rule, switch_off};
 use model::settings::Settings;
 use uuid::Uuid;
 
+use super::acts::Acts;
 use super::control::{Plane, Replica};
 use super::faults::Fault;
 use super::host::{SimFence, SimWatchdog};
@@ -65,6 +66,9 @@ const WELL_MS: u64 = 3_000;
 
 fn calm_down(world: &mut World) -> u64 {
     world.after(0, Event::Fault(Fault::Heal));
+    if world.options.acts == Acts::All {
+        world.after(500, Event::Operate(OperatorAct::Undo));
+    }
     let end = world.now + world.options.calm_ms;
     let (mut steps, mut well_since) = (0, None);
     while world.now < end {
@@ -160,6 +164,9 @@ pub fn prepare(options: &Options, trace: Trace) -> World {
     }
     world.after(10_000, Event::Fault(Fault::Anything));
     world.after(11_000, Event::Operate(OperatorAct::Anything));
+    if options.acts == Acts::All {
+        world.after(12_000, Event::Operate(OperatorAct::More));
+    }
     world
 }
 

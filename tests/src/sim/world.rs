@@ -6,6 +6,7 @@ use std::sync::Arc;
 
 use agent::hypervisor::DomainFacts;
 use agent::hypervisor::call::Call;
+use agent::script::call::Outcome as ScriptOutcome;
 use fastrand::Rng;
 use model::ClusterState;
 use model::command::Command;
@@ -15,6 +16,7 @@ use model::time::Timestamp;
 use model::vm::Presence;
 use uuid::Uuid;
 
+use super::acts::Acts;
 use super::agent::{Reply, Request};
 use super::control::{Plane, Proposal, Replica};
 use super::faults::Fault;
@@ -44,6 +46,8 @@ pub struct Options {
     pub calm_ms: u64,
     /// What is likely to go wrong.
     pub theme: Theme,
+    /// What operators do.
+    pub acts: Acts,
 }
 
 impl Options {
@@ -57,7 +61,13 @@ impl Options {
             trouble_ms: 60_000,
             calm_ms: 240_000,
             theme: Theme::of_seed(seed),
+            acts: Acts::All,
         }
+    }
+
+    /// The same, with operators who do less: as it was when the older of the pinned seeds were found.
+    pub fn with_few_acts(seed: u64) -> Self {
+        Self { acts: Acts::Few, ..Self::of_seed(seed) }
     }
 }
 
@@ -163,6 +173,39 @@ pub enum Event {
     },
     /// An agent waits no longer for a call.
     CallLate(usize, u64, Uuid, u64, Call),
+    /// A run of a script comes to its end.
+    ScriptEnds {
+        /// On which host.
+        host: usize,
+        /// In which boot.
+        boot: u64,
+        /// Its number.
+        number: u64,
+        /// How.
+        outcome: ScriptOutcome,
+    },
+    /// An agent hears of that.
+    ScriptAnswer {
+        /// On which host.
+        host: usize,
+        /// Which agent.
+        incarnation: u64,
+        /// Of which service.
+        service: Uuid,
+        /// The call's number.
+        id: u64,
+        /// How it ended.
+        outcome: ScriptOutcome,
+    },
+    /// An agent hears that a run which one before it had left is gone.
+    OrphanGone {
+        /// On which host.
+        host: usize,
+        /// Which agent.
+        incarnation: u64,
+        /// Of which service.
+        service: Uuid,
+    },
     /// A migration goes on.
     Migrate(u64),
     /// A fence goes on.
@@ -237,6 +280,8 @@ pub struct World {
     pub now: u64,
     /// Chance.
     pub rng: Rng,
+    /// What chance has operators do beyond the few acts.
+    pub acts: Rng,
     /// Hosts, by number.
     pub hosts: Vec<SimHost>,
     /// Control planes: the first, and one for each restore.
@@ -261,10 +306,14 @@ pub struct World {
     pub loads: BTreeMap<Uuid, Measured>,
     /// How often each trouble has struck, and each act of an operator that matters here was done.
     pub struck: BTreeMap<&'static str, u64>,
+    pub(super) script_runs: u64,
     queue: BinaryHeap<Reverse<Due>>,
     number: u64,
     invariants: Vec<Box<dyn Invariant>>,
 }
+
+/// What sets the stream of operators' further acts apart from all else that a seed decides.
+const ACTS: u64 = 0x41C7_5000_0000_0000;
 
 /// How long things take, in milliseconds, least and most.
 #[derive(Debug, Clone, Copy)]
@@ -300,6 +349,7 @@ impl World {
         Self {
             now: 0,
             rng,
+            acts: Rng::with_seed(options.seed ^ ACTS),
             hosts: Vec::new(),
             planes: Vec::new(),
             replicas: Vec::new(),
@@ -312,6 +362,7 @@ impl World {
             pace: Pace::default(),
             loads: BTreeMap::new(),
             struck: BTreeMap::new(),
+            script_runs: 0,
             queue: BinaryHeap::new(),
             number: 0,
             invariants,
@@ -410,10 +461,13 @@ impl World {
             | Event::RequestLate(host, _, _)
             | Event::Listed(host, _)
             | Event::FullLook(host, _)
+            | Event::ScriptAnswer { host, .. }
+            | Event::OrphanGone { host, .. }
             | Event::CallLate(host, _, _, _, _) => {
                 let host = &self.hosts[*host];
                 host.agent_stalled_until.max(host.still_until())
             }
+            Event::ScriptEnds { host, .. } => self.hosts[*host].still_until(),
             Event::CallEnds { host, call, .. } => {
                 let host = &self.hosts[*host];
                 // Only what needs no libvirt goes on while libvirtd stands still.
@@ -481,6 +535,15 @@ impl World {
             }
             Event::CallLate(host, incarnation, uuid, id, call) => {
                 self.call_late(host, incarnation, uuid, id, call);
+            }
+            Event::ScriptEnds { host, boot, number, outcome } => {
+                self.script_ends(host, boot, number, outcome);
+            }
+            Event::ScriptAnswer { host, incarnation, service, id, outcome } => {
+                self.script_answer(host, incarnation, (service, id), &outcome);
+            }
+            Event::OrphanGone { host, incarnation, service } => {
+                self.orphan_gone(host, incarnation, service);
             }
             Event::Migrate(number) => self.migration_step(number),
             Event::Fence(stage) => self.fence_step(*stage),

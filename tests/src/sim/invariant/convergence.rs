@@ -1,8 +1,10 @@
 //! In the end, when nothing goes wrong any more: all replicas are equal, and every VM is as it is wanted or there is a
 //! reason.
 
+use model::ClusterState;
+use model::plan::Reason;
+use model::service::{MemberMode, ServiceRecord, ServiceState};
 use model::vm::{Desired, VmState};
-
 use uuid::Uuid;
 
 use crate::sim::World;
@@ -32,6 +34,13 @@ pub fn converged(world: &World) -> Option<String> {
     if world.migrating() {
         return Some("a migration is under way".into());
     }
+    let services = leader.and_then(|leader| leader.leading.as_ref()).map(|it| &it.services);
+    for record in truth.services.values() {
+        let reason = services.and_then(|services| services.get(&record.spec.name));
+        if let Some(why) = service(world, &truth, record, reason) {
+            return Some(why);
+        }
+    }
     for record in truth.vms.values() {
         let name = record.spec.name.to_string();
         let copies = world.copies(record.spec.uuid);
@@ -55,8 +64,10 @@ pub fn converged(world: &World) -> Option<String> {
             (Desired::Ignored, _) => {}
             // A conflict and a lost VM are the operator's, and both say so.
             (_, VmState::Conflict | VmState::Lost | VmState::Failed) => {}
+            // Its service says why.
+            (Desired::Enabled, _) if matches!(reason, Some(Reason::Member { .. })) => {}
             (Desired::Enabled, state) => {
-                if !reason.is_some_and(model::plan::Reason::is_stuck) {
+                if !reason.is_some_and(Reason::is_stuck) {
                     return Some(format!("{name} is {}: {reason:?}", state.as_str()));
                 }
             }
@@ -70,4 +81,56 @@ pub fn converged(world: &World) -> Option<String> {
         }
     }
     None
+}
+
+/// What is not as it should be with a service.
+fn service(
+    world: &World,
+    truth: &ClusterState,
+    record: &ServiceRecord,
+    reason: Option<&Reason>,
+) -> Option<String> {
+    let name = &record.spec.name;
+    if record.order.is_some() {
+        return Some(format!("an order for service {name} is out: {:?}", record.order));
+    }
+    match (record.desired, record.state) {
+        // The operator's, and it says so.
+        (_, ServiceState::Failed) => None,
+        (Desired::Enabled, ServiceState::Started) => {
+            let owner = record.owner.map(|owner| truth.node_name(owner))?;
+            let host = world.hosts.iter().find(|host| host.name == owner)?;
+            let wanted = record.spec.scripts().filter(|(member, _)| {
+                record.members.get(*member).is_some_and(|it| it.mode == MemberMode::Keep)
+            });
+            let mut down =
+                wanted.filter(|(_, script)| !host.scripts.contains(script.program.what()));
+            match (down.next(), reason) {
+                (Some((member, _)), _) => {
+                    Some(format!("{member} of {name} is to be up on {owner}, and is not"))
+                }
+                (None, Some(Reason::AsWanted | Reason::MemberElsewhere { .. })) => None,
+                (None, Some(reason)) if reason.is_stuck() => None,
+                (None, reason) => member_stuck(truth, record)
+                    .is_none()
+                    .then(|| format!("service {name} is started: {reason:?}")),
+            }
+        }
+        (Desired::Enabled, state) => {
+            let stuck =
+                reason.is_some_and(Reason::is_stuck) || member_stuck(truth, record).is_some();
+            (!stuck).then(|| format!("service {name} is {}: {reason:?}", state.as_str()))
+        }
+        (_, ServiceState::Stopped | ServiceState::Disabled) => None,
+        (_, state) => {
+            Some(format!("service {name} is {}, and is to be down: {reason:?}", state.as_str()))
+        }
+    }
+}
+
+/// A VM of it that only an operator can help.
+fn member_stuck(truth: &ClusterState, record: &ServiceRecord) -> Option<()> {
+    let mut vms = record.spec.vms().filter_map(|vm| truth.vms.get(vm));
+    vms.any(|vm| matches!(vm.state, VmState::Conflict | VmState::Lost | VmState::Failed))
+        .then_some(())
 }

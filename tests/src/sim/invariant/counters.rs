@@ -2,7 +2,9 @@
 
 use std::collections::BTreeMap;
 
-use model::command::{Decision, Operation};
+use model::ClusterState;
+use model::command::{Decision, Operation, ServiceDecision};
+use model::id::VmName;
 use model::vm::VmState;
 
 use super::{Invariant, Observation};
@@ -47,6 +49,20 @@ impl Invariant for CountersAreRight {
                     self.restarts.remove(vm.as_str());
                 }
             }
+            Operation::Convalesce(vm) => drop(self.restarts.remove(vm.as_str())),
+            Operation::DecideService {
+                service,
+                decision: ServiceDecision::StartMember { member },
+                ..
+            } => {
+                let spec = before.services.get(service).map(|it| &it.spec);
+                let vm = spec.and_then(|spec| spec.member(member)).and_then(|it| it.vm());
+                if let Some(vm) = vm
+                    && begins(before, after, vm)
+                {
+                    *self.restarts.entry(vm.to_string()).or_default() += 1;
+                }
+            }
             Operation::Decide { vm, decision: Decision::Start { .. }, .. }
                 if before.vms.get(vm).is_some_and(|it| it.state == VmState::Recovering) =>
             {
@@ -65,4 +81,10 @@ impl Invariant for CountersAreRight {
         }
         Ok(())
     }
+}
+
+/// Its service starts it again, and did not leave it to be tracked where it runs.
+fn begins(before: &ClusterState, after: &ClusterState, vm: &VmName) -> bool {
+    let recovering = before.vms.get(vm).is_some_and(|it| it.state == VmState::Recovering);
+    recovering && after.vms.get(vm).is_some_and(|it| it.state == VmState::Starting)
 }

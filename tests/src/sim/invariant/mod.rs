@@ -3,6 +3,8 @@
 mod convergence;
 mod counters;
 mod decisions;
+mod frozen;
+mod held;
 mod holds;
 mod identities;
 mod lease;
@@ -15,10 +17,13 @@ mod proofs;
 mod registrations;
 mod requests;
 mod resume;
+mod scripts;
 mod self_fence;
+mod services;
 mod single_owner;
 
 use agent::hypervisor::call::Call;
+use agent::script::call::ScriptCall;
 use model::ClusterState;
 use model::cluster::Outcome;
 use model::command::Command;
@@ -99,6 +104,13 @@ pub enum Observation<'o> {
         /// It had its effect.
         done: bool,
     },
+    /// An agent has a script run.
+    ScriptRuns {
+        /// On which host.
+        host: usize,
+        /// What.
+        call: &'o ScriptCall,
+    },
     /// An agent took a session.
     Registered {
         /// On which host.
@@ -164,5 +176,9 @@ pub fn all() -> Vec<Box<dyn Invariant>> {
         Box::new(losses::LossesAreJust),
         Box::new(identities::NumbersComeOnce::default()),
         Box::new(holds::HoldsEnd::default()),
+        Box::new(frozen::FrozenUntouched),
+        Box::new(held::HeldIsHeld),
+        Box::new(scripts::ScriptsRunOnce),
+        Box::new(services::MembersBeginAlone),
     ]
 }

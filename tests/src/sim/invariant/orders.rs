@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use agent::hypervisor::call::Call;
 use agent::hypervisor::mark;
 use model::cluster::numbers_after;
-use model::command::{Decision, Operation};
+use model::command::{Decision, Operation, ServiceDecision};
 use uuid::Uuid;
 
 use super::{Invariant, Observation};
@@ -105,6 +105,8 @@ fn was_committed(world: &World, uuid: Uuid, generation: u64) -> bool {
                 // A VM that was forgotten meanwhile is known by its name only.
                 name.is_none_or(|name| name == vm)
             }
+            // A member of a service starts by its service's decision.
+            Operation::DecideService { decision: ServiceDecision::StartMember { .. }, .. } => true,
             _ => false,
         })
     })

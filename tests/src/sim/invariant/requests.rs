@@ -8,6 +8,9 @@ use uuid::Uuid;
 use super::{Invariant, Observation};
 use crate::sim::World;
 
+/// A seed of the usual length has a few hundred commands; what is decided again and again fills a disk.
+const LOG_MOST: usize = 4_000;
+
 #[derive(Default)]
 pub(super) struct RequestsOnce {
     /// By epoch: a restored control plane knows nothing of requests before it.
@@ -19,10 +22,17 @@ impl Invariant for RequestsOnce {
         "requests-once"
     }
 
-    fn see(&mut self, _world: &World, observation: &Observation<'_>) -> Result<(), String> {
+    fn see(&mut self, world: &World, observation: &Observation<'_>) -> Result<(), String> {
         let Observation::Committed { command, outcome, before, after, .. } = observation else {
             return Ok(());
         };
+        let log = world.planes.last().map_or(0, |plane| plane.log.len());
+        if log > LOG_MOST {
+            return Err(format!(
+                "{log} commands, the last of them {}",
+                command.operation.subject()
+            ));
+        }
         if let (Operation::Report { node, session, .. }, Ok(_)) = (&command.operation, outcome)
             && !self.seen.contains(&(before.epoch.0, command.request.0))
             && before.nodes.get(node).and_then(|node| node.session()) != Some(*session)
