@@ -66,15 +66,16 @@ impl Session {
     }
 
     async fn fences(self: &Arc<Self>, running: &mut Running) -> Status {
-        let (_, _, mut client) = self.servers.pick();
+        let (index, _, mut client) = self.servers.pick();
         let request =
             WatchOrdersRequest { node_id: self.given.node_id, session: self.given.session };
-        let mut stream = match client.watch_fences(request).await {
+        let opened = self.servers.unless_left(index, client.watch_fences(request)).await;
+        let mut stream = match opened {
             Ok(stream) => stream.into_inner(),
             Err(status) => return status,
         };
         loop {
-            match stream.message().await {
+            match self.servers.unless_left(index, stream.message()).await {
                 Ok(Some(list)) => self.take(list, running),
                 Ok(None) => return Status::unavailable("the stream ended"),
                 Err(status) => return status,
@@ -103,7 +104,7 @@ impl Session {
         };
         info!(node = task.node, ?outcome, "fence devices were asked for the leader");
         loop {
-            let (_, _, mut client) = self.servers.pick();
+            let (index, _, mut client) = self.servers.pick();
             let mut request = Request::new(FenceDoneRequest {
                 node_id: self.given.node_id,
                 session: self.given.session,
@@ -111,7 +112,7 @@ impl Session {
                 outcome: Some(outcome.clone()),
             });
             request.set_timeout(ANSWER_LIMIT);
-            match client.fence_done(request).await {
+            match self.servers.unless_left(index, client.fence_done(request)).await {
                 Ok(_) => return,
                 Err(status) if is_over(&status) => return,
                 Err(status) => {

@@ -89,7 +89,7 @@ impl Servers {
 
     /// What comes of a call through a replica, or UNAVAILABLE once that one was left: a host that lost its power closes no
     /// connection, and the first to notice is the heartbeat.
-    async fn unless_left<T>(
+    pub(crate) async fn unless_left<T>(
         &self,
         index: usize,
         call: impl Future<Output = Result<T, Status>>,

@@ -444,3 +444,33 @@ fn what_a_lease_did_not_bind_names_the_way_out() {
     let reason = story.reason("v").to_string();
     assert!(reason.contains("`berthctl node confirm-off a`"), "{reason}");
 }
+
+#[test]
+fn what_a_lease_did_not_bind_is_fenced_until_a_fence_proves_its_death() {
+    let mut story = with_watchdogs(&["a", "b", "c"]);
+    let policy = VmPolicy { on_isolation: OnIsolation::Continue, ..VmPolicy::default() };
+    story.running("v", "a", policy);
+    let device = FenceDevice {
+        agent: "fence_test".into(),
+        options: BTreeMap::new(),
+        timeout_ms: 1_000,
+        level: 0,
+    };
+    story.does(Operation::SetFenceDevices { node: node("a"), devices: vec![device] });
+    dies_by_lease(&mut story, "a");
+    let (id, session) = (story.id("a"), story.session("a"));
+    let under_way = |story: &Story| story.state.nodes[&story.id("a")].fence_under_way;
+    story.pass(0);
+    assert!(under_way(&story) && may_run(&story, "a"));
+    story.does(Operation::FenceFailed { node: id, session, error: "no route".into() });
+    story.pass(0);
+    assert!(!under_way(&story), "not at once");
+    story.pass(story.state.settings.fence_retry_ms);
+    assert!(under_way(&story));
+    assert!(matches!(state(&story, "a"), NodeState::Dead(ProofOfDeath::Lease { .. })));
+    story.guests.clear();
+    let off = says_off(&story, "a");
+    story.does(off);
+    let decided = story.pass(0);
+    assert!(decided.iter().any(|what| what.starts_with("v: start on")), "{decided:?}");
+}

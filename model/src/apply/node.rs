@@ -236,14 +236,19 @@ impl ClusterState {
             return Err(Rejection::Braked);
         }
         self.must_not_be_paused()?;
-        let record = self.node_in_session(cx, node, session, |state| *state == NodeState::Lost)?;
+        let record = self.node_in_session(cx, node, session, |state| {
+            matches!(state, NodeState::Lost | NodeState::Dead(ProofOfDeath::Lease { .. }))
+        })?;
         if record.fence_under_way {
             // One that was begun too early ends first, or what it says would be taken for this one's word.
             return Err(Rejection::Superseded { what: format!("node {}", record.name) });
         }
-        record.state = NodeState::Fencing;
         record.fence_under_way = true;
-        record.state_since = at;
+        // What its lease has proven stays so.
+        if record.state == NodeState::Lost {
+            record.state = NodeState::Fencing;
+            record.state_since = at;
+        }
         let devices: Vec<_> =
             record.fence_devices.iter().map(|device| device.agent.clone()).collect();
         let text = format!("{} is being fenced with {}", record.name, devices.join(", "));

@@ -31,8 +31,10 @@ pub(super) fn plan_nodes(
         }
         return;
     }
-    let going = |node: &Arc<NodeRecord>| node.shutdown.is_some() || node.state == NodeState::Off;
-    let in_use: BTreeSet<NodeId> = match state.nodes.values().any(going) {
+    let asked = |node: &Arc<NodeRecord>| {
+        node.shutdown.is_some() || node.state == NodeState::Off || is_dead_by_lease(node)
+    };
+    let in_use: BTreeSet<NodeId> = match state.nodes.values().any(asked) {
         true => {
             let vms = state.vms.values().flat_map(|vm| vm.may_run.keys());
             let scripts = state.services.values().flat_map(|service| service.may_run.keys());
@@ -64,6 +66,15 @@ pub(super) fn plan_nodes(
             NodeState::Online => online(state, node, heard, plan),
             NodeState::Lost => lost(state, node, heard, now, plan),
             NodeState::Fencing => fencing(state, node, heard, plan),
+            // The lease did not bind all that may run there: a fence settles the rest.
+            NodeState::Dead(ProofOfDeath::Lease { .. })
+                if in_use.contains(&node.id)
+                    && !braked
+                    && !node.fence_devices.is_empty()
+                    && !node.fence_under_way =>
+            {
+                fence_when_due(state, node, now, plan)
+            }
             NodeState::Dead(_) => Reason::AsWanted,
         };
         plan.nodes.insert(node.id, reason);
@@ -215,6 +226,20 @@ fn lost(
     if node.fence_devices.is_empty() {
         return Reason::NoProofYet { waiting_for: without_fence(node) };
     }
+    fence_when_due(state, node, now, plan)
+}
+
+fn is_dead_by_lease(node: &NodeRecord) -> bool {
+    matches!(node.state, NodeState::Dead(ProofOfDeath::Lease { .. }))
+}
+
+/// The next attempt, as long after the last one as that makes necessary.
+fn fence_when_due(
+    state: &ClusterState,
+    node: &NodeRecord,
+    now: Timestamp,
+    plan: &mut Plan,
+) -> Reason {
     let not_before = match &node.fence_attempts {
         // Doubled each time, up to sixteen times the first wait.
         Some(attempts) => attempts

@@ -11,7 +11,7 @@ use model::sabotage::{Rule, off};
 use uuid::Uuid;
 
 /// A gap between two looks that is longer than this means that this process itself stood still: what was not heard
-/// then says nothing about the nodes. Above the reconciler's period by far, below `suspect_after` by default.
+/// then says nothing about the nodes. Above the reconciler's period by far; where `suspect_after` is shorter, that.
 const STALL_MS: u64 = 1_000;
 
 /// The session has ended, or is about to.
@@ -129,7 +129,8 @@ impl FailureDetector {
 
     /// How each node's last session sounds.
     pub fn look(&mut self, state: &ClusterState, now: u64) -> Liveness {
-        if now.saturating_sub(self.looked) > STALL_MS && !off(Rule::StalledLeaderWaits) {
+        let stall_ms = STALL_MS.min(state.settings.suspect_after_ms);
+        if now.saturating_sub(self.looked) > stall_ms && !off(Rule::StalledLeaderWaits) {
             self.listening_since = now;
             for times in self.nodes.values_mut() {
                 times.heard = times.heard.max(now);

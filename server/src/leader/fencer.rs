@@ -103,6 +103,8 @@ impl Fencer {
         for node in state.nodes.values() {
             let key = (node.id, node.last_session);
             if is_fenced(node, key) && !self.fencing.contains_key(&key) {
+                // Some controllers take one call at a time.
+                self.probing.remove(&node.id);
                 let task = self.fence(state, liveness, node);
                 self.fencing.insert(key, task);
             }
@@ -169,15 +171,15 @@ impl Fencer {
             // It is never closed.
             let _one = probes.acquire_owned().await;
             let mut dark = Vec::new();
-            for device in devices {
+            for (number, device) in (1..).zip(devices) {
                 let helpers = helpers.clone();
                 let one = std::slice::from_ref(&device);
                 if let Err(error) = means.ask(&name, one, helpers, FenceAsk::Status).await {
-                    dark.push(error);
+                    dark.push(format!("device {number}: {error}"));
                 }
             }
             let which = |complaints: &[String]| {
-                complaints.iter().map(|it| agent_of(it).to_owned()).collect::<Vec<_>>()
+                complaints.iter().map(|it| device_of(it).to_owned()).collect::<Vec<_>>()
             };
             // The same devices dark for another reason are no news.
             if which(&dark) != which(&known) {
@@ -188,9 +190,9 @@ impl Fencer {
     }
 }
 
-/// A complaint begins with the name of the fence agent.
-fn agent_of(complaint: &str) -> &str {
-    complaint.split([' ', ':']).next().unwrap_or_default()
+/// A complaint begins with the number of the device: two may have the same agent.
+fn device_of(complaint: &str) -> &str {
+    complaint.split(':').next().unwrap_or_default()
 }
 
 fn is_fenced(node: &NodeRecord, key: Key) -> bool {
