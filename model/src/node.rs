@@ -193,15 +193,22 @@ impl SeenDomain {
     }
 }
 
-/// The last attempt to fence a node.
+/// The last attempt to fence a node, or to switch it on.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct FenceAttempts {
-    /// How many failed since the node was lost.
+    /// How many failed since the node was lost, or was fenced.
     pub failed: u32,
     /// When the last was asked or failed.
     pub at: Timestamp,
     /// What the last said.
     pub error: Option<String>,
+}
+
+impl FenceAttempts {
+    /// Not before that is the next due: the wait is doubled each time, up to sixteen times the first.
+    pub fn next_ms(&self, retry_ms: u64) -> Timestamp {
+        self.at.plus(retry_ms << self.failed.saturating_sub(1).min(4))
+    }
 }
 
 /// What the cluster remembers of a node.
@@ -250,6 +257,8 @@ pub struct NodeRecord {
     pub fence_history: Vec<FenceAttempt>,
     /// When it was switched on after a fence, within the last hour.
     pub powered_on: Vec<Timestamp>,
+    /// How switching it on has failed since it was fenced.
+    pub power_on_attempts: Option<FenceAttempts>,
     /// What its fence devices said that did not answer when they were last probed.
     pub dark_fence: Vec<String>,
     /// A fence of it was asked and has not been resolved, whatever has proven its death meanwhile: it may still cut its power.

@@ -99,6 +99,7 @@ impl ClusterState {
             after_fence: known.as_ref().map(|node| node.after_fence).unwrap_or_default(),
             fence_history: known.as_ref().map(|it| it.fence_history.clone()).unwrap_or_default(),
             powered_on: known.as_ref().map(|node| node.powered_on.clone()).unwrap_or_default(),
+            power_on_attempts: None,
             dark_fence: known.as_ref().map(|node| node.dark_fence.clone()).unwrap_or_default(),
             fence_devices: known.map(|node| node.fence_devices.clone()).unwrap_or_default(),
             fence_attempts: None,
@@ -463,6 +464,9 @@ impl ClusterState {
             self.node_in_session(cx, node, session, |state| matches!(state, NodeState::Dead(_)))?;
         record.powered_on.retain(|moment| at.since(*moment) < HOUR_MS);
         record.powered_on.push(at);
+        let failed = record.power_on_attempts.as_ref().map_or(0, |attempts| attempts.failed) + 1;
+        record.power_on_attempts =
+            error.map(|error| FenceAttempts { failed, at, error: Some(error.to_owned()) });
         let (kind, text) = match error {
             None => (EventKind::NodePoweredOn, format!("{} was switched on", record.name)),
             Some(error) => (
@@ -568,6 +572,7 @@ impl ClusterState {
         let record = self.node_mut(cx, node)?;
         record.state = NodeState::Dead(proof.clone());
         record.state_since = at;
+        record.power_on_attempts = None;
         record.unmanaged.clear();
         let how = match proof {
             ProofOfDeath::Fenced { device } => format!("{device} says it is off"),

@@ -60,6 +60,7 @@ impl ClusterState {
         node.last_session = SessionId(cx.index);
         node.away = true;
         node.fence_attempts = None;
+        node.power_on_attempts = None;
         node.shutdown = None;
         node.fence_under_way = false;
         node.unmanaged.clear();

@@ -75,7 +75,7 @@ pub(super) fn plan_nodes(
             {
                 fence_when_due(state, node, now, plan)
             }
-            NodeState::Dead(_) => Reason::AsWanted,
+            NodeState::Dead(_) => not_switched_on(node).unwrap_or(Reason::AsWanted),
         };
         plan.nodes.insert(node.id, reason);
     }
@@ -233,6 +233,13 @@ fn is_dead_by_lease(node: &NodeRecord) -> bool {
     matches!(node.state, NodeState::Dead(ProofOfDeath::Lease { .. }))
 }
 
+fn not_switched_on(node: &NodeRecord) -> Option<Reason> {
+    let error = node.power_on_attempts.as_ref()?.error.as_deref().unwrap_or_default();
+    Some(Reason::Deciding(format!(
+        "it could not be switched on ({error}); that is tried again, within what its policy allows in an hour"
+    )))
+}
+
 /// The next attempt, as long after the last one as that makes necessary.
 fn fence_when_due(
     state: &ClusterState,
@@ -241,10 +248,7 @@ fn fence_when_due(
     plan: &mut Plan,
 ) -> Reason {
     let not_before = match &node.fence_attempts {
-        // Doubled each time, up to sixteen times the first wait.
-        Some(attempts) => attempts
-            .at
-            .plus(state.settings.fence_retry_ms << (attempts.failed.saturating_sub(1)).min(4)),
+        Some(attempts) => attempts.next_ms(state.settings.fence_retry_ms),
         None => now,
     };
     if not_before > now {

@@ -6,6 +6,7 @@ use crate::cluster::ClusterState;
 use crate::id::NodeId;
 use crate::liveness::Liveness;
 use crate::node::{AfterFence, FenceDevice, NodeRecord, NodeState, ProofOfDeath};
+use crate::settings::Settings;
 use crate::time::Timestamp;
 
 /// Nodes that are asked at a time: two, so that one that is about to be lost as well costs no time.
@@ -47,14 +48,17 @@ fn can_run_a_level(devices: &[FenceDevice], installed: &BTreeSet<String>) -> boo
     levels.values().any(|whole| *whole)
 }
 
-/// Whether a fenced node is to be switched on now: its policy says so, it was not tried since this death, and not too
-/// often within the last hour.
-pub fn power_on_is_due(node: &NodeRecord, now: Timestamp) -> bool {
+/// Whether a fenced node is to be switched on now: its policy says so, that was not done since this death, or failed some time
+/// ago, and it was not tried too often within the last hour.
+pub fn power_on_is_due(node: &NodeRecord, settings: &Settings, now: Timestamp) -> bool {
     let AfterFence::PowerOn { per_hour } = node.after_fence else { return false };
     let fenced = matches!(node.state, NodeState::Dead(ProofOfDeath::Fenced { .. }));
-    let tried = node.powered_on.iter().any(|moment| *moment >= node.state_since);
+    let waits = match &node.power_on_attempts {
+        Some(attempts) => attempts.next_ms(settings.fence_retry_ms) > now,
+        None => node.powered_on.iter().any(|moment| *moment >= node.state_since),
+    };
     let lately = node.powered_on.iter().filter(|moment| now.since(**moment) < HOUR_MS).count();
-    fenced && !tried && lately < usize::from(per_hour)
+    fenced && !waits && lately < usize::from(per_hour)
 }
 
 #[cfg(test)]
@@ -90,6 +94,7 @@ mod tests {
             after_fence: AfterFence::StayOff,
             fence_history: Vec::new(),
             powered_on: Vec::new(),
+            power_on_attempts: None,
             dark_fence: Vec::new(),
             fence_attempts: None,
             fence_under_way: false,
@@ -166,21 +171,34 @@ mod tests {
 
     #[test]
     fn a_fenced_node_is_switched_on_once_a_death_and_so_many_times_an_hour() {
+        let settings = Settings::default();
+        let due = |node: &NodeRecord, now| power_on_is_due(node, &settings, now);
         let mut dead = node(1, &[]);
         dead.state = NodeState::Dead(ProofOfDeath::Fenced { device: "fence_a".into() });
         dead.state_since = Timestamp(10_000_000);
         let now = Timestamp(10_001_000);
-        assert!(!power_on_is_due(&dead, now), "it stays off");
+        assert!(!due(&dead, now), "it stays off");
         dead.after_fence = AfterFence::PowerOn { per_hour: 2 };
-        assert!(power_on_is_due(&dead, now));
+        assert!(due(&dead, now));
         dead.powered_on = vec![Timestamp(10_000_500)];
-        assert!(!power_on_is_due(&dead, now), "it was tried since it died");
+        assert!(!due(&dead, now), "it was tried since it died");
+        let failed = |failed| {
+            let at = Timestamp(10_000_500);
+            Some(FenceAttempts { failed, at, error: Some("busy".into()) })
+        };
+        dead.power_on_attempts = failed(1);
+        assert!(!due(&dead, now), "it has just failed");
+        let retry_ms = settings.fence_retry_ms;
+        assert!(due(&dead, Timestamp(10_000_500 + retry_ms)), "and is tried again");
+        dead.power_on_attempts = failed(2);
+        assert!(!due(&dead, Timestamp(10_000_500 + retry_ms)), "after twice as long");
+        dead.power_on_attempts = None;
         dead.powered_on = vec![Timestamp(9_000_000)];
-        assert!(power_on_is_due(&dead, now));
+        assert!(due(&dead, now));
         dead.powered_on.push(Timestamp(9_500_000));
-        assert!(!power_on_is_due(&dead, now), "twice within the hour");
-        assert!(power_on_is_due(&dead, Timestamp(12_700_000)), "the hour is over");
+        assert!(!due(&dead, now), "twice within the hour");
+        assert!(due(&dead, Timestamp(12_700_000)), "the hour is over");
         dead.state = NodeState::Dead(ProofOfDeath::Lease { silent_ms: 1 });
-        assert!(!power_on_is_due(&dead, Timestamp(12_700_000)), "it was not fenced");
+        assert!(!due(&dead, Timestamp(12_700_000)), "it was not fenced");
     }
 }

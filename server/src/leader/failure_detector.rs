@@ -209,6 +209,7 @@ mod tests {
             after_fence: AfterFence::StayOff,
             fence_history: Vec::new(),
             powered_on: Vec::new(),
+            power_on_attempts: None,
             dark_fence: Vec::new(),
             fence_attempts: None,
             fence_under_way: false,

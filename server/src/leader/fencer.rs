@@ -108,7 +108,9 @@ impl Fencer {
                 let task = self.fence(state, liveness, node);
                 self.fencing.insert(key, task);
             }
-            if fencing::power_on_is_due(node, wall) && !self.reviving.contains_key(&key) {
+            if fencing::power_on_is_due(node, &state.settings, wall)
+                && !self.reviving.contains_key(&key)
+            {
                 let task = self.revive(state, liveness, node);
                 self.reviving.insert(key, task);
             }
