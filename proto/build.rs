@@ -3,12 +3,13 @@
 use std::path::Path;
 
 /// What these messages are when nothing is said of a field; the others begin empty.
-const DEFAULTS: [(&str, &str); 5] = [
+const DEFAULTS: [(&str, &str); 6] = [
     ("FailoverDomain", "crate::file::failover_domain"),
     ("VmPolicy", "crate::file::vm_policy"),
     ("VmHandling", "crate::file::vm_handling"),
     ("MigrationOptions", "crate::file::migration_options"),
     ("Settings", "crate::file::settings"),
+    ("ServicePolicy", "crate::file::service_policy"),
 ];
 
 /// The files whose messages can be written in files.

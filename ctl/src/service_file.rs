@@ -44,6 +44,24 @@ pub struct PolicyFile {
     pub failover_domain: Option<String>,
     /// Its VMs may be migrated, all together.
     pub migrate_together: bool,
+    /// Started again by itself after the whole cluster was down, or was restored from a backup.
+    pub autostart: bool,
+    /// What has to be started before it is.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub depend: Vec<DependFile>,
+    /// 1 is started before 2, among VMs and services; 0 = after all that have a number.
+    pub start_priority: u32,
+}
+
+/// A dependency.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct DependFile {
+    /// vm:NAME or service:NAME.
+    pub on: String,
+    /// hard, soft; empty = hard.
+    #[serde(default)]
+    pub mode: String,
 }
 
 impl Default for PolicyFile {
@@ -54,6 +72,9 @@ impl Default for PolicyFile {
             restart_expire_ms: 0,
             failover_domain: None,
             migrate_together: false,
+            autostart: true,
+            depend: Vec::new(),
+            start_priority: 0,
         }
     }
 }
@@ -128,6 +149,14 @@ impl ServiceFile {
             restart_expire_ms: self.policy.restart_expire_ms,
             failover_domain: self.policy.failover_domain,
             migrate_together: self.policy.migrate_together,
+            autostart: Some(self.policy.autostart),
+            depend: self
+                .policy
+                .depend
+                .into_iter()
+                .map(|it| v1::Dependency { on: it.on, mode: it.mode })
+                .collect(),
+            start_priority: self.policy.start_priority,
         };
         let members = self.members.into_iter().map(member).collect::<Result<_, String>>()?;
         Ok(v1::ServiceSpec { name: self.name, members, policy: Some(policy) })
@@ -194,6 +223,13 @@ impl From<&v1::ServiceSpec> for ServiceFile {
                 restart_expire_ms: policy.restart_expire_ms,
                 failover_domain: policy.failover_domain,
                 migrate_together: policy.migrate_together,
+                autostart: policy.autostart.unwrap_or(true),
+                depend: policy
+                    .depend
+                    .into_iter()
+                    .map(|it| DependFile { on: it.on, mode: it.mode })
+                    .collect(),
+                start_priority: policy.start_priority,
             },
             members: spec.members.iter().map(MemberFile::from).collect(),
         }
@@ -246,7 +282,7 @@ mod tests {
 
     const WEB: &str = "
 name: web
-policy: {recovery: relocate}
+policy: {recovery: relocate, autostart: false, start_priority: 2, depend: [{on: 'vm:db', mode: soft}]}
 members:
 - {name: address, ocf: 'heartbeat:IPaddr2', parameters: {ip: 10.0.0.80}, checks: [{interval_ms: 10000}]}
 - vm: web1

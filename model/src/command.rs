@@ -647,6 +647,8 @@ pub enum ServiceDecision {
         /// Why, as a sentence.
         why: String,
     },
+    /// All that it depends on is started, for the first time since it is.
+    DependsMet,
 }
 
 /// What the leader decides about one VM.

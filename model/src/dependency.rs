@@ -1,4 +1,4 @@
-//! What a VM needs to run beside it: RGManager's `depend` and `depend_mode`.
+//! What a VM or service needs to run beside it: RGManager's `depend` and `depend_mode`.
 //!
 //! Source: RGManager reference, sections 1.1 and 6.1. There an unknown dependency counted as met; here it does not.
 
@@ -9,7 +9,7 @@ use serde::{Deserialize, Serialize};
 use crate::cluster::ClusterState;
 use crate::id::{ServiceName, VmName};
 use crate::service::ServiceState;
-use crate::vm::{VmPolicy, VmState};
+use crate::vm::VmState;
 
 /// Something that has to be started, wherever it runs, before what depends on it is.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
@@ -82,9 +82,12 @@ impl std::fmt::Display for Unmet {
 }
 
 impl ClusterState {
-    /// What of a VM's dependencies is not started now, wherever it would be. While it migrates it runs.
-    pub fn unmet<'p>(&self, policy: &'p VmPolicy) -> impl Iterator<Item = (&'p Dependency, Unmet)> {
-        policy.depend.iter().filter_map(|dependency| {
+    /// What of a VM's or service's dependencies is not started now, wherever it would be. While it migrates it runs.
+    pub fn unmet<'p>(
+        &self,
+        depend: &'p [Dependency],
+    ) -> impl Iterator<Item = (&'p Dependency, Unmet)> {
+        depend.iter().filter_map(|dependency| {
             let state = match &dependency.on {
                 Dependee::Vm(name) => self.vms.get(name).map(|record| {
                     let runs = matches!(record.state, VmState::Started | VmState::Migrating);
@@ -102,6 +105,32 @@ impl ClusterState {
                 Some((false, state)) => Some((dependency, Unmet::NotStarted(state))),
             }
         })
+    }
+}
+
+impl ClusterState {
+    /// What one that runs has lost of what it needs as long as it runs, given whether it had all of it before. What was
+    /// never there while it ran, or is no longer known, stops nothing: editing and forgetting are passive.
+    pub fn lost(&self, depend: &[Dependency], met_before: bool) -> Option<String> {
+        self.unmet(depend).filter(|_| met_before).find_map(|(it, unmet)| match (it.mode, unmet) {
+            (DependMode::Hard, Unmet::NotStarted(state)) => Some(format!(
+                "{}, on which it depends, is {state}: it stops until that is started",
+                it.on
+            )),
+            _ => None,
+        })
+    }
+
+    /// Whether one that runs has all it depends on for the first time since it does.
+    pub fn newly_met(&self, depend: &[Dependency], met_before: bool) -> bool {
+        !depend.is_empty() && !met_before && self.unmet(depend).next().is_none()
+    }
+
+    /// What has to be started before this one is, and is not.
+    pub fn waits_for(&self, depend: &[Dependency]) -> Vec<String> {
+        self.unmet(depend)
+            .map(|(dependency, unmet)| format!("{} is {unmet}", dependency.on))
+            .collect()
     }
 }
 

@@ -263,13 +263,13 @@ pub enum Rejection {
     /// It is not locked.
     #[error("the cluster is not locked")]
     NotLocked,
-    /// A VM would wait for itself.
+    /// A VM or service would wait for itself.
     #[error(
-        "VM {vm} cannot depend on that, for it would wait for itself: {way}; leave one of these dependencies out"
+        "{what} cannot depend on that, for it would wait for itself: {way}; leave one of these dependencies out"
     )]
     DependencyCycle {
-        /// Which.
-        vm: String,
+        /// Which, as `vm:web` or `service:web`.
+        what: String,
         /// The way round.
         way: String,
     },

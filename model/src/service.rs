@@ -24,6 +24,7 @@ mod view;
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
+use crate::dependency::Dependency;
 use crate::id::{FailoverDomainName, MemberName, ServiceName, VmName};
 use crate::recovery::{RecoveryPolicy, RestartLimit};
 
@@ -108,6 +109,12 @@ pub struct ServicePolicy {
     /// Its VMs may be migrated: all of them, with the scripts stopped on one node and started on the other. Without
     /// this its members do not migrate, as RGManager's.
     pub migrate_together: bool,
+    /// After the whole cluster was down, or was restored from a backup, it is started again by itself.
+    pub autostart: bool,
+    /// What has to be started before it is.
+    pub depend: Vec<Dependency>,
+    /// The order of starts among VMs and services: 1 before 2, and 0 after all that have a number.
+    pub start_priority: u32,
 }
 
 impl Default for ServicePolicy {
@@ -117,6 +124,9 @@ impl Default for ServicePolicy {
             restart_limit: RestartLimit::default(),
             failover_domain: None,
             migrate_together: false,
+            autostart: true,
+            depend: Vec::new(),
+            start_priority: 0,
         }
     }
 }

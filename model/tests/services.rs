@@ -372,6 +372,8 @@ mod doubt;
 mod held;
 #[path = "services/host.rs"]
 mod host;
+#[path = "services/policy.rs"]
+mod policy;
 
 #[test]
 fn adding_and_forgetting_start_and_stop_nothing() {

@@ -1,11 +1,16 @@
 //! What is meant where a file says nothing: the model's defaults, in the wire's words.
 
-use crate::convert::view;
+use crate::convert::{service, view};
 use crate::v1;
 
 /// How a VM is treated that nothing is said of.
 pub fn vm_policy() -> v1::VmPolicy {
     view::policy(&model::vm::VmPolicy::default())
+}
+
+/// How a service is treated that nothing is said of.
+pub fn service_policy() -> v1::ServicePolicy {
+    service::write_policy(&model::service::ServicePolicy::default())
 }
 
 /// How a VM is treated on its host where nothing is said of it.

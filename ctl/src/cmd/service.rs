@@ -10,6 +10,7 @@ use proto::v1::{self, AskEnable, AskFreeze, AskMigrate, AskRelocate, AskService}
 use tonic::Response;
 
 use crate::args::{Command as Any, Service as Command};
+use crate::cmd::vm::depend;
 use crate::cmd::{Context, status};
 use crate::exit::{Failure, Kind};
 use crate::render::{self, Service, note, table, time};
@@ -255,6 +256,9 @@ fn text(service: &v1::Service) -> String {
         ("restarts", service.restart_count.to_string()),
         ("failover domain", policy.failover_domain.unwrap_or_default()),
         ("migrate together", if policy.migrate_together { "yes" } else { "no" }.into()),
+        ("autostart", if policy.autostart.unwrap_or(true) { "yes" } else { "no" }.into()),
+        ("depends on", depend(&policy.depend)),
+        ("start priority", policy.start_priority.to_string()),
         ("frozen", service.frozen.clone().unwrap_or_default()),
         ("note", note(service.reason.as_ref())),
     ];

@@ -271,7 +271,7 @@ fn saved(vm: &v1::Vm) -> String {
     format!("{}, written on {} at {}, {who}", it.file, it.node, time(it.at_ms))
 }
 
-fn depend(depend: &[v1::Dependency]) -> String {
+pub(super) fn depend(depend: &[v1::Dependency]) -> String {
     let parts: Vec<_> = depend.iter().map(|it| format!("{} ({})", it.on, it.mode)).collect();
     parts.join(", ")
 }

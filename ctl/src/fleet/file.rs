@@ -332,7 +332,14 @@ pub fn write_with(
         written.placement_rules.insert(rule.name.clone(), value);
     }
     for spec in &fleet.services {
-        let value = lean(named(serde_json::to_value(spec).map_err(failure)?));
+        let mut value = lean(named(serde_json::to_value(spec).map_err(failure)?));
+        // Empty is not the default of all that is said of it.
+        let policy = spec.policy.as_ref().map(short).transpose().map_err(failure)?;
+        if let Some(fields) = value.as_object_mut() {
+            fields.remove("policy");
+            let said = policy.filter(|policy| policy.as_object().is_some_and(|it| !it.is_empty()));
+            fields.extend(said.map(|policy| ("policy".to_owned(), policy)));
+        }
         written.services.insert(spec.name.clone(), value);
     }
     serde_saphyr::to_string(&written).map_err(|error| error.to_string())

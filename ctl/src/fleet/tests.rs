@@ -159,8 +159,11 @@ fn no_field_is_lost_on_the_way_through_a_file() {
         vec![v1::FailoverDomain { name: "web".into(), ..other(&proto::file::failover_domain()) }];
     let policy = other(&proto::file::vm_policy());
     fleet.vms[0].policy = Some(policy.clone());
+    let treated = other(&proto::file::service_policy());
+    fleet.services[0].policy = Some(treated.clone());
     let text = file::write(&fleet, None, None).unwrap();
     let read = file::read(&text).unwrap();
+    assert_eq!(read.services.unwrap()["shop"].policy, Some(treated), "{text}");
     assert_eq!(read.settings, fleet.settings, "{text}");
     assert_eq!(read.vms.unwrap()["a"].policy, policy, "{text}");
     let domain = read.failover_domains.unwrap().remove("web").unwrap();

@@ -7,6 +7,7 @@ use proto::v1::script::Program;
 use proto::v1::{MemberSpec, Script, ServicePolicy, ServiceSpec, StatusCheck};
 
 use super::cluster::{primary, unique};
+use super::vm::dependency;
 use super::xml::Element;
 use super::{Import, flag, number, required, span_ms};
 
@@ -47,6 +48,11 @@ impl Import<'_> {
                 "recovery" => policy.recovery = value.clone(),
                 "max_restarts" => policy.max_restarts = number(element, key)?.unwrap_or_default(),
                 "restart_expire_time" => policy.restart_expire_ms = span_ms(element, key)?.unwrap_or_default(),
+                "autostart" => policy.autostart = Some(flag(element, key)?),
+                "depend" => policy.depend.push(dependency(element, value)?),
+                "depend_mode" if element.get("depend").is_some() => {}
+                "depend_mode" => self.differs(element, format!("service {name}: depend_mode without depend is left out")),
+                "priority" => policy.start_priority = number(element, key)?.unwrap_or_default(),
                 "__enforce_timeouts" => {}
                 "nfslock" | "nfs_client_cache" => self.cannot(element, format!("service {name}: {key}: run it as a script of the service")),
                 _ => self.differs(element, format!("service {name}: {key}={value} has no place at a service yet and is left out")),

@@ -122,15 +122,7 @@ impl Import<'_> {
                 handling.save_dir = value.to_owned();
                 self.differs(element, format!("VM {name}: snapshot: a save is restored only where it was made; say save_shared where all nodes see {value}"));
             }
-            "depend" => {
-                let mode = match element.get("depend_mode") {
-                    None | Some("" | "hard") => "hard",
-                    Some("soft") => "soft",
-                    Some(other) => return Err(fault(format!("the mode {other:?} is neither hard nor soft"))),
-                };
-                let on = if value.contains(':') { value.to_owned() } else { format!("service:{value}") };
-                policy.depend.push(v1::Dependency { on, mode: mode.into() });
-            }
+            "depend" => policy.depend.push(dependency(element, value)?),
             "depend_mode" if element.get("depend").is_some() => {}
             "depend_mode" => self.differs(element, format!("VM {name}: depend_mode without depend is left out")),
             "max_restarts" => policy.max_restarts = number(element, key)?.unwrap_or_default(),
@@ -270,4 +262,18 @@ fn add(element: &mut Element, other: &Element) {
             element.children.push(child.clone());
         }
     }
+}
+
+/// `depend` and `depend_mode`, of a VM and of a service alike.
+pub(super) fn dependency(element: &Element, on: &str) -> Result<v1::Dependency, String> {
+    let mode = match element.get("depend_mode") {
+        None | Some("" | "hard") => "hard",
+        Some("soft") => "soft",
+        Some(other) => {
+            let line = element.line;
+            return Err(format!("line {line}: depend_mode={other:?} is neither hard nor soft"));
+        }
+    };
+    let on = if on.contains(':') { on.to_owned() } else { format!("service:{on}") };
+    Ok(v1::Dependency { on, mode: mode.into() })
 }

@@ -84,6 +84,7 @@ impl ClusterState {
     fn must_hold_together(&self, before: &Self, changes: &[&Operation]) -> Result<(), Rejection> {
         let users = DiskUsers::all(self);
         for change in changes {
+            self.made_must_not_wait_for_itself(change).map_err(|why| one_of_many(change, why))?;
             let Some(record) = change.defined_vm().and_then(|name| self.vms.get(name)) else {
                 continue;
             };

@@ -1,18 +1,19 @@
-//! Autostart: what becomes of VMs that are not to be started by themselves when the whole cluster was down.
+//! Autostart: what becomes of VMs and services that are not to be started by themselves when the whole cluster was down.
 //!
-//! RGManager forgot its whole state then, and judged each VM by `autostart` anew. Here the state is durable, so that
+//! RGManager forgot its whole state then, and judged each by `autostart` anew. Here the state is durable, so that
 //! moment is noted in it.
 
 use std::sync::Arc;
 
 use crate::cluster::{ClusterState, Context};
-use crate::id::NodeId;
+use crate::id::{NodeId, ServiceName};
 use crate::node::NodeRecord;
 use crate::rejection::Rejection;
+use crate::service::ServiceState;
 use crate::vm::{Desired, VmState};
 
 impl ClusterState {
-    /// Called when nodes are lost, or seem to be (`silent`). When none is there any more, wanted VMs without autostart are
+    /// Called when nodes are lost, or seem to be (`silent`). When none is there any more, wanted VMs and services without autostart are
     /// not started by themselves afterwards, unless they turn out to run still.
     pub(super) fn note_all_down(
         &mut self,
@@ -32,6 +33,15 @@ impl ClusterState {
         for name in cold {
             self.vm_mut(cx, &name)?.cold = true;
         }
+        let cold: Vec<_> = self
+            .services
+            .values()
+            .filter(|it| !it.spec.policy.autostart && it.desired == Desired::Enabled && !it.cold)
+            .map(|it| it.spec.name.clone())
+            .collect();
+        for name in cold {
+            self.service_mut(cx, &name)?.cold = true;
+        }
         Ok(())
     }
 
@@ -44,8 +54,27 @@ impl ClusterState {
             .filter(|vm| vm.cold && vm.state == VmState::Started && vm.owner.is_some_and(there))
             .map(|vm| vm.spec.name.clone())
             .collect();
+        let services: Vec<_> = self
+            .services
+            .values()
+            .filter(|it| it.cold && it.owner.is_some_and(there))
+            .map(|it| it.spec.name.clone())
+            .collect();
         for name in warm {
             self.vm_mut(cx, &name)?.cold = false;
+        }
+        services.iter().try_for_each(|name| self.note_service_runs(cx, name))
+    }
+
+    /// Something of a service is seen where it is: it did not go down with its host.
+    pub(super) fn note_service_runs(
+        &mut self,
+        cx: &Context,
+        name: &ServiceName,
+    ) -> Result<(), Rejection> {
+        let record = self.service(name)?;
+        if record.cold && record.state == ServiceState::Started {
+            self.service_mut(cx, name)?.cold = false;
         }
         Ok(())
     }

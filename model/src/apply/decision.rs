@@ -143,7 +143,7 @@ impl ClusterState {
             return Err(record.wrong_state(&format!("{} claims it ({})", claim.by, claim.reason)));
         }
         let recovering = record.state == VmState::Recovering;
-        let depends_met = self.unmet(&record.spec.policy).next().is_none();
+        let depends_met = self.unmet(&record.spec.policy.depend).next().is_none();
         let by_hand = record.open_operation().is_some_and(|operation| {
             matches!(operation.verb, Verb::Enable { on: Some(to) } | Verb::Relocate { to: Some(to) }
                 if to == node)
@@ -291,7 +291,7 @@ impl ClusterState {
                 Some(Rank::Member(_)) => None,
             }
         });
-        let depends_met = self.unmet(&record.spec.policy).next().is_none();
+        let depends_met = self.unmet(&record.spec.policy.depend).next().is_none();
         let asked = record.open_operation().map(|operation| operation.verb.clone());
         let record = self.vm_mut(cx, vm)?;
         // Brought there by an operator, or by somebody behind the cluster's back: it stays until a better node returns.

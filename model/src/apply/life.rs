@@ -278,6 +278,10 @@ impl ClusterState {
                 format!("{name} is {} on {}, unasked", presence.as_str(), self.node_name(node));
             self.emit(cx, EventKind::VmSeen, Some(&name), Some(node), text);
         }
+        let service = self.service_of.get(&name).filter(|_| presence.holds_guest()).cloned();
+        if let Some(service) = service {
+            self.note_service_runs(cx, &service)?;
+        }
         self.note_health(cx, &name, node, presence)
     }
 

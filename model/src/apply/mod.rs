@@ -3,6 +3,7 @@
 mod changes;
 mod cold;
 pub(crate) mod decision;
+mod depend;
 mod disks;
 mod fleet;
 mod health;

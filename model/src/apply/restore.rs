@@ -107,6 +107,7 @@ impl ClusterState {
                 self.nodes.keys().map(|id| (*id, MayRun { since: cx.index })).collect();
         }
         record.last_owner = record.owner.take().or(record.last_owner);
+        record.cold = !record.spec.policy.autostart && record.desired == Desired::Enabled;
         record.seen = BTreeMap::new();
         record.order = None;
         record.operation = None;

@@ -3,9 +3,9 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
+use crate::apply::depend::Definition;
 use crate::apply::disks::DiskUsers;
 use crate::cluster::{ClusterState, Context};
-use crate::dependency::{self, Dependee};
 use crate::event::EventKind;
 use crate::failover_domain::FailoverDomain;
 use crate::id::{FailoverDomainName, Generation, VmName};
@@ -14,7 +14,7 @@ use crate::rejection::Rejection;
 use crate::sabotage::{Rule, off};
 use crate::time::Timestamp;
 use crate::vm::{
-    Desired, MayRun, OnIsolation, OrderIntent, Sighting, Stay, VmPolicy, VmRecord, VmSpec, VmState,
+    Desired, MayRun, OnIsolation, OrderIntent, Sighting, Stay, VmRecord, VmSpec, VmState,
 };
 
 impl ClusterState {
@@ -126,7 +126,7 @@ impl ClusterState {
             Ok(())
         })?;
         // Editing stops nothing: what it newly depends on binds it from when that is started.
-        let depends_met = self.unmet(&spec.policy).next().is_none();
+        let depends_met = self.unmet(&spec.policy.depend).next().is_none();
         let record = self.vm_mut(cx, &spec.name)?;
         record.depends_met &= depends_met;
         record.spec = spec.clone();
@@ -193,32 +193,14 @@ impl ClusterState {
         {
             return Err(Rejection::UnknownFailoverDomain { domain: domain.to_string() });
         }
-        self.check_dependencies(spec)?;
         match cx.together {
             // Those are looked at once, when all changes are made.
             true => Ok(()),
-            false => DiskUsers::for_one(self, spec).must_be_free(spec),
+            false => {
+                self.must_not_wait_for_itself(Definition::Vm(spec))?;
+                DiskUsers::for_one(self, spec).must_be_free(spec)
+            }
         }
-    }
-
-    /// What waits for itself would never start. What it depends on need not be known yet: that is not met until it is.
-    fn check_dependencies(&self, spec: &VmSpec) -> Result<(), Rejection> {
-        let mine = Dependee::Vm(spec.name.clone());
-        let of = |policy: &VmPolicy| policy.depend.iter().map(|it| it.on.clone()).collect();
-        let next = |on: &Dependee| match on {
-            Dependee::Vm(name) if *name == spec.name => of(&spec.policy),
-            Dependee::Vm(name) => {
-                self.vms.get(name).map_or_else(Vec::new, |record| of(&record.spec.policy))
-            }
-            // A service is up when its VMs are.
-            Dependee::Service(name) => {
-                let vms = self.services.get(name).into_iter().flat_map(|it| it.spec.vms());
-                vms.cloned().map(Dependee::Vm).collect()
-            }
-        };
-        let Some(way) = dependency::cycle(&mine, next) else { return Ok(()) };
-        let way: Vec<_> = way.iter().chain([&mine]).map(ToString::to_string).collect();
-        Err(Rejection::DependencyCycle { vm: spec.name.to_string(), way: way.join(" depends on ") })
     }
 
     pub(super) fn put_failover_domain(

@@ -1,26 +1,78 @@
-//! What VMs hold up for each other: the order of starts, and how many move at a time.
+//! What VMs and services hold up for each other: the order of starts, and how many move at a time.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use crate::cluster::ClusterState;
-use crate::id::{FailoverDomainName, VmName};
+use crate::dependency::Dependee;
+use crate::id::FailoverDomainName;
+use crate::service::{ServiceRecord, ServiceState};
 use crate::vm::{Desired, VmRecord, VmState};
 
 /// What is under way, counted from the whole state and added to as the plan is made.
 #[derive(Debug, Clone, Default)]
 pub(super) struct Flow {
-    /// The VM that is being started and comes before all others that are.
-    starting: Option<(u32, VmName)>,
-    /// VMs of each failover domain that are on their way.
+    /// The one that is being started and comes before all others that are.
+    starting: Option<(u32, Dependee)>,
+    /// VMs and services of each failover domain that are on their way.
     moving: BTreeMap<FailoverDomainName, u32>,
-    /// VMs of each failover domain that this plan brings back.
+    /// VMs and services of each failover domain that this plan brings back.
     back: BTreeMap<FailoverDomainName, usize>,
 }
 
-/// The order in which VMs are started: those with a number first, 1 before 2.
-fn rank(record: &VmRecord) -> u32 {
-    match record.spec.policy.start_priority {
+/// A VM or service, as far as others wait for it.
+#[derive(Clone, Copy)]
+pub(super) enum Turn<'t> {
+    Vm(&'t VmRecord),
+    Service(&'t ServiceRecord),
+}
+
+impl<'t> From<&'t VmRecord> for Turn<'t> {
+    fn from(record: &'t VmRecord) -> Self {
+        Self::Vm(record)
+    }
+}
+
+impl<'t> From<&'t ServiceRecord> for Turn<'t> {
+    fn from(record: &'t ServiceRecord) -> Self {
+        Self::Service(record)
+    }
+}
+
+impl<'t> Turn<'t> {
+    fn dependee(self) -> Dependee {
+        match self {
+            Self::Vm(record) => Dependee::Vm(record.spec.name.clone()),
+            Self::Service(record) => Dependee::Service(record.spec.name.clone()),
+        }
+    }
+
+    /// Those with a number come first, 1 before 2.
+    fn rank(self) -> u32 {
+        match self {
+            Self::Vm(record) => number(record.spec.policy.start_priority),
+            Self::Service(record) => number(record.spec.policy.start_priority),
+        }
+    }
+
+    fn exclusive(self) -> u32 {
+        match self {
+            Self::Vm(record) => number(record.spec.policy.exclusive),
+            Self::Service(_) => u32::MAX,
+        }
+    }
+
+    fn domain(self) -> Option<&'t FailoverDomainName> {
+        match self {
+            Self::Vm(record) => record.spec.policy.failover_domain.as_ref(),
+            Self::Service(record) => record.spec.policy.failover_domain.as_ref(),
+        }
+    }
+}
+
+/// 0 comes after all that have a number.
+fn number(given: u32) -> u32 {
+    match given {
         0 => u32::MAX,
         number => number,
     }
@@ -31,33 +83,45 @@ impl Flow {
         let mut flow = Self::default();
         for record in state.vms.values() {
             match record.state {
-                VmState::Starting if record.order.is_some() => flow.starts(record),
-                VmState::Migrating => flow.moves(record),
-                VmState::Stopping if record.desired == Desired::Enabled => flow.moves(record),
+                VmState::Starting if record.order.is_some() => flow.starts((&**record).into()),
+                VmState::Migrating => flow.moves((&**record).into()),
+                VmState::Stopping if record.desired == Desired::Enabled => {
+                    flow.moves((&**record).into());
+                }
+                _ => {}
+            }
+        }
+        for record in state.services.values() {
+            let turn = Turn::from(&**record);
+            match record.state {
+                ServiceState::Starting if is_being_started(state, record) => flow.starts(turn),
+                // Between two of its members it is on its way too, and so it is when it is down in between.
+                ServiceState::Starting | ServiceState::Migrating => flow.moves(turn),
+                ServiceState::Stopping if record.desired == Desired::Enabled => flow.moves(turn),
                 _ => {}
             }
         }
         flow
     }
 
-    pub(super) fn starts(&mut self, record: &VmRecord) {
-        let this = (rank(record), record.spec.name.clone());
+    pub(super) fn starts(&mut self, what: Turn<'_>) {
+        let this = (what.rank(), what.dependee());
         if self.starting.as_ref().is_none_or(|first| this < *first) {
             self.starting = Some(this);
         }
         // On its way back by stop and start, perhaps: that counts as long as it is not up.
-        self.moves(record);
+        self.moves(what);
     }
 
-    pub(super) fn moves(&mut self, record: &VmRecord) {
-        if let Some(domain) = &record.spec.policy.failover_domain {
+    pub(super) fn moves(&mut self, what: Turn<'_>) {
+        if let Some(domain) = what.domain() {
             *self.moving.entry(domain.clone()).or_default() += 1;
         }
     }
 
-    pub(super) fn comes_back(&mut self, record: &VmRecord) {
-        self.moves(record);
-        if let Some(domain) = &record.spec.policy.failover_domain {
+    pub(super) fn comes_back(&mut self, what: Turn<'_>) {
+        self.moves(what);
+        if let Some(domain) = what.domain() {
             *self.back.entry(domain.clone()).or_default() += 1;
         }
     }
@@ -70,27 +134,31 @@ impl Flow {
         self.moving.get(domain).copied().unwrap_or(0)
     }
 
-    /// The VM that is being started and has to be up before this one is started. One whose start has failed, or that
-    /// cannot be started at all, holds up nobody.
-    pub(super) fn before(&self, record: &VmRecord) -> Option<&VmName> {
+    /// What is being started and has to be up before this one is started. One whose start has failed, or that cannot be
+    /// started at all, holds up nobody.
+    pub(super) fn before(&self, what: Turn<'_>) -> Option<String> {
         let (first, name) = self.starting.as_ref()?;
-        (*first < rank(record)).then_some(name)
+        (*first < what.rank()).then(|| match name {
+            Dependee::Vm(vm) => vm.to_string(),
+            Dependee::Service(_) => name.to_string(),
+        })
     }
 }
 
-/// All VMs in the order in which they are planned: those that need a node for themselves, the lowest number first, then
-/// by their start priority, then by name.
-pub(super) fn in_order(state: &ClusterState) -> Vec<&Arc<VmRecord>> {
-    let plain = |record: &&Arc<VmRecord>| {
-        record.spec.policy.exclusive == 0 && record.spec.policy.start_priority == 0
-    };
-    let (plain, mut special): (Vec<_>, Vec<_>) = state.vms.values().partition(plain);
-    special.sort_by_key(|record| {
-        let exclusive = match record.spec.policy.exclusive {
-            0 => u32::MAX,
-            number => number,
-        };
-        (exclusive, rank(record), record.spec.name.clone())
-    });
+/// A member of it is on its way up. Between two of them the leader orders the next in this same plan; one that waits for
+/// something holds up nobody else.
+fn is_being_started(state: &ClusterState, record: &ServiceRecord) -> bool {
+    let mut vms = record.spec.vms().filter_map(|vm| state.vms.get(vm));
+    record.order.is_some() || vms.any(|vm| vm.state == VmState::Starting && vm.order.is_some())
+}
+
+/// All in the order in which they are planned: those that need a node for themselves, the lowest number first, then by
+/// their start priority, then by name; those that have neither last.
+pub(super) fn in_order(state: &ClusterState) -> Vec<Turn<'_>> {
+    let vms = state.vms.values().map(|record: &Arc<VmRecord>| Turn::from(&**record));
+    let services = state.services.values().map(|record| Turn::from(&**record));
+    let plain = |turn: &Turn<'_>| turn.exclusive() == u32::MAX && turn.rank() == u32::MAX;
+    let (plain, mut special): (Vec<_>, Vec<_>) = vms.chain(services).partition(plain);
+    special.sort_by_cached_key(|turn| (turn.exclusive(), turn.rank(), turn.dependee()));
     special.into_iter().chain(plain).collect()
 }

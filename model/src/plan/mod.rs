@@ -30,7 +30,7 @@ use crate::cluster::ClusterState;
 use crate::command::Operation;
 use crate::id::{NodeId, ServiceName, VmName};
 use crate::liveness::Liveness;
-use crate::plan::flow::Flow;
+use crate::plan::flow::{Flow, Turn};
 use crate::time::Timestamp;
 
 pub use load::Load;
@@ -68,12 +68,17 @@ pub fn plan(state: &ClusterState, liveness: &Liveness, now: Timestamp) -> Plan {
     let mut load = Load::measured(state, liveness);
     let mut flow = Flow::of(state);
     let mut moves = automatic::Moves::of(state);
-    for record in flow::in_order(state) {
-        let counts = (&mut load, &mut flow, &mut moves);
-        vm::plan_vm(state, liveness, now, counts, record, &mut plan);
-    }
-    for record in state.services.values() {
-        service::plan_service(state, liveness, now, &mut load, record, &mut plan);
+    for turn in flow::in_order(state) {
+        match turn {
+            Turn::Vm(record) => {
+                let counts = (&mut load, &mut flow, &mut moves);
+                vm::plan_vm(state, liveness, now, counts, record, &mut plan);
+            }
+            Turn::Service(record) => {
+                let counts = (&mut load, &mut flow);
+                service::plan_service(state, liveness, now, counts, record, &mut plan);
+            }
+        }
     }
     balance::even_out(state, liveness, now, &mut moves, &load, &mut plan);
     plan

@@ -10,6 +10,7 @@
 //! ```
 
 mod converge;
+mod depend;
 mod host;
 mod place;
 mod recover;
@@ -19,6 +20,7 @@ use crate::cluster::ClusterState;
 use crate::command::{Operation, ServiceAsk, ServiceDecision};
 use crate::id::NodeId;
 use crate::liveness::Liveness;
+use crate::plan::flow::Flow;
 use crate::plan::load::Load;
 use crate::plan::{Plan, Reason};
 use crate::service::{
@@ -32,6 +34,7 @@ struct Planner<'p> {
     liveness: &'p Liveness,
     now: Timestamp,
     load: &'p mut Load,
+    flow: &'p mut Flow,
     record: &'p ServiceRecord,
     plan: &'p mut Plan,
 }
@@ -40,17 +43,27 @@ pub(super) fn plan_service(
     state: &ClusterState,
     liveness: &Liveness,
     now: Timestamp,
-    load: &mut Load,
+    (load, flow): (&mut Load, &mut Flow),
     record: &ServiceRecord,
     plan: &mut Plan,
 ) {
-    let mut planner = Planner { state, liveness, now, load, record, plan };
+    let mut planner = Planner { state, liveness, now, load, flow, record, plan };
     let reason = planner.reason();
     planner.plan.services.insert(record.spec.name.clone(), reason);
 }
 
 impl Planner<'_> {
     fn decide(&mut self, decision: ServiceDecision, what: impl Into<String>) -> Reason {
+        if let ServiceDecision::Begin { .. } = &decision
+            && let Some(reason) = self.held_up()
+        {
+            return reason;
+        }
+        if matches!(decision, ServiceDecision::Begin { .. } | ServiceDecision::StartMember { .. })
+            && self.record.state != ServiceState::Started
+        {
+            self.flow.starts(self.record.into());
+        }
         self.plan.operations.push(Operation::DecideService {
             service: self.record.spec.name.clone(),
             changed: self.record.changed,

@@ -53,7 +53,7 @@ impl Planner<'_> {
                 return reason;
             }
             self.load.add(*node, self.record);
-            self.flow.starts(self.record);
+            self.flow.starts(self.record.into());
         }
         self.plan.operations.push(Operation::Decide {
             vm: self.record.spec.name.clone(),

@@ -82,6 +82,10 @@ pub struct ServiceRecord {
     pub restart_count: u32,
     /// Set aside by an operator: nothing is checked, started, stopped or moved.
     pub frozen: Option<Freeze>,
+    /// The whole cluster was down since it last ran, and it is not to be started by itself after that.
+    pub cold: bool,
+    /// All that it depends on was started since it was: what is lost from then on stops it, if it is bound hard.
+    pub depends_met: bool,
     /// When `state` last changed.
     pub state_since: Timestamp,
     /// The revision of the last change of this record: a decision made on an older one is refused.

@@ -112,7 +112,7 @@ fn a_cycle_is_refused_where_it_is_closed() {
     story.adds("y", hard("z"));
     let spec = story.spec("z", hard("x"));
     let refused = story.refused(Operation::AddVm(Box::new(spec)));
-    assert!(refused.contains("vm:z depends on vm:x depends on vm:y depends on vm:z"), "{refused}");
+    assert!(refused.contains("vm:z waits for vm:x waits for vm:y waits for vm:z"), "{refused}");
     let spec = story.spec("w", hard("w"));
     story.refused(Operation::AddVm(Box::new(spec)));
     story.adds("z", VmPolicy::default());

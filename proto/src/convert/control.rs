@@ -275,7 +275,7 @@ pub fn policy(policy: v1::VmPolicy) -> Result<VmPolicy, ConvertError> {
     })
 }
 
-fn depend(asked: Vec<v1::Dependency>) -> Result<Vec<Dependency>, ConvertError> {
+pub(super) fn depend(asked: Vec<v1::Dependency>) -> Result<Vec<Dependency>, ConvertError> {
     if asked.len() > MAX_DEPENDENCIES {
         let reason = format!("{} are more than {MAX_DEPENDENCIES}", asked.len());
         return Err(ConvertError::new("depend", reason));

@@ -11,7 +11,8 @@ use model::service::{
 };
 use uuid::Uuid;
 
-use crate::convert::control::{freeze_span, migration_mode, node, vm, why};
+use crate::convert::control::{depend, freeze_span, migration_mode, node, vm, why};
+use crate::convert::view::write_dependency;
 use crate::convert::{ConvertError, name};
 use crate::v1;
 
@@ -83,6 +84,9 @@ fn policy(message: v1::ServicePolicy) -> Result<ServicePolicy, ConvertError> {
         },
         failover_domain: name("failover_domain", domain)?,
         migrate_together: message.migrate_together,
+        autostart: message.autostart.unwrap_or(true),
+        depend: depend(message.depend)?,
+        start_priority: message.start_priority,
     })
 }
 
@@ -253,13 +257,21 @@ pub fn write_spec(spec: &ServiceSpec) -> v1::ServiceSpec {
     v1::ServiceSpec {
         name: spec.name.to_string(),
         members: spec.members.iter().map(write_member).collect(),
-        policy: Some(v1::ServicePolicy {
-            recovery: spec.policy.recovery.as_str().into(),
-            max_restarts: spec.policy.restart_limit.max_restarts,
-            restart_expire_ms: spec.policy.restart_limit.expire_ms,
-            failover_domain: spec.policy.failover_domain.as_ref().map(ToString::to_string),
-            migrate_together: spec.policy.migrate_together,
-        }),
+        policy: Some(write_policy(&spec.policy)),
+    }
+}
+
+/// How a service is treated, as it goes over the wire.
+pub fn write_policy(policy: &ServicePolicy) -> v1::ServicePolicy {
+    v1::ServicePolicy {
+        recovery: policy.recovery.as_str().into(),
+        max_restarts: policy.restart_limit.max_restarts,
+        restart_expire_ms: policy.restart_limit.expire_ms,
+        failover_domain: policy.failover_domain.as_ref().map(ToString::to_string),
+        migrate_together: policy.migrate_together,
+        autostart: Some(policy.autostart),
+        depend: policy.depend.iter().map(write_dependency).collect(),
+        start_priority: policy.start_priority,
     }
 }
 

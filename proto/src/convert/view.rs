@@ -122,7 +122,7 @@ pub fn lock(lock: &Lock) -> v1::Lock {
     v1::Lock { by: lock.by.clone(), why: lock.why.clone(), since_ms: lock.since.0 }
 }
 
-fn dependency(dependency: &Dependency) -> v1::Dependency {
+pub(super) fn write_dependency(dependency: &Dependency) -> v1::Dependency {
     v1::Dependency { on: dependency.on.to_string(), mode: dependency.mode.as_str().into() }
 }
 
@@ -326,7 +326,7 @@ pub fn policy(policy: &VmPolicy) -> v1::VmPolicy {
         placing: Some(super::placing::write_placing(policy)),
         autostart: Some(policy.autostart),
         exclusive: policy.exclusive,
-        depend: policy.depend.iter().map(dependency).collect(),
+        depend: policy.depend.iter().map(write_dependency).collect(),
         start_priority: policy.start_priority,
         max_failures: policy.failure_tolerance.max_failures,
         failure_expire_ms: policy.failure_tolerance.expire_ms,

@@ -261,6 +261,7 @@ impl World {
                 restart_limit: self.a_limit(),
                 failover_domain,
                 migrate_together: self.acts.bool(),
+                ..ServicePolicy::default()
             },
         }
     }

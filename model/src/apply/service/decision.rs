@@ -63,6 +63,10 @@ impl ClusterState {
             ServiceDecision::FailOperation { why } => {
                 self.end_service_operation(cx, name, OperationPhase::Failed(why.clone()))
             }
+            ServiceDecision::DependsMet => {
+                self.service_mut(cx, name)?.depends_met = true;
+                Ok(())
+            }
         }
     }
 
@@ -104,7 +108,10 @@ impl ClusterState {
         }
         let recovering = record.state == ServiceState::Recovering;
         let has_scripts = record.spec.scripts().next().is_some();
+        let depends_met = self.unmet(&record.spec.policy.depend).next().is_none();
         let record = self.service_mut(cx, name)?;
+        record.depends_met = depends_met;
+        record.cold = false;
         if restart {
             record.restarts.push(cx.at);
             let expire = record.spec.policy.restart_limit.expire_ms;

@@ -146,7 +146,7 @@ impl ClusterState {
         let Some(error) = error else {
             it.script = ScriptState::Up;
             it.failure = None;
-            return Ok(());
+            return self.note_service_runs(cx, &name);
         };
         let text = format!("{member} failed on {place}: {error}");
         it.failure = Some(text.clone());

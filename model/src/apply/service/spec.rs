@@ -3,6 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
+use crate::apply::depend::Definition;
 use crate::cluster::{ClusterState, Context};
 use crate::event::EventKind;
 use crate::id::{Generation, NodeId, ServiceName, VmName};
@@ -30,7 +31,7 @@ impl ClusterState {
             // What agents say under that id is said of the VM, and would be taken for its scripts'.
             return Err(bad(spec, &format!("its id is the UUID of VM {vm}; add it once more")));
         }
-        self.check_service(spec)?;
+        self.check_service(cx, spec)?;
         // Nobody knows yet where its scripts run: every node is asked, but for those proven dead.
         let has_scripts = spec.scripts().next().is_some();
         let may_run = self
@@ -60,6 +61,8 @@ impl ClusterState {
             restarts: Vec::new(),
             restart_count: 0,
             frozen: None,
+            cold: false,
+            depends_met: false,
             state_since: cx.at,
             changed: cx.index,
         });
@@ -85,7 +88,7 @@ impl ClusterState {
         let name = asked.name.clone();
         let record = self.service(&name)?;
         let spec = ServiceSpec { id: record.spec.id, ..asked.clone() };
-        self.check_service(&spec)?;
+        self.check_service(cx, &spec)?;
         let busy = record.operation.as_ref().is_some_and(|it| it.phase == OperationPhase::Halfway)
             || matches!(
                 record.state,
@@ -119,7 +122,10 @@ impl ClusterState {
         for vm in spec.vms() {
             self.service_of.insert(vm.clone(), name.clone());
         }
+        // Editing stops nothing: what it newly depends on binds it from when that is started.
+        let depends_met = self.unmet(&spec.policy.depend).next().is_none();
         let record = self.service_mut(cx, &name)?;
+        record.depends_met &= depends_met;
         // Nobody knows yet where new ones run, whether the service itself is up or down.
         let new_scripts = spec.scripts().any(|(member, script)| {
             !matches!(
@@ -190,7 +196,7 @@ impl ClusterState {
     }
 
     /// What holds for a new and for an edited service alike.
-    fn check_service(&self, spec: &ServiceSpec) -> Result<(), Rejection> {
+    fn check_service(&self, cx: &Context, spec: &ServiceSpec) -> Result<(), Rejection> {
         if !(1..=MAX_MEMBERS).contains(&spec.members.len()) {
             let why =
                 format!("a service has 1 to {MAX_MEMBERS} members, not {}", spec.members.len());
@@ -223,7 +229,11 @@ impl ClusterState {
                 }
             }
         }
-        Ok(())
+        match cx.together {
+            // Looked at once, when all changes are made.
+            true => Ok(()),
+            false => self.must_not_wait_for_itself(Definition::Service(spec)),
+        }
     }
 
     fn check_vm_member(

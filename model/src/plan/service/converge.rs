@@ -16,6 +16,9 @@ impl Planner<'_> {
         if let Some(reason) = self.stuck() {
             return reason;
         }
+        if let Some(reason) = self.dependencies() {
+            return reason;
+        }
         if self.record.state == ServiceState::Started
             && let Some(reason) = self.asked(owner)
         {
@@ -292,6 +295,11 @@ impl Planner<'_> {
         }
         let vm = spec.vm().and_then(|vm| self.state.vms.get(vm));
         if let Some(vm) = vm.filter(|vm| vm.seen.is_empty()) {
+            // It has its own dependencies besides its service's.
+            let on = self.state.waits_for(&vm.spec.policy.depend);
+            if !on.is_empty() {
+                return Reason::DependsOn { on };
+            }
             // Its start would be refused, for as long as somebody works on its disks.
             if let Some(claim) = &vm.claim {
                 return Reason::Claimed { reason: claim.reason.clone(), by: claim.by.clone() };

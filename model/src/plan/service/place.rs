@@ -46,6 +46,9 @@ impl Planner<'_> {
         if let Some(node) = held {
             return self.begin_where_it_is(node);
         }
+        if let Some(reason) = self.stays_cold() {
+            return reason;
+        }
         let (preferred, avoid) = self.wish();
         let none = BTreeSet::new();
         if let Some(node) = preferred

@@ -21,6 +21,9 @@ impl Planner<'_> {
             Ok(Some(node)) => return self.begin_where_it_is(node),
             Ok(None) => {}
         }
+        if let Some(reason) = self.stays_cold() {
+            return reason;
+        }
         if failure.not_before > self.now {
             return self.wait_for(failure, failure.not_before.since(self.now));
         }

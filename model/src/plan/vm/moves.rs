@@ -40,7 +40,7 @@ impl Planner<'_> {
         match found {
             Failback::Go { mode, why, .. } => {
                 self.load.add(to, self.record);
-                self.flow.comes_back(self.record);
+                self.flow.comes_back(self.record.into());
                 let what = why.clone();
                 let cause = MoveCause::Failback;
                 Some(self.decide(Decision::Move { from: owner, to, mode, cause, why }, what))

@@ -133,16 +133,12 @@ impl Planner<'_> {
         if let Some(lock) = &self.state.lock {
             return Some(Reason::Locked { by: lock.by.clone(), why: lock.why.clone() });
         }
-        let unmet: Vec<_> = self
-            .state
-            .unmet(&self.record.spec.policy)
-            .map(|(dependency, unmet)| format!("{} is {unmet}", dependency.on))
-            .collect();
+        let unmet = self.state.waits_for(&self.record.spec.policy.depend);
         if !unmet.is_empty() {
             return Some(Reason::DependsOn { on: unmet });
         }
-        let before = self.flow.before(self.record)?;
-        Some(Reason::StartsLater { after: before.to_string() })
+        let after = self.flow.before(self.record.into())?;
+        Some(Reason::StartsLater { after })
     }
 
     /// Where the operator wants it, and where not.

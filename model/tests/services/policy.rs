@@ -1,0 +1,187 @@
+//! What a service has of a VM's policy: dependencies, autostart, the order of starts.
+
+use super::*;
+use model::dependency::{DependMode, Dependee, Dependency};
+
+fn on_vm(mode: DependMode) -> Vec<Dependency> {
+    vec![Dependency { on: Dependee::Vm(vm()), mode }]
+}
+
+fn on_web() -> Vec<Dependency> {
+    vec![Dependency { on: Dependee::Service(web()), mode: DependMode::Hard }]
+}
+
+fn depending(mode: DependMode) -> ServiceSpec {
+    let policy = ServicePolicy { depend: on_vm(mode), ..ServicePolicy::default() };
+    ServiceSpec { policy, ..scripts() }
+}
+
+impl Story {
+    fn enables_vm(&mut self) {
+        self.does(Operation::Enable { vm: vm(), on: Some(node("n2")) });
+        self.settle();
+    }
+
+    fn disables_vm(&mut self) {
+        self.does(Operation::Disable(vm()));
+        self.settle();
+    }
+
+    fn edits_vm(&mut self, change: impl FnOnce(&mut VmPolicy)) -> Outcome {
+        let mut spec = self.state.vms[&vm()].spec.clone();
+        change(&mut spec.policy);
+        self.tries(Operation::EditVm(Box::new(spec)))
+    }
+
+    /// The whole cluster is down, and its nodes are proven dead and come back.
+    fn goes_down_as_a_whole(&mut self) {
+        for name in ["n1", "n2"] {
+            let (node, session) =
+                (self.id(name), self.state.node_named(&node(name)).unwrap().last_session);
+            self.does(Operation::NodeLost { node, session, silent_ms: 5_000 });
+            self.does(Operation::FenceAsked { node, session });
+            let proof = ProofOfDeath::Fenced { device: "fence_x".into() };
+            self.does(Operation::NodeDead { node, session, proof });
+        }
+        self.up.clear();
+        self.guest.clear();
+        for name in ["n1", "n2"] {
+            self.register(name, "boot2");
+        }
+    }
+}
+
+#[test]
+fn a_service_starts_after_what_it_depends_on_and_stops_with_it_when_that_is_hard() {
+    for (mode, stops) in [(DependMode::Hard, true), (DependMode::Soft, false)] {
+        let mut story = Story::with(depending(mode));
+        story.asks(ServiceAsk::Enable { on: Some(node("n1")) });
+        story.settle();
+        assert!(story.log().is_empty());
+        let reason = story.reason();
+        assert!(
+            matches!(&reason, Reason::DependsOn { on } if on == &["vm:v is disabled"]),
+            "{reason}"
+        );
+        story.enables_vm();
+        assert_eq!(story.log(), ["start v on n2", "start ip on n1", "start log on n1"]);
+        story.disables_vm();
+        let expected: &[&str] = match stops {
+            true => &["stop v on n2", "stop log on n1", "stop ip on n1"],
+            false => &["stop v on n2"],
+        };
+        assert_eq!(story.log(), expected, "{mode:?}");
+        story.enables_vm();
+        let expected: &[&str] = match stops {
+            true => &["start v on n2", "start ip on n1", "start log on n1"],
+            false => &["start v on n2"],
+        };
+        assert_eq!(story.log(), expected, "{mode:?}");
+    }
+}
+
+#[test]
+fn what_a_service_depends_on_and_is_not_known_is_not_met() {
+    let on = Dependee::Vm(VmName::new("nothing").unwrap());
+    let depend = vec![Dependency { on, mode: DependMode::Soft }];
+    let policy = ServicePolicy { depend, ..ServicePolicy::default() };
+    let mut story = Story::with(ServiceSpec { policy, ..scripts() });
+    story.asks(ServiceAsk::Enable { on: None });
+    story.settle();
+    assert!(story.log().is_empty());
+    assert!(story.reason().to_string().contains("vm:nothing is unknown"), "{}", story.reason());
+}
+
+#[test]
+fn editing_a_service_stops_nothing_and_binds_it_from_when_all_was_there() {
+    let mut story = Story::started(scripts());
+    story.does(Operation::EditService(Box::new(depending(DependMode::Hard))));
+    story.settle();
+    assert!(story.log().is_empty());
+    story.enables_vm();
+    story.disables_vm();
+    assert_eq!(story.log(), ["start v on n2", "stop v on n2", "stop log on n1", "stop ip on n1"]);
+}
+
+#[test]
+fn a_circle_through_vms_and_services_is_refused_where_it_is_closed() {
+    type Close = fn(&mut Story) -> Outcome;
+    let by_service: Close =
+        |story| story.tries(Operation::EditService(Box::new(depending(DependMode::Hard))));
+    let by_vm: Close = |story| story.edits_vm(|policy| policy.depend = on_web());
+    let by_member: Close = |story| {
+        let policy = ServicePolicy { depend: on_vm(DependMode::Soft), ..ServicePolicy::default() };
+        story.tries(Operation::EditService(Box::new(ServiceSpec { policy, ..spec() })))
+    };
+    let by_itself: Close = |story| {
+        let policy = ServicePolicy { depend: on_web(), ..ServicePolicy::default() };
+        story.tries(Operation::EditService(Box::new(ServiceSpec { policy, ..scripts() })))
+    };
+    let nothing: Close = |story| story.edits_vm(|_| {});
+    for (first, close, way) in [
+        (by_vm, by_service, "service:web waits for vm:v waits for service:web"),
+        (by_service, by_vm, "vm:v waits for service:web waits for vm:v"),
+        (nothing, by_member, "vm:v waits for vm:v"),
+        (nothing, by_itself, "service:web waits for service:web"),
+    ] {
+        let mut story = Story::with(scripts());
+        first(&mut story).unwrap();
+        let refused = close(&mut story).unwrap_err();
+        assert!(matches!(refused, Rejection::DependencyCycle { .. }), "{refused}");
+        assert!(refused.to_string().contains(way), "{refused}");
+    }
+}
+
+#[test]
+fn autostart_says_whether_a_service_starts_after_the_whole_cluster_was_down() {
+    for (autostart, asked, state) in [
+        (true, false, ServiceState::Started),
+        (false, false, ServiceState::Disabled),
+        // The operator wants it now.
+        (false, true, ServiceState::Started),
+    ] {
+        let policy = ServicePolicy { autostart, ..ServicePolicy::default() };
+        let mut story = Story::started(ServiceSpec { policy, ..spec() });
+        story.goes_down_as_a_whole();
+        if asked {
+            story.asks(ServiceAsk::Enable { on: None });
+        }
+        story.settle();
+        assert_eq!(story.record().state, state, "autostart {autostart}, {}", story.reason());
+        let vm = story.state.vms[&vm()].state;
+        assert_eq!(vm == VmState::Started, state == ServiceState::Started, "{vm:?}");
+    }
+    // The loss of one node of two is not the whole cluster.
+    let policy = ServicePolicy { autostart: false, ..ServicePolicy::default() };
+    let mut story = Story::started(ServiceSpec { policy, ..spec() });
+    story.dies("n1");
+    assert_eq!(story.record().state, ServiceState::Started);
+}
+
+#[test]
+fn vms_and_services_start_in_one_order_of_their_numbers() {
+    for (service, vms, expected) in [
+        (1, 2, ["start ip on n1", "start log on n1", "start v on n2"]),
+        (2, 1, ["start v on n2", "start ip on n1", "start log on n1"]),
+        (1, 0, ["start ip on n1", "start log on n1", "start v on n2"]),
+        (0, 1, ["start v on n2", "start ip on n1", "start log on n1"]),
+    ] {
+        let policy = ServicePolicy { start_priority: service, ..ServicePolicy::default() };
+        let mut story = Story::with(ServiceSpec { policy, ..scripts() });
+        story.edits_vm(|policy| policy.start_priority = vms).unwrap();
+        story.asks(ServiceAsk::Enable { on: Some(node("n1")) });
+        story.does(Operation::Enable { vm: vm(), on: Some(node("n2")) });
+        story.settle();
+        assert_eq!(story.log(), expected, "{service}, {vms}");
+    }
+    // One that cannot start holds up nobody.
+    let policy = ServicePolicy {
+        start_priority: 1,
+        depend: on_vm(DependMode::Hard),
+        ..ServicePolicy::default()
+    };
+    let mut story = Story::with(ServiceSpec { policy, ..scripts() });
+    story.asks(ServiceAsk::Enable { on: Some(node("n1")) });
+    story.enables_vm();
+    assert_eq!(story.log(), ["start v on n2", "start ip on n1", "start log on n1"]);
+}
