@@ -30,7 +30,7 @@ use crate::script::driver::ServiceDriver;
 use crate::script::order::{ScriptOrder, Watched};
 use crate::script::orphan::Orphan;
 use crate::vm::driver::{Driver, SETTLE_MS, Scene, VmCall};
-use crate::vm::ledger::{Ledger, LedgerError};
+use crate::vm::ledger::{IsolationTerms, Ledger, LedgerError};
 use crate::vm::order::{self, Order};
 
 /// What the leader gave with a session.
@@ -118,10 +118,6 @@ pub struct Effects {
     pub kills: Vec<u64>,
 }
 
-/// The agent's self-fence until a session says otherwise: the design's defaults.
-const SELF_FENCE_MS: u64 = 1_000;
-const ISOLATION_HOLD_MS: u64 = 600_000;
-
 /// The agent without its shell.
 pub struct AgentCore {
     ledger: Ledger,
@@ -139,8 +135,6 @@ pub struct AgentCore {
     /// Until when that matters: libvirt has answered, and shows what it was asked before a while later.
     unknown_until: Option<u64>,
     isolated: bool,
-    self_fence_ms: u64,
-    isolation_hold_ms: u64,
     effects: Effects,
 }
 
@@ -162,8 +156,6 @@ impl AgentCore {
             next_call: 1,
             inventory_known: false,
             isolated: false,
-            self_fence_ms: SELF_FENCE_MS,
-            isolation_hold_ms: ISOLATION_HOLD_MS,
             effects: Effects::default(),
         }
     }
@@ -227,7 +219,8 @@ impl AgentCore {
         step(driver, &mut scene);
         if self.isolated {
             // One that has just come to be known is bound as well.
-            driver.isolate(&mut scene, self.self_fence_ms, self.isolation_hold_ms);
+            let terms = scene.ledger.terms();
+            driver.isolate(&mut scene, terms);
         }
     }
 
@@ -324,16 +317,16 @@ impl AgentCore {
         self.ledger.note_epoch(given.cluster, given.epoch)?;
         self.ledger.promise_all(&given.floors)?;
         self.ledger.promise_scripts(&given.service_floors)?;
-        self.self_fence_ms = given.self_fence_ms;
-        self.isolation_hold_ms = given.isolation_hold_ms;
+        let terms =
+            IsolationTerms { self_fence_ms: given.self_fence_ms, hold_ms: given.isolation_hold_ms };
+        self.ledger.note_terms(terms)?;
         self.session = Some(given);
         let known: BTreeSet<Uuid> = self.drivers.keys().chain(inventory.keys()).copied().collect();
         for uuid in known {
             let seen = inventory.get(&uuid).filter(|seen| seen.presence.is_some()).cloned();
-            let hold_ms = self.isolation_hold_ms;
             self.with(uuid, now, |driver, scene| {
                 driver.registered(scene, seen);
-                driver.hold(hold_ms);
+                driver.hold(terms.hold_ms);
             });
         }
         Ok(())

@@ -22,7 +22,7 @@ use crate::hypervisor::call::{Answer, Call};
 use crate::hypervisor::{HypervisorError, JobStats, Result as Called};
 use crate::vm::driver::watch::{Hint, Watching};
 use crate::vm::isolation::{Isolation, IsolationStep, is_silence};
-use crate::vm::ledger::Ledger;
+use crate::vm::ledger::{IsolationTerms, Ledger, Suspension};
 use crate::vm::order::{Kind, Order};
 use crate::vm::request_queue::{Verdict, judge};
 use crate::vm::work::{Next, Outcome, Work};
@@ -123,6 +123,8 @@ pub(crate) struct Driver {
     cause_before: u64,
     /// What self-fence asked of a libvirt that gave no answer may be done until then, though the lease is back.
     stop_may_come: Option<u64>,
+    /// Its agent has just begun: what it finds suspended has been so since the agent before it did that.
+    inherits_hold: bool,
     work: Option<Work>,
     outstanding: Vec<Order>,
     calls: BTreeMap<u64, Purpose>,
@@ -175,6 +177,7 @@ impl Driver {
             cause: None,
             cause_before: 0,
             stop_may_come: None,
+            inherits_hold: true,
             work: None,
             outstanding: Vec::new(),
             calls: BTreeMap::new(),
@@ -542,7 +545,7 @@ impl Driver {
                 {
                     // It comes to life stopped, and may do so when nobody waits for it any more: it is known as Berth's
                     // then. One that cannot be noted looks as if somebody had paused it.
-                    self.note_suspended(scene, Some(work.order.generation));
+                    self.note_suspended(scene, Suspension::created(work.order.generation));
                 }
                 if matches!(call, Call::Migrate(_)) {
                     self.sample_at = Some(scene.now + SAMPLE_PERIOD_MS);
@@ -595,9 +598,11 @@ impl Driver {
         if order.kind == Kind::Adopt
             && error.is_none()
             && scene.ledger.is_suspended(self.uuid, marked)
+            && let Some(noted) = scene.ledger.suspension(self.uuid)
         {
             // The same copy has another mark now.
-            self.note_suspended(scene, Some(order.generation));
+            let generation = Some(order.generation);
+            self.note_suspended(scene, Suspension { generation, ..noted });
         }
         if let Err(error) = scene.ledger.finish(self.uuid, order.id, error.clone(), lost) {
             // It will be looked at again by whoever is asked next; what was done stays done.
@@ -625,8 +630,8 @@ impl Driver {
         }
     }
 
-    fn note_suspended(&self, scene: &mut Scene<'_>, generation: Option<u64>) -> bool {
-        let noted = scene.ledger.note_suspended(self.uuid, generation);
+    fn note_suspended(&self, scene: &mut Scene<'_>, noted: Suspension) -> bool {
+        let noted = scene.ledger.note_suspended(self.uuid, noted);
         if let Err(error) = &noted {
             let error = error as &dyn std::error::Error;
             warn!(uuid = %self.uuid, error, "a suspension cannot be noted");
@@ -733,7 +738,7 @@ impl Driver {
             None => self.forget_suspended(scene),
             Some(entry) => {
                 let generation = entry.generation;
-                self.note_suspended(scene, Some(generation));
+                self.note_suspended(scene, Suspension::created(generation));
             }
         }
     }
@@ -792,14 +797,27 @@ impl Driver {
     }
 
     /// The lease has run out: migrations are called off, and its guest is stopped (design section 3, self-fence).
-    pub(crate) fn isolate(&mut self, scene: &mut Scene<'_>, self_fence_ms: u64, hold_ms: u64) {
+    pub(crate) fn isolate(&mut self, scene: &mut Scene<'_>, terms: IsolationTerms) {
         if self.isolation.is_some() || !self.is_bound(scene.ledger) || off(Rule::SelfFence) {
             return;
         }
         let policy = self.policy_without_lease(scene.ledger);
         self.abort(scene);
         let calls = self.isolation_calls;
-        let mut isolation = Isolation::new(policy, scene.now, (self_fence_ms, hold_ms), calls);
+        let mut isolation =
+            Isolation::new(policy, scene.now, (terms.self_fence_ms, terms.hold_ms), calls);
+        let noted = scene.ledger.suspension(self.uuid);
+        if let Some(noted) = noted.filter(|noted| noted.since_ms.is_some()) {
+            match noted.since_ms.filter(|_| self.inherits_hold) {
+                Some(since_ms) => isolation.kept_since(since_ms),
+                // It has had its lease since.
+                None => {
+                    let since_ms = Some(scene.now);
+                    self.note_suspended(scene, Suspension { since_ms, ..noted });
+                }
+            }
+        }
+        self.inherits_hold = false;
         let asked = scene.ledger.entry(self.uuid).is_some_and(|entry| entry.bringing);
         if self.work.is_none() && (asked || self.of_new_ledger) {
             isolation.may_run_yet();
@@ -831,6 +849,7 @@ impl Driver {
 
     /// The lease is back: what was stopped waits for the leader's order.
     pub(crate) fn end_isolation(&mut self, scene: &mut Scene<'_>) {
+        self.inherits_hold = false;
         if let Some(isolation) = self.isolation.take() {
             self.isolation_calls = isolation.calls();
             self.look(scene);
@@ -868,8 +887,9 @@ impl Driver {
             IsolationStep::Nothing => {}
             IsolationStep::Call(number, call) => {
                 // Noted before it is done: a copy that nobody knows to be ours would never be resumed.
+                let noted = Suspension::fenced(scene.now);
                 let call = match call {
-                    Call::Suspend if !self.note_suspended(scene, None) => Call::Destroy,
+                    Call::Suspend if !self.note_suspended(scene, noted) => Call::Destroy,
                     call => call,
                 };
                 self.call(scene, call, Purpose::Isolation(number));

@@ -123,6 +123,12 @@ impl Isolation {
         self.may_run_yet = true;
     }
 
+    /// An agent before this one has suspended it, then.
+    pub(super) fn kept_since(&mut self, since: u64) {
+        let hold_ms = self.hold_until - self.began;
+        (self.began, self.hold_until) = (since, since + hold_ms);
+    }
+
     /// The cluster says how long a suspended copy is kept.
     pub(super) fn hold(&mut self, hold_ms: u64) {
         self.hold_until = self.began + hold_ms;

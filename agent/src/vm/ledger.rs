@@ -58,6 +58,9 @@ pub struct Entries {
     /// Orders before this one may have been done by an agent whose ledger is lost.
     #[serde(default)]
     pub memory_from: u64,
+    /// How guests are treated without a lease; the design's defaults where no session has said it yet.
+    #[serde(default)]
+    pub terms: IsolationTerms,
     /// By VM.
     pub vms: BTreeMap<Uuid, Entry>,
     /// By service; none in formats before the third.
@@ -73,9 +76,45 @@ pub trait LedgerStorage: Send {
     fn write_suspended(&mut self, suspended: &Suspended) -> Result<(), LedgerError>;
 }
 
-/// The VMs whose vCPUs Berth has stopped on this host, by self-fence or because it created them so; each with the generation
-/// whose copy that is, and `None` where it is whichever copy is here.
-pub type Suspended = BTreeMap<Uuid, Option<u64>>;
+/// The VMs whose vCPUs Berth has stopped on this host, by self-fence or because it created them so.
+pub type Suspended = BTreeMap<Uuid, Suspension>;
+
+/// What is noted of one of them.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Suspension {
+    /// Whose copy that is; `None` where it is whichever is here.
+    pub generation: Option<u64>,
+    /// Since when self-fence keeps it, in milliseconds of the clock that counts from this boot.
+    pub since_ms: Option<u64>,
+}
+
+impl Suspension {
+    /// Created as this generation, and not let run yet.
+    pub fn created(generation: u64) -> Self {
+        Self { generation: Some(generation), since_ms: None }
+    }
+
+    /// Stopped by self-fence at this moment.
+    pub fn fenced(since_ms: u64) -> Self {
+        Self { generation: None, since_ms: Some(since_ms) }
+    }
+}
+
+/// What the control plane said last of how guests are treated without a lease, in milliseconds.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct IsolationTerms {
+    /// How long stopping them may take.
+    pub self_fence_ms: u64,
+    /// How long a suspended copy is kept.
+    pub hold_ms: u64,
+}
+
+impl Default for IsolationTerms {
+    /// The design's (section 5).
+    fn default() -> Self {
+        Self { self_fence_ms: 1_000, hold_ms: 600_000 }
+    }
+}
 
 /// Why the ledger cannot be used. The agent does not start without it: it could do an order twice.
 #[derive(Debug, thiserror::Error)]
@@ -176,10 +215,16 @@ impl Ledger {
         Self { storage, entries, suspended }
     }
 
+    /// What is noted of its suspension.
+    pub fn suspension(&self, uuid: Uuid) -> Option<Suspension> {
+        self.suspended.get(&uuid).copied()
+    }
+
     /// Whether Berth has stopped the copy whose mark names this generation: nothing else may be resumed. A copy that came here
     /// later, as by a migration, was stopped by somebody else.
     pub fn is_suspended(&self, uuid: Uuid, generation: Option<u64>) -> bool {
-        self.suspended.get(&uuid).is_some_and(|of| of.is_none() || *of == generation)
+        let noted = self.suspension(uuid);
+        noted.is_some_and(|it| it.generation.is_none() || it.generation == generation)
     }
 
     /// What is known of a VM.
@@ -261,13 +306,9 @@ impl Ledger {
         })
     }
 
-    /// Berth is about to stop its vCPUs, or to create it with stopped ones as this generation.
-    pub fn note_suspended(
-        &mut self,
-        uuid: Uuid,
-        generation: Option<u64>,
-    ) -> Result<(), LedgerError> {
-        self.change_suspended(uuid, Some(generation))
+    /// Berth is about to stop its vCPUs, or to create it with stopped ones.
+    pub fn note_suspended(&mut self, uuid: Uuid, noted: Suspension) -> Result<(), LedgerError> {
+        self.change_suspended(uuid, Some(noted))
     }
 
     /// They run again, or it is gone.
@@ -275,13 +316,13 @@ impl Ledger {
         self.change_suspended(uuid, None)
     }
 
-    fn change_suspended(&mut self, uuid: Uuid, to: Option<Option<u64>>) -> Result<(), LedgerError> {
+    fn change_suspended(&mut self, uuid: Uuid, to: Option<Suspension>) -> Result<(), LedgerError> {
         if self.suspended.get(&uuid) == to.as_ref() {
             return Ok(());
         }
         let mut all = self.suspended.clone();
         match to {
-            Some(generation) => all.insert(uuid, generation),
+            Some(noted) => all.insert(uuid, noted),
             None => all.remove(&uuid),
         };
         self.storage.write_suspended(&all)?;
@@ -313,6 +354,19 @@ impl Ledger {
             entries.epoch = epoch;
             entries.cluster = Some(cluster);
         })
+    }
+
+    /// How guests are treated without a lease.
+    pub fn terms(&self) -> IsolationTerms {
+        self.entries.terms
+    }
+
+    /// A session says it: an agent that is started again while the host is cut off goes by that.
+    pub fn note_terms(&mut self, terms: IsolationTerms) -> Result<(), LedgerError> {
+        if self.entries.terms == terms {
+            return Ok(());
+        }
+        self.change(|entries| entries.terms = terms)
     }
 
     /// What is seen, as the cluster is told of it: with the generation where it bears this cluster's mark, and one
@@ -407,7 +461,9 @@ mod tests {
         ledger.finish(VM, 7, Some("no".into()), false).unwrap();
         ledger.promise(VM, 9).unwrap();
         ledger.promise(VM, 8).unwrap();
-        ledger.note_suspended(VM, Some(7)).unwrap();
+        ledger.note_suspended(VM, Suspension::created(7)).unwrap();
+        let terms = IsolationTerms { self_fence_ms: 500, hold_ms: 9_000 };
+        ledger.note_terms(terms).unwrap();
         ledger.note_epoch(Uuid::nil(), 3).unwrap();
         let ledger = Ledger::open(directory.path(), directory.path()).unwrap();
         let done = Some(Done { order: 7, error: Some("no".into()) });
@@ -421,6 +477,7 @@ mod tests {
             on_isolation: OnIsolation::Destroy,
         };
         assert_eq!((ledger.entry(VM), ledger.epoch()), (Some(&expected), 3));
+        assert_eq!(ledger.terms(), terms);
         assert!(ledger.is_suspended(VM, Some(7)) && !ledger.is_suspended(VM, Some(8)));
     }
 

@@ -13,8 +13,10 @@ const GRACE_MS: u64 = 3_000;
 
 #[derive(Default)]
 pub(super) struct HoldsEnd {
-    /// By host and VM: which agent has kept it suspended without a lease since when.
-    kept: BTreeMap<(usize, Uuid), (u64, u64)>,
+    /// By host and VM: since when it is kept suspended without a lease.
+    kept: BTreeMap<(usize, Uuid), u64>,
+    /// By host: which agent is there since when. It needs a moment to find out what it is to end.
+    agents: BTreeMap<usize, (u64, u64)>,
 }
 
 impl Invariant for HoldsEnd {
@@ -33,14 +35,24 @@ impl Invariant for HoldsEnd {
                 && host.agent_stalled_until <= world.now
                 && host.libvirt_stalled_until <= world.now
                 && host.slow_until <= world.now;
-            // Only an agent that was given a session knows how long it is to keep them.
-            let isolated = host.agent.as_ref().is_some_and(|agent| {
-                agent.core.session().is_some() && !agent.core.lease().holds(reading)
-            });
+            let isolated =
+                host.agent.as_ref().is_none_or(|agent| !agent.core.lease().holds(reading));
             if !able || !isolated {
                 self.kept.retain(|(host, _), _| *host != number);
                 continue;
             }
+            // While no agent is there nobody ends a hold, and it goes on all the same.
+            let Some(agent) = &host.agent else { continue };
+            let here = self.agents.entry(number).or_insert((host.incarnation, world.now));
+            if here.0 != host.incarnation {
+                *here = (host.incarnation, world.now);
+            }
+            let here = here.1;
+            // One that has no session goes by what was said in the last, if it has not lost that.
+            let hold = match agent.core.session() {
+                Some(_) => world.truth().settings.isolation_hold_ms,
+                None => agent.core.ledger().terms().hold_ms,
+            };
             let held: Vec<Uuid> = {
                 let machine = host.hypervisor.machine();
                 let down = machine.libvirt_down;
@@ -51,18 +63,13 @@ impl Invariant for HoldsEnd {
             };
             self.kept.retain(|(host, uuid), _| *host != number || held.contains(uuid));
             for uuid in held {
-                let of = (host.incarnation, world.now);
-                let since = self.kept.entry((number, uuid)).or_insert(of);
-                if since.0 != host.incarnation {
-                    *since = of;
-                }
-                let hold = world.truth().settings.isolation_hold_ms;
+                let since = *self.kept.entry((number, uuid)).or_insert(world.now);
                 // The host's clock may run a little slower than true time.
-                if world.now > since.1 + hold + hold / 5 + GRACE_MS {
+                if world.now > (since + hold + hold / 5).max(here) + GRACE_MS {
                     return Err(format!(
                         "{uuid} is still suspended on {} after {} ms, and its hold is {hold} ms",
                         host.name,
-                        world.now - since.1
+                        world.now - since
                     ));
                 }
             }

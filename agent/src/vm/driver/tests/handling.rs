@@ -331,3 +331,19 @@ fn a_stop_by_self_fence_that_comes_when_the_lease_is_back_is_berths_own() {
     bench.settle();
     assert_eq!(bench.told(), ["seen PAUSED"]);
 }
+
+#[test]
+fn an_agent_that_is_started_again_ends_the_hold_of_the_one_before_it() {
+    let mut bench = bench();
+    bench.give(vec![start(10)]);
+    // The bench's hold is a minute.
+    bench.pass(10_000, false);
+    assert_eq!(bench.presence(), Some(Presence::Paused));
+    bench.restart(Lease::default());
+    let domains = bench.fake.domains().unwrap();
+    bench.core.inventory(&domains, bench.at());
+    bench.pass(45_000, false);
+    assert_eq!(bench.presence(), Some(Presence::Paused));
+    bench.pass(15_000, false);
+    assert_eq!(bench.presence(), None, "it was suspended for more than a minute");
+}
