@@ -41,6 +41,30 @@ pub struct FenceDevice {
     pub level: u8,
 }
 
+/// Why the "off" of a fence agent is no proof of death, where it is none: the guests of a host whose storage or network was cut
+/// run on, and are there when it is back. Fence agents say so themselves by an `on` that is automatic in their metadata
+/// (fence-agents, "unfencing").
+pub fn proves_nothing(agent: &str) -> Option<&'static str> {
+    match agent {
+        "fence_scsi" | "fence_mpath" | "fence_sanbox2" | "fence_brocade" | "fence_vixel"
+        | "fence_mcdata" | "fence_gnbd" => {
+            Some("it cuts a host off its storage and leaves its guests running")
+        }
+        "fence_cisco_mds" | "fence_ifmib" => {
+            Some("it closes a port and leaves the host's guests running")
+        }
+        "fence_manual" | "fence_ack_manual" => {
+            Some("it takes an operator's word without a question")
+        }
+        "fence_dummy"
+        | "fence_delay"
+        | "fence_kdump"
+        | "fence_heuristics_ping"
+        | "fence_heuristics_resource" => Some("it switches nothing off"),
+        _ => None,
+    }
+}
+
 /// What becomes of a node after a fence.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, Default)]
 pub enum AfterFence {

@@ -120,15 +120,12 @@ impl Import<'_> {
         level: u32,
     ) -> Result<Option<FenceEntry>, String> {
         let agent = required(known, "agent")?;
-        if matches!(agent, "fence_manual" | "fence_ack_manual") {
+        if let Some(why) = model::node::proves_nothing(agent) {
             self.cannot(
                 device,
-                format!("{agent} proves nothing; an operator says `berthctl node confirm-off`"),
+                format!("{agent} proves no death: {why}; give the node a device that switches its power off, or a watchdog, or say `berthctl node confirm-off`"),
             );
             return Ok(None);
-        }
-        if matches!(agent, "fence_scsi" | "fence_mpath") {
-            self.differs(device, format!("{agent}: the host has to unfence itself when it boots"));
         }
         let mut options = BTreeMap::new();
         for (key, value) in known.attributes.iter().chain(&device.attributes) {

@@ -383,6 +383,13 @@ pub fn fence_device(device: v1::FenceDevice) -> Result<FenceDevice, ConvertError
             format!("{:?} is not the name of a fence agent, such as fence_ipmilan", device.agent);
         return Err(ConvertError::new("agent", reason));
     }
+    if let Some(why) = model::node::proves_nothing(&device.agent) {
+        let reason = format!(
+            "{} proves no death: {why}; give a device that switches the power off, or a watchdog, or say `berthctl node confirm-off`",
+            device.agent
+        );
+        return Err(ConvertError::new("agent", reason));
+    }
     for (key, value) in &device.options {
         if key.is_empty() || !key.chars().all(plain) || value.contains(['\n', '\r', '\0']) {
             return Err(ConvertError::new(
@@ -436,6 +443,8 @@ mod tests {
             ("fence_ipmilan", "ip", "x\naction=on"),
             ("fence_ipmilan", "action", "on"),
             ("fence_ipmilan", "", "x"),
+            ("fence_scsi", "devices", "/dev/sda"),
+            ("fence_dummy", "ip", "x"),
         ] {
             assert!(fence_device(device(agent, key, value)).is_err(), "{agent} {key}={value}");
         }
