@@ -147,6 +147,24 @@ rules! {
     NewLedgerRefuses = "new-ledger-refuses";
     /// A copy that self-fence has suspended is destroyed when its hold is over.
     HoldEnds = "hold-ends";
+    /// Nothing is done to a frozen VM.
+    FrozenIsLeftAlone = "frozen-is-left-alone";
+    /// Nothing starts while the cluster is locked.
+    LockHoldsStarts = "lock-holds-starts";
+    /// Nothing is done by itself while the cluster is paused.
+    PauseHoldsAll = "pause-holds-all";
+    /// A VM that an outside job claims is not started.
+    ClaimHoldsStart = "claim-holds-start";
+    /// No member of a service starts while another node may run any of it.
+    ServiceMayRunRefusal = "service-may-run-refusal";
+    /// Only its agent's word that none of its scripts runs there takes a node out of a service's set.
+    StoppedScriptIsAsked = "stopped-script-is-asked";
+    /// What an agent left under way of a script is ended before the next one says anything of its service.
+    OrphansEndFirst = "orphans-end-first";
+    /// Without a lease a host is safe only when its scripts are down.
+    ScriptsStarveWatchdog = "scripts-starve-watchdog";
+    /// What may be running of scripts is known though the ledger is lost.
+    BoundOutlivesLedger = "bound-outlives-ledger";
 }
 
 impl Rule {

@@ -139,6 +139,16 @@ impl ServiceEntry {
         self.bound.iter().any(|bound| bound.member == member)
     }
 
+    /// These may be running: what is noted of them here may be older.
+    pub(crate) fn know(&mut self, name: String, scripts: Vec<Bound>) {
+        if self.name.is_empty() {
+            self.name = name;
+        }
+        for bound in scripts {
+            self.bind(bound);
+        }
+    }
+
     fn bind(&mut self, bound: Bound) {
         match self.bound.iter_mut().find(|known| known.member == bound.member) {
             Some(known) => *known = bound,

@@ -387,6 +387,21 @@ fn without_a_lease_what_is_bound_is_stopped_in_reverse_and_the_host_is_safe_only
 }
 
 #[test]
+fn a_ledger_that_is_lost_does_not_let_its_scripts_run_without_a_lease() {
+    let mut bench = bench();
+    bench.start(10, "ip");
+    bench.called();
+    std::fs::remove_file(bench.directory.path().join("ledger")).unwrap();
+    let ledger = Ledger::open(bench.directory.path(), bench.directory.path()).unwrap();
+    bench.core = AgentCore::new(ledger, bench.core.lease());
+    bench.core.inventory(&[], bench.at());
+    assert!(!bench.core.is_safe(), "the next agent knows nothing of a script that runs");
+    bench.pass(5_000, false);
+    assert_eq!(bench.called(), ["stop ip"]);
+    assert!(bench.core.is_safe());
+}
+
+#[test]
 fn a_start_under_way_is_ended_when_the_lease_runs_out_and_what_it_began_is_stopped() {
     let mut bench = bench();
     let order = bench.order(10, v1::script_order::Kind::Start(named("ip")));

@@ -13,7 +13,7 @@ use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
 use crate::hypervisor::DomainFacts;
-use crate::script::ledger::ServiceEntry;
+use crate::script::ledger::{Bound, ServiceEntry};
 use crate::vm::order::{Kind, Order};
 
 /// The format this version writes: a head line with version and checksum, then JSON.
@@ -74,6 +74,9 @@ pub trait LedgerStorage: Send {
     fn write(&mut self, entries: &Entries) -> Result<(), LedgerError>;
     /// Notes what Berth has stopped. It has to outlive the agent, and not the host: after a boot there is nothing.
     fn write_suspended(&mut self, suspended: &Suspended) -> Result<(), LedgerError>;
+    /// Notes which scripts may be running, in the same way: a ledger that is lost or comes back older does not know of them,
+    /// and nothing on the host does.
+    fn write_bound(&mut self, bound: &BoundScripts) -> Result<(), LedgerError>;
 }
 
 /// The VMs whose vCPUs Berth has stopped on this host, by self-fence or because it created them so.
@@ -115,6 +118,9 @@ impl Default for IsolationTerms {
         Self { self_fence_ms: 1_000, hold_ms: 600_000 }
     }
 }
+
+/// Scripts that may be running on this host since it booted, by service: its name, and each of them.
+pub type BoundScripts = BTreeMap<Uuid, (String, Vec<Bound>)>;
 
 /// Why the ledger cannot be used. The agent does not start without it: it could do an order twice.
 #[derive(Debug, thiserror::Error)]
@@ -164,6 +170,23 @@ impl std::fmt::Debug for Ledger {
 struct LedgerFile {
     path: PathBuf,
     suspended: PathBuf,
+    bound: PathBuf,
+}
+
+impl LedgerFile {
+    /// Whole or not at all, and not for ever: it is lost with the host's power.
+    fn note(path: &Path, what: &impl Serialize) -> Result<(), LedgerError> {
+        let file = |source| LedgerError::File { what: "written", path: path.to_owned(), source };
+        let text = serde_json::to_string(what).map_err(|error| file(io::Error::other(error)))?;
+        let temporary = path.with_extension("tmp");
+        fs::write(&temporary, text).and_then(|()| fs::rename(&temporary, path)).map_err(file)
+    }
+}
+
+/// What was noted there; nothing where that cannot be read.
+fn noted<T: serde::de::DeserializeOwned + Default>(path: &Path) -> T {
+    let text = fs::read_to_string(path).ok();
+    text.and_then(|text| serde_json::from_str(&text).ok()).unwrap_or_default()
 }
 
 impl LedgerStorage for LedgerFile {
@@ -172,14 +195,11 @@ impl LedgerStorage for LedgerFile {
     }
 
     fn write_suspended(&mut self, suspended: &Suspended) -> Result<(), LedgerError> {
-        let file =
-            |source| LedgerError::File { what: "written", path: self.suspended.clone(), source };
-        let text =
-            serde_json::to_string(suspended).map_err(|error| file(io::Error::other(error)))?;
-        let temporary = self.suspended.with_extension("tmp");
-        fs::write(&temporary, text)
-            .and_then(|()| fs::rename(&temporary, &self.suspended))
-            .map_err(file)
+        Self::note(&self.suspended, suspended)
+    }
+
+    fn write_bound(&mut self, bound: &BoundScripts) -> Result<(), LedgerError> {
+        Self::note(&self.bound, bound)
     }
 }
 
@@ -201,13 +221,11 @@ impl Ledger {
             path: run.to_owned(),
             source,
         })?;
+        let scripts = run.join("scripts-bound");
         // One that cannot be read costs no more than a resume by hand.
-        let suspended = fs::read_to_string(&stopped)
-            .ok()
-            .and_then(|text| serde_json::from_str(&text).ok())
-            .unwrap_or_default();
-        let storage = LedgerFile { path, suspended: stopped };
-        Ok(Self::over(Box::new(storage), entries, suspended))
+        let (suspended, bound) = (noted(&stopped), noted(&scripts));
+        let storage = LedgerFile { path, suspended: stopped, bound: scripts };
+        Ok(Self::over(Box::new(storage), entries, suspended).knowing(bound))
     }
 
     /// Over any storage, with what it holds.
@@ -218,6 +236,18 @@ impl Ledger {
     /// What is noted of its suspension.
     pub fn suspension(&self, uuid: Uuid) -> Option<Suspension> {
         self.suspended.get(&uuid).copied()
+    }
+
+    /// What may be running since the host booted is bound, whatever the ledger knows of it.
+    pub fn knowing(mut self, bound: BoundScripts) -> Self {
+        if off(Rule::BoundOutlivesLedger) {
+            return self;
+        }
+        for (id, (name, scripts)) in bound {
+            let entry = self.entries.services.entry(id).or_default();
+            entry.know(name, scripts);
+        }
+        self
     }
 
     /// Whether Berth has stopped the copy whose mark names this generation: nothing else may be resumed. A copy that came here
@@ -397,9 +427,18 @@ impl Ledger {
         if !off(Rule::LedgerFirst) {
             self.storage.write(&entries)?;
         }
+        let bound = bound(&entries);
+        if bound != self::bound(&self.entries) {
+            self.storage.write_bound(&bound)?;
+        }
         self.entries = entries;
         Ok(())
     }
+}
+
+fn bound(entries: &Entries) -> BoundScripts {
+    let all = entries.services.iter().filter(|(_, entry)| !entry.bound.is_empty());
+    all.map(|(id, entry)| (*id, (entry.name.clone(), entry.bound.clone()))).collect()
 }
 
 fn parse(path: &Path, text: &str) -> Result<Entries, LedgerError> {

@@ -11,6 +11,7 @@ use crate::id::{NodeId, NodeName, PlacementRuleName, ServiceName, SessionId, VmN
 use crate::node::{AfterShutdown, Maintenance, NodeState, Shutdown};
 use crate::placement_rule::PlacementRule;
 use crate::rejection::Rejection;
+use crate::sabotage::{Rule, off};
 use crate::vm::{
     AutomaticMoves, Claim, Desired, MayRun, OperationPhase, OperationRecord, Stay, Verb, VmRecord,
     VmState,
@@ -229,6 +230,7 @@ impl ClusterState {
     /// Refuses what the cluster would do by itself while it is paused.
     pub(super) fn must_not_be_paused(&self) -> Result<(), Rejection> {
         match &self.pause {
+            Some(_) if off(Rule::PauseHoldsAll) => Ok(()),
             Some(pause) => Err(Rejection::Paused { by: pause.by.clone(), why: pause.why.clone() }),
             None => Ok(()),
         }

@@ -5,6 +5,7 @@ use crate::event::EventKind;
 use crate::hold::{Freeze, Lock};
 use crate::id::{NodeId, VmName};
 use crate::rejection::Rejection;
+use crate::sabotage::{Rule, off};
 use crate::vm::MayRun;
 
 impl ClusterState {
@@ -115,7 +116,9 @@ impl ClusterState {
 
     pub(super) fn must_not_be_frozen(&self, cx: &Context, vm: &VmName) -> Result<(), Rejection> {
         let record = self.vm(vm)?;
-        let Some(freeze) = &record.frozen else { return Ok(()) };
+        let Some(freeze) = record.frozen.as_ref().filter(|_| !off(Rule::FrozenIsLeftAlone)) else {
+            return Ok(());
+        };
         let left = freeze.until.map(|until| until.since(cx.at).div_ceil(1_000));
         Err(Rejection::Frozen {
             vm: vm.to_string(),
@@ -127,6 +130,7 @@ impl ClusterState {
 
     pub(super) fn must_not_be_locked(&self) -> Result<(), Rejection> {
         match &self.lock {
+            Some(_) if off(Rule::LockHoldsStarts) => Ok(()),
             None => Ok(()),
             Some(lock) => Err(Rejection::Locked { by: lock.by.clone(), why: lock.why.clone() }),
         }

@@ -75,6 +75,7 @@ impl ClusterState {
             .as_ref()
             .and_then(|node| node.maintenance.clone())
             .filter(|it| !(booted && it.until_boot));
+        let known_before = known.is_some();
         let record = NodeRecord {
             id,
             name: registration.name.clone(),
@@ -115,7 +116,13 @@ impl ClusterState {
         let count = registration.inventory.len();
         let text = format!("{} registered with {count} domains", registration.name);
         self.emit(cx, EventKind::NodeRegistered, None, Some(id), text);
-        self.forget_sightings(cx, id)?;
+        if known_before {
+            self.forget_sightings(cx, id)?;
+        } else {
+            // Its inventory tells of domains. What it runs of scripts, as one that a backup does not know or that was removed, only
+            // its own word does.
+            self.ask_node_for_scripts(cx, id)?;
+        }
         for (uuid, domain) in &registration.inventory {
             self.see(cx, id, *uuid, domain)?;
         }

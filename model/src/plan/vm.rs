@@ -70,7 +70,9 @@ impl Planner<'_> {
     fn reason(&mut self) -> Reason {
         let record = self.record;
         let guests: Vec<NodeId> = record.seen_with_guest().collect();
-        if let Some(freeze) = &record.frozen {
+        if let Some(freeze) = &record.frozen
+            && !off(Rule::FrozenIsLeftAlone)
+        {
             return self.frozen(freeze, &guests);
         }
         if let Some(reason) = self.twice(&guests) {
@@ -148,7 +150,7 @@ impl Planner<'_> {
     /// While the cluster is paused nothing is done, but that a guest which Berth itself suspended is let run on: that
     /// keeps what was.
     fn paused(&mut self) -> Option<Reason> {
-        let pause = self.state.pause.as_ref()?;
+        let pause = self.state.pause.as_ref().filter(|_| !off(Rule::PauseHoldsAll))?;
         let record = self.record;
         let (by, why) = (pause.by.clone(), pause.why.clone());
         let paused = Reason::Paused { by, why };

@@ -68,3 +68,40 @@ fn what_went_wrong_before_a_stop_is_not_held_against_the_stop() {
     let stops = story.log().iter().filter(|it| it.as_str() == "stop log on n1").count();
     assert_eq!(stops, 2, "it is stopped once more before the operator is called");
 }
+
+#[test]
+fn a_node_that_was_not_known_is_asked_for_scripts_before_any_of_them_starts() {
+    let mut story = Story::with(scripts());
+    story.settle();
+    story.up.insert(("n3".into(), "ip".into()));
+    story.register("n3", "boot1");
+    story.asks(ServiceAsk::Enable { on: Some(node("n1")) });
+    // A start on n1 would be the second.
+    story.settle();
+    assert_eq!(story.record().owner, Some(story.id("n3")), "{:?}", story.reason());
+}
+
+#[test]
+fn what_runs_elsewhere_of_a_service_does_not_wait_for_its_dead_node() {
+    let mut story = Story::started(spec());
+    story.asks(ServiceAsk::Disable);
+    let (n1, session) = (story.id("n1"), story.state.node_named(&node("n1")).unwrap().last_session);
+    story.does(Operation::NodeLost { node: n1, session, silent_ms: 5_000 });
+    story.does(Operation::FenceAsked { node: n1, session });
+    let proof = ProofOfDeath::Fenced { device: "x".into() };
+    story.guest.clear();
+    story.up.clear();
+    story.does(Operation::NodeDead { node: n1, session, proof });
+    // Somebody started it by hand, and the cluster follows it.
+    story.guest.insert("n2".into());
+    let domain = SeenDomain::active("v", Presence::Running, 64);
+    let (n2, session) = (story.id("n2"), story.state.node_named(&node("n2")).unwrap().last_session);
+    let seen = vec![Report::Seen { uuid: VM, domain }];
+    story.does(Operation::Report { node: n2, session, reports: seen });
+    story.settle();
+    assert!(
+        matches!(story.reason(), Reason::MemberStuck { why } if why.contains("v is to be down") && why.contains("n2")),
+        "{:?}",
+        story.reason()
+    );
+}

@@ -6,7 +6,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use agent::clock::Reading;
 use agent::core::{AgentCore, Given};
 use agent::hypervisor::Hypervisor;
-use agent::vm::ledger::{Entries, Ledger, LedgerError, LedgerStorage, Suspended};
+use agent::vm::ledger::{BoundScripts, Entries, Ledger, LedgerError, LedgerStorage, Suspended};
 use model::command::{Operation, Registration};
 use model::id::{NodeId, NodeName, SessionId};
 use model::liveness::Measured;
@@ -126,6 +126,7 @@ pub enum Reply {
 pub struct SimLedger {
     entries: Arc<Mutex<Entries>>,
     suspended: Arc<Mutex<Suspended>>,
+    bound: Arc<Mutex<BoundScripts>>,
 }
 
 impl LedgerStorage for SimLedger {
@@ -136,6 +137,11 @@ impl LedgerStorage for SimLedger {
 
     fn write_suspended(&mut self, suspended: &Suspended) -> Result<(), LedgerError> {
         *self.suspended.lock().unwrap_or_else(PoisonError::into_inner) = suspended.clone();
+        Ok(())
+    }
+
+    fn write_bound(&mut self, bound: &BoundScripts) -> Result<(), LedgerError> {
+        *self.bound.lock().unwrap_or_else(PoisonError::into_inner) = bound.clone();
         Ok(())
     }
 }
@@ -191,8 +197,13 @@ impl World {
         }
         let entries = host.ledger.lock().unwrap_or_else(PoisonError::into_inner).clone();
         let suspended = host.suspended.lock().unwrap_or_else(PoisonError::into_inner).clone();
-        let storage = SimLedger { entries: host.ledger.clone(), suspended: host.suspended.clone() };
-        let ledger = Ledger::over(Box::new(storage), entries, suspended);
+        let bound = host.bound.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        let storage = SimLedger {
+            entries: host.ledger.clone(),
+            suspended: host.suspended.clone(),
+            bound: host.bound.clone(),
+        };
+        let ledger = Ledger::over(Box::new(storage), entries, suspended).knowing(bound);
         let core = AgentCore::new(ledger, host.lease_file);
         let watched = host.watchdog.is_some();
         host.guarded = true;

@@ -39,6 +39,8 @@ pub struct Plane {
     /// Since when it has had no leader that reaches a majority.
     leaderless_since: Option<u64>,
     election_ms: u64,
+    /// Who is elected first, if it can be: it led before.
+    pub leads_first: Option<usize>,
     /// Its replicas.
     pub members: Vec<usize>,
     /// How each host's domains were when they were last traced.
@@ -152,6 +154,7 @@ pub enum Waiting {
 }
 
 const ELECT_PERIOD_MS: u64 = 50;
+const LONGEST_ELECTION_MS: u64 = 600;
 
 impl World {
     /// A replica's process begins; its log and its state are as they were.
@@ -164,6 +167,18 @@ impl World {
         replica.leading = None;
         replica.carried = Carried::new();
         self.after(10, Event::Apply(number));
+    }
+
+    /// A replica's process is told to end: one that leads hands over first.
+    pub fn end_replica(&mut self, number: usize) {
+        let (plane, now) = (self.replicas[number].plane, self.now);
+        let led = self.planes[plane].leader == Some(number);
+        self.stop_replica(number);
+        if led {
+            // Whoever it handed over to asks for votes at once.
+            let asked = now.saturating_sub(LONGEST_ELECTION_MS);
+            self.planes[plane].leaderless_since.get_or_insert(asked);
+        }
     }
 
     /// A replica's process ends.
@@ -233,7 +248,9 @@ impl World {
         if able.is_empty() {
             return;
         }
-        let elected = able[self.rng.usize(0..able.len())];
+        let by_chance = able[self.rng.usize(0..able.len())];
+        let before = self.planes[plane].leads_first.take().filter(|it| able.contains(it));
+        let elected = before.unwrap_or(by_chance);
         self.catch_up(elected);
         let replicas = &mut self.replicas;
         let plane_record = &mut self.planes[plane];

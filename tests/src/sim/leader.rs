@@ -138,7 +138,8 @@ impl World {
             let due = match leading.sent.get(&node.id) {
                 None => true,
                 Some((sent, told, at)) => {
-                    let open = !list.is_empty() || !work.orders.is_empty();
+                    // What is watched is said to a new agent too, and the stand-in for a stream may lose it.
+                    let open = !list.is_empty() || work != ScriptWork::default();
                     *sent != list || *told != work || (open && now >= at + REPEAT_MS)
                 }
             };

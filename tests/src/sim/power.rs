@@ -51,6 +51,7 @@ impl World {
         host.incarnation += 1;
         host.lease_file = Default::default();
         host.suspended = Arc::default();
+        host.bound = Arc::default();
         host.paused_until = 0;
         host.frozen_until = 0;
         host.scripts.clear();
@@ -208,6 +209,7 @@ impl World {
             ledgers_lost: 0,
             lease_file: Default::default(),
             suspended: Arc::default(),
+            bound: Arc::default(),
             watchdog: None,
             fence: None,
             locked: false,

@@ -9,6 +9,7 @@
 
 use agent::script::call::{Action, Outcome, ScriptCall};
 use agent::script::orphan::Orphan;
+use model::sabotage::{Rule, off};
 use uuid::Uuid;
 
 use super::invariant::Observation;
@@ -123,7 +124,7 @@ impl World {
         let at = &self.hosts[host];
         let (boot, incarnation) = (at.boot, at.incarnation);
         let runs: Vec<ScriptRun> = at.runs.clone();
-        if runs.is_empty() {
+        if runs.is_empty() || off(Rule::OrphansEndFirst) {
             return;
         }
         let told = |run: &ScriptRun| {

@@ -3,8 +3,8 @@
 use model::ClusterState;
 use model::cluster::Outcome;
 use model::command::{Command, Decision, Operation};
-use model::node::NodeState;
-use model::vm::Verb;
+use model::node::{NodeRecord, NodeState};
+use model::vm::{Verb, VmState};
 use serde_json::{Map, Value, json};
 
 use super::world::World;
@@ -111,7 +111,23 @@ impl World {
         if outcome.is_err() {
             return;
         }
+        for new in after.vms.values() {
+            let old = before.vms.get(&new.spec.name).map(|it| it.state);
+            let alarm = match new.state {
+                state if Some(state) == old => continue,
+                VmState::Lost => "lost",
+                VmState::Failed => "stop-failed",
+                _ => continue,
+            };
+            self.trace.note(now, "alarm", &[alarm, new.spec.name.as_str()]);
+        }
         match &command.operation {
+            // The first that came to nothing; those that follow are the same alarm.
+            Operation::FenceFailed { node, .. }
+                if !before.nodes.get(node).is_some_and(|node| has_failed(node)) =>
+            {
+                self.trace.note(now, "alarm", &["stuck-fence", &after.node_name(*node)]);
+            }
             Operation::FenceAsked { node, .. } => {
                 self.trace.note(now, "fence-asked", &[&after.node_name(*node)]);
             }
@@ -165,4 +181,9 @@ impl World {
             _ => {}
         }
     }
+}
+
+/// A fence of it came to nothing since it was lost.
+fn has_failed(node: &NodeRecord) -> bool {
+    node.fence_attempts.as_ref().is_some_and(|attempts| attempts.failed > 0)
 }

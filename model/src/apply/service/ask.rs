@@ -108,6 +108,7 @@ impl ClusterState {
         if running && on.is_some() && on != record.owner {
             return Err(record.wrong_state("it runs elsewhere; use `relocate` to move it"));
         }
+        self.take_members(cx, record)?;
         let record = self.note_ask(cx, name, ServiceVerb::Enable { on })?;
         record.desired = Desired::Enabled;
         if record.state == ServiceState::Disabled {
@@ -124,6 +125,18 @@ impl ClusterState {
         }
         if running {
             self.end_service_operation(cx, name, OperationPhase::Done)?;
+        }
+        Ok(())
+    }
+
+    /// VMs that were left alone are the service's from now on: what self-fence has suspended of them is let run, and what is
+    /// down starts in its turn.
+    fn take_members(&mut self, cx: &Context, record: &ServiceRecord) -> Result<(), Rejection> {
+        for vm in record.spec.vms() {
+            if self.vm(vm)?.desired == Desired::Ignored {
+                self.hands_on(cx, vm)?;
+                self.vm_mut(cx, vm)?.desired = Desired::Enabled;
+            }
         }
         Ok(())
     }
@@ -145,6 +158,7 @@ impl ClusterState {
             }
         };
         must_be_idle(record)?;
+        self.take_members(cx, record)?;
         let record = self.note_ask(cx, &record.spec.name, verb)?;
         record.desired = Desired::Enabled;
         if let (true, Some(operation)) = (down, &mut record.operation) {

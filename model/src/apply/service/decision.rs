@@ -77,7 +77,7 @@ impl ClusterState {
         let places = of_vms.flat_map(|vm| vm.may_run.keys()).chain(record.may_run.keys());
         let elsewhere: std::collections::BTreeSet<_> =
             places.filter(|other| **other != node).map(|other| self.node_name(*other)).collect();
-        if elsewhere.is_empty() || off(Rule::MayRunRefusal) {
+        if elsewhere.is_empty() || off(Rule::ServiceMayRunRefusal) {
             return Ok(());
         }
         Err(Rejection::MayRunElsewhere {

@@ -53,7 +53,7 @@ impl ClusterState {
                     .filter(|other| **other != owner)
                     .map(|other| self.node_name(*other))
                     .collect();
-                if !elsewhere.is_empty() && !off(Rule::MayRunRefusal) {
+                if !elsewhere.is_empty() && !off(Rule::ServiceMayRunRefusal) {
                     return Err(Rejection::MayRunElsewhere {
                         vm: format!("service:{name}"),
                         node: self.node_name(owner),

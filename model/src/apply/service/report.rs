@@ -41,7 +41,9 @@ impl ClusterState {
                 it.script = ScriptState::Down;
                 // Only what is known of is stopped: from before a restore others may run there. So the node is asked for
                 // all of them now, and leaves by that word and no other.
-                if record.scripts_are_down() {
+                if off(Rule::StoppedScriptIsAsked) {
+                    record.may_run.remove(&node);
+                } else if record.scripts_are_down() {
                     record.seen.remove(&node);
                     record.may_run.insert(node, MayRun { since: cx.index });
                 }

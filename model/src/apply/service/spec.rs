@@ -169,6 +169,22 @@ impl ClusterState {
         Ok(())
     }
 
+    /// A node that was not known before enters the set of every service, until it says that none of its scripts runs there.
+    pub(in crate::apply) fn ask_node_for_scripts(
+        &mut self,
+        cx: &Context,
+        node: NodeId,
+    ) -> Result<(), Rejection> {
+        let has_scripts = |it: &&Arc<ServiceRecord>| it.spec.scripts().next().is_some();
+        let names: Vec<_> =
+            self.services.values().filter(has_scripts).map(|it| it.spec.name.clone()).collect();
+        for name in names {
+            let entry = MayRun { since: cx.index };
+            self.service_mut(cx, &name)?.may_run.insert(node, entry);
+        }
+        Ok(())
+    }
+
     pub(in crate::apply) fn forget_service(
         &mut self,
         cx: &mut Context,

@@ -200,8 +200,7 @@ impl Planner<'_> {
             // Down or not known: it is started, or waited for, in its turn.
             VmStanding::Down => return None,
             VmStanding::Busy | VmStanding::Failing | VmStanding::Stuck => {
-                let what = record.member_word(self.state, away.spec).to_owned();
-                return Some(Reason::MemberWaits { member: name.to_string(), what });
+                return Some(self.waits_for(away.spec));
             }
         };
         let vm = away.spec.vm().and_then(|vm| self.state.vms.get(vm))?;
@@ -258,8 +257,7 @@ impl Planner<'_> {
                     if let Some(reason) = self.frozen_member(it.spec) {
                         return reason;
                     }
-                    let what = record.member_word(self.state, it.spec).to_owned();
-                    return Reason::MemberWaits { member: name.to_string(), what };
+                    return self.waits_for(it.spec);
                 }
             }
         }

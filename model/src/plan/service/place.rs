@@ -97,7 +97,7 @@ impl Planner<'_> {
             .chain(record.seen.iter().filter(|(_, it)| !it.is_empty()).map(|(node, _)| *node))
             .collect();
         match (places.len(), seen.iter().next()) {
-            _ if off(Rule::MayRunRefusal) => Ok(None),
+            _ if off(Rule::ServiceMayRunRefusal) => Ok(None),
             (0, _) => Ok(None),
             (1, Some(node)) if places.contains(node) => Ok(Some(*node)),
             // Nobody is waited for: all of them have said so.

@@ -2,6 +2,7 @@
 
 use super::Planner;
 use crate::command::ServiceDecision;
+use crate::id::NodeId;
 use crate::plan::Reason;
 use crate::service::{MemberMode, VmStanding};
 use crate::vm::Desired;
@@ -12,8 +13,9 @@ impl Planner<'_> {
             return reason;
         }
         let record = self.record;
-        let down = self.standings().iter().all(|it| it.standing == VmStanding::Down);
-        if let Some(owner) = record.owner.filter(|owner| !down && !self.has_session(*owner)) {
+        if let Some(owner) = record.owner.filter(|owner| !self.has_session(*owner))
+            && self.may_be_up_at(owner)
+        {
             return self.owner_silent(owner);
         }
         if let Some(reason) = self.stop_next(|_| true) {
@@ -24,6 +26,12 @@ impl Planner<'_> {
             Some(owner) => Reason::MayRunOn { nodes: vec![self.place_text(owner)] },
             None => self.decide(ServiceDecision::Down, "all of it is down"),
         }
+    }
+
+    /// Something of it may run there. What of it runs elsewhere does not wait for a node that runs nothing any more.
+    fn may_be_up_at(&self, node: NodeId) -> bool {
+        let mut vms = self.record.spec.vms().filter_map(|vm| self.state.vms.get(vm));
+        self.record.may_run.contains_key(&node) || vms.any(|vm| vm.may_run.contains_key(&node))
     }
 
     /// Stops the last of these members that is not down; `None` when all of them are.
@@ -38,10 +46,7 @@ impl Planner<'_> {
         let name = last.name().clone();
         Some(match last.standing {
             // It was told already, and its own record goes on from there.
-            VmStanding::Failing if self.is_told_to_stop(last.spec) => {
-                let what = record.member_word(self.state, last.spec);
-                Reason::MemberWaits { member: name.to_string(), what: what.into() }
-            }
+            VmStanding::Failing if self.is_told_to_stop(last.spec) => self.waits_for(last.spec),
             VmStanding::Up(_) | VmStanding::Failing => {
                 if let Some(reason) = self.frozen_member(last.spec) {
                     return Some(reason);
@@ -60,11 +65,25 @@ impl Planner<'_> {
                 let what = format!("{name} stops");
                 self.decide(ServiceDecision::StopMember { member: name }, what)
             }
-            VmStanding::Busy | VmStanding::Down => {
-                let what = record.member_word(self.state, last.spec);
-                Reason::MemberWaits { member: name.to_string(), what: what.into() }
-            }
+            VmStanding::Busy | VmStanding::Down => self.waits_for(last.spec),
         })
+    }
+
+    /// What it waits for, or that only an operator can help.
+    pub(super) fn waits_for(&self, spec: &crate::service::MemberSpec) -> Reason {
+        let member = spec.name.to_string();
+        let of_vm = spec.vm().and_then(|vm| self.plan.vms.get(vm));
+        if let Some(Reason::RunsUnasked { nodes }) = of_vm {
+            let nodes = nodes.join(" and ");
+            let why = format!(
+                "member {member} is to be down, and is on {nodes} though nobody here brought it there: stop it there"
+            );
+            return Reason::MemberStuck { why };
+        }
+        if let Some(reason) = of_vm.filter(|reason| reason.is_stuck()) {
+            return Reason::MemberStuck { why: format!("member {member}: {reason}") };
+        }
+        Reason::MemberWaits { member, what: self.record.member_word(self.state, spec).into() }
     }
 
     fn is_told_to_stop(&self, spec: &crate::service::MemberSpec) -> bool {

@@ -30,7 +30,7 @@ impl Planner<'_> {
         if let Some(service) = self.state.governing(&record.spec.name) {
             return Reason::Member { service: service.spec.name.to_string() };
         }
-        if let Some(claim) = &record.claim {
+        if let Some(claim) = record.claim.as_ref().filter(|_| !off(Rule::ClaimHoldsStart)) {
             return Reason::Claimed { reason: claim.reason.clone(), by: claim.by.clone() };
         }
         if let Some(reason) = self.waits_for_host() {
@@ -130,7 +130,7 @@ impl Planner<'_> {
 
     /// Why nothing of this VM may be started now, wherever there is a place.
     pub(super) fn held_up(&self) -> Option<Reason> {
-        if let Some(lock) = &self.state.lock {
+        if let Some(lock) = self.state.lock.as_ref().filter(|_| !off(Rule::LockHoldsStarts)) {
             return Some(Reason::Locked { by: lock.by.clone(), why: lock.why.clone() });
         }
         let unmet = self.state.waits_for(&self.record.spec.policy.depend);

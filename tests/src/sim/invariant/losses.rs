@@ -1,5 +1,7 @@
 //! A leader that stood still itself gives nobody up for the silence of that time.
 
+use model::node::NodeState;
+
 use super::{Invariant, Observation};
 use crate::sim::World;
 
@@ -16,6 +18,11 @@ impl Invariant for LossesAreJust {
     fn see(&mut self, world: &World, observation: &Observation<'_>) -> Result<(), String> {
         let Observation::GivenUp { replica, node } = observation else { return Ok(()) };
         let replica = &world.replicas[*replica];
+        let off = replica.state.nodes.get(node).is_some_and(|it| it.state == NodeState::Off);
+        if off {
+            // Not for its silence: something of it is to be known after all.
+            return Ok(());
+        }
         let stood_still = replica.stalled_until.saturating_sub(replica.stalled_since);
         let since = world.now.saturating_sub(replica.stalled_until);
         let window = replica.state.settings.lost_after_ms * 98 / 100;
