@@ -16,21 +16,21 @@ pub struct Scenario {
     #[serde(default)]
     pub description: String,
     /// Features that it needs beyond the core.
-    #[serde(default)]
+    #[serde(default, deserialize_with = "or_nothing")]
     pub requires: Vec<String>,
     /// The cluster.
     pub cluster: Cluster,
     /// VMs.
-    #[serde(default)]
+    #[serde(default, deserialize_with = "or_nothing")]
     pub vms: BTreeMap<String, Vm>,
     /// Rules.
-    #[serde(default)]
+    #[serde(default, deserialize_with = "or_nothing")]
     pub rules: Vec<Rule>,
     /// A control plane that was already running.
     #[serde(default)]
     pub initial_state: Option<InitialState>,
     /// What happens.
-    #[serde(default)]
+    #[serde(default, deserialize_with = "or_nothing")]
     pub timeline: Vec<Step>,
     /// What must come of it.
     #[serde(default)]
@@ -45,7 +45,7 @@ pub struct Head {
     /// Its name.
     pub name: String,
     /// Features that it needs beyond the core.
-    #[serde(default)]
+    #[serde(default, deserialize_with = "or_nothing")]
     pub requires: Vec<String>,
 }
 
@@ -92,7 +92,7 @@ pub struct Node {
     pub cpu: Option<f64>,
     /// Memory.
     #[serde(default)]
-    pub mem_mib: Option<u64>,
+    pub mem_mib: Option<Mebibytes>,
 }
 
 /// On or off.
@@ -172,7 +172,32 @@ pub struct Size {
     #[serde(default)]
     pub cpu: Option<f64>,
     #[serde(default)]
-    pub mem_mib: Option<u64>,
+    pub mem_mib: Option<Mebibytes>,
+}
+
+/// Memory; a part of one counts as a whole.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
+#[serde(try_from = "f64")]
+pub struct Mebibytes(pub u64);
+
+impl TryFrom<f64> for Mebibytes {
+    type Error = String;
+
+    fn try_from(told: f64) -> Result<Self, Self::Error> {
+        match told.is_finite() && told >= 0.0 {
+            true => Ok(Self(told.ceil() as u64)),
+            false => Err(format!("{told} is no size of memory")),
+        }
+    }
+}
+
+/// What a key says that is there and says nothing.
+fn or_nothing<'de, D, T>(from: D) -> Result<T, D::Error>
+where
+    D: serde::Deserializer<'de>,
+    T: Deserialize<'de> + Default,
+{
+    Ok(Option::deserialize(from)?.unwrap_or_default())
 }
 
 /// So many, or always.
@@ -344,7 +369,7 @@ pub struct Step {
     #[serde(default)]
     pub wait: Option<Wait>,
     /// What happens then, at one instant.
-    #[serde(default)]
+    #[serde(default, deserialize_with = "or_nothing")]
     pub events: Vec<Event>,
 }
 
@@ -439,7 +464,7 @@ pub enum Event {
         #[serde(default)]
         cpu: Option<f64>,
         #[serde(default)]
-        mem_mib: Option<u64>,
+        mem_mib: Option<Mebibytes>,
     },
     #[serde(rename = "vm.lock")]
     Lock { vm: String, reason: String },
@@ -467,7 +492,23 @@ pub enum Event {
     #[serde(rename = "control.stall")]
     Stall { part: Part, rounds: u64 },
     #[serde(rename = "wait")]
-    Wait { seconds: f64 },
+    Wait { seconds: Seconds },
+}
+
+/// A span of time.
+#[derive(Debug, Clone, Copy, PartialEq, Deserialize)]
+#[serde(try_from = "f64")]
+pub struct Seconds(pub f64);
+
+impl TryFrom<f64> for Seconds {
+    type Error = String;
+
+    fn try_from(told: f64) -> Result<Self, Self::Error> {
+        match told.is_finite() && told >= 0.0 {
+            true => Ok(Self(told)),
+            false => Err(format!("{told} seconds cannot pass")),
+        }
+    }
 }
 
 /// The words of events.
@@ -656,12 +697,30 @@ timeline:
     }
 
     #[test]
+    fn a_key_that_says_nothing_is_as_one_that_is_not_there() {
+        let timeline = SMALL.find("timeline:").unwrap();
+        let text = format!("{}vms:\nrules:\nrequires:\ntimeline:\n", &SMALL[..timeline]);
+        let scenario = parse(&text).unwrap();
+        assert!(scenario.vms.is_empty() && scenario.rules.is_empty());
+        assert!(scenario.requires.is_empty() && scenario.timeline.is_empty());
+        assert_eq!(head(&text).unwrap().requires, Vec::<String>::new());
+    }
+
+    #[test]
+    fn a_part_of_a_mebibyte_counts_as_a_whole() {
+        let scenario = parse(&SMALL.replace("131072", "131071.5")).unwrap();
+        assert_eq!(scenario.cluster.nodes["node1"].mem_mib, Some(Mebibytes(131_072)));
+    }
+
+    #[test]
     fn an_unknown_key_event_or_value_names_its_line() {
         for (from, to, line) in [
             ("replicas: 3", "replicaz: 3", "line 5"),
             ("node.power, node", "node.fly, node", "line 10"),
             ("to: 'on'", "to: 'up'", "line 10"),
             ("is: up", "is: tired", "line 11"),
+            ("{do: node.power, node: node1, to: 'on'}", "{do: wait, seconds: -1}", "line 10"),
+            ("mem_mib: 131072", "mem_mib: -1", "line 4"),
         ] {
             let error = parse(&SMALL.replace(from, to)).unwrap_err().to_string();
             assert!(error.contains(line), "{to}: {error}");

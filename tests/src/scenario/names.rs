@@ -57,6 +57,7 @@ fn nodes(scenario: &Scenario) -> Vec<&str> {
     names.extend(faults.filter_map(|faults| faults.only_on.as_ref()));
     names.extend(scenario.rules.iter().flat_map(|rule| rule.nodes.keys()));
     if let Some(initial) = &scenario.initial_state {
+        names.extend(initial.leader_was.as_ref());
         names.extend(initial.nodes.keys());
         names.extend(initial.vms.values().map(|vm| &vm.node));
         names.extend(initial.vms.values().filter_map(|vm| vm.target.as_ref()));

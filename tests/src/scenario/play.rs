@@ -55,6 +55,10 @@ struct Play<'s> {
     /// VMs' sizes as they are configured now.
     sizes: BTreeMap<String, Size>,
     operation_failures: usize,
+    /// VMs that were put somewhere while they were down.
+    placed: BTreeMap<String, String>,
+    /// VMs that are to be forgotten as soon as nothing of them is under way.
+    to_remove: BTreeSet<String>,
 }
 
 /// Plays it from the beginning to the end.
@@ -73,6 +77,8 @@ pub fn play(scenario: &Scenario, seed: u64) -> Result<Played, String> {
             .filter_map(|(name, vm)| Some((name.clone(), vm.size?)))
             .collect(),
         operation_failures: 0,
+        placed: BTreeMap::new(),
+        to_remove: BTreeSet::new(),
     };
     play.faults();
     for (number, step) in (1..).zip(&scenario.timeline) {
@@ -141,13 +147,20 @@ impl Play<'_> {
     fn look_at_answers(&mut self) {
         let answered: Vec<Uuid> =
             self.asked.keys().filter(|it| self.world.answers.contains_key(it)).copied().collect();
+        let truth = self.world.truth();
         for request in answered {
             let Some((event, subject)) = self.asked.remove(&request) else { continue };
             if let Some(Err(why)) = self.world.answers.get(&request) {
                 let why = why.clone();
                 self.world.trace.note(self.world.now, "rejected", &[event, &subject, &why]);
+                let known = VmName::new(&subject).is_ok_and(|name| truth.vms.contains_key(&name));
+                if event == "vm.remove" && known {
+                    self.removed.remove(&subject);
+                    self.to_remove.insert(subject);
+                }
             }
         }
+        self.remove_again();
         self.ask();
         let truth = self.world.truth();
         let failures: Vec<_> = truth
@@ -167,6 +180,21 @@ impl Play<'_> {
         self.operation_failures = failures.len();
         for (vm, text) in fresh {
             self.world.trace.note(self.world.now, "rejected", &["vm.move", &vm, &text]);
+        }
+    }
+
+    /// Whoever wants a VM forgotten asks again when what was under way is over.
+    fn remove_again(&mut self) {
+        let truth = self.world.truth();
+        let idle = |vm: &&String| {
+            let record = VmName::new(vm.as_str()).ok().and_then(|name| truth.vms.get(&name));
+            record.is_some_and(|record| record.order.is_none())
+        };
+        let Some(vm) = self.to_remove.iter().find(idle).cloned() else { return };
+        self.to_remove.remove(&vm);
+        if let Ok(name) = VmName::new(&vm) {
+            self.removed.insert(vm.clone());
+            self.submit("vm.remove", &vm, Operation::ForgetVm(name));
         }
     }
 
@@ -314,16 +342,13 @@ impl Play<'_> {
                 self.world.trace.note(self.world.now, word, &[node]);
             }
             Event::Desire { vm, state } => self.desire(vm, *state)?,
+            Event::Move { vm, to, .. } if self.is_down(vm) => self.move_offline(vm, to)?,
             Event::Move { vm, to, live } => {
                 let to_node = NodeName::new(to).map_err(|error| error.to_string())?;
                 let name = vm_name(vm)?;
                 // Of what cannot be migrated, a move can only be the other kind.
                 let able = self.scenario.vms.get(vm).is_none_or(|vm| vm.live);
-                // What does not run has no place that it could leave: a relocation would start it.
-                let truth = self.world.truth();
-                let down =
-                    truth.vms.get(&name).is_some_and(|record| record.desired != Wanted::Enabled);
-                let operation = match (*live && able) || down {
+                let operation = match *live && able {
                     true => Operation::Migrate { vm: name, to: to_node, mode: None },
                     false => Operation::Relocate { vm: name, to: Some(to_node) },
                 };
@@ -360,10 +385,13 @@ impl Play<'_> {
                     self.world.after(300, world::Event::StartAgent(host, incarnation));
                 }
             }
-            Event::StopReplica { node, .. } => {
+            Event::StopReplica { node, graceful } => {
                 let host = self.host(node)?;
                 for replica in self.world.replicas_on(host) {
-                    self.world.stop_replica(replica);
+                    match graceful {
+                        true => self.world.end_replica(replica),
+                        false => self.world.stop_replica(replica),
+                    }
                 }
             }
             Event::Stall { part, rounds } => {
@@ -382,7 +410,7 @@ impl Play<'_> {
                 }
             }
             Event::Wait { seconds } => {
-                let until = self.world.now + (seconds * 1_000.0) as u64;
+                let until = self.world.now + (seconds.0 * 1_000.0) as u64;
                 self.go_on(until);
             }
             Event::Shutdown { node, then } => {
@@ -430,6 +458,46 @@ impl Play<'_> {
         Ok(())
     }
 
+    /// It is not to run, and does not.
+    fn is_down(&self, vm: &str) -> bool {
+        let truth = self.world.truth();
+        let record = VmName::new(vm).ok().and_then(|name| truth.vms.get(&name).cloned());
+        record.is_some_and(|record| {
+            matches!(record.desired, Wanted::Stopped | Wanted::Disabled)
+                && matches!(record.state, VmState::Stopped | VmState::Disabled)
+                && record.order.is_none()
+        })
+    }
+
+    /// What is down has its configuration in the log, on all nodes alike: where it is to be is noted for its next start.
+    fn move_offline(&mut self, vm: &str, to: &str) -> Result<(), String> {
+        let now = self.world.now;
+        let truth = self.world.truth();
+        let up = truth
+            .nodes
+            .values()
+            .any(|node| node.name.as_str() == to && node.state == NodeState::Online);
+        if !up {
+            let why = format!("{to} is not up");
+            self.world.trace.note(now, "rejected", &["vm.move", vm, &why]);
+            return Ok(());
+        }
+        let from = self.place_of(vm).unwrap_or_default();
+        self.world.trace.note(now, "move", &[vm, &from, to, "offline"]);
+        self.placed.insert(vm.to_owned(), to.to_owned());
+        Ok(())
+    }
+
+    /// Where one that does not run was last, or was put since.
+    fn place_of(&self, vm: &str) -> Option<String> {
+        let truth = self.world.truth();
+        let record = VmName::new(vm).ok().and_then(|name| truth.vms.get(&name).cloned());
+        let last = record.and_then(|record| record.owner.or(record.last_owner));
+        let last = last.map(|node| truth.node_name(node));
+        let told = || self.scenario.vms.get(vm).map(|vm| vm.node.clone());
+        self.placed.get(vm).cloned().or(last).or_else(told)
+    }
+
     /// A replica whose storage fails stops rather than serve; an agent that is cut off reaches none.
     fn control_store(&mut self, host: usize, path: StorePath, fails: bool) {
         match path {
@@ -464,7 +532,10 @@ impl Play<'_> {
     fn desire(&mut self, vm: &str, state: Desired) -> Result<(), String> {
         let name = VmName::new(vm).map_err(|error| error.to_string())?;
         let operation = match state {
-            Desired::Running => Operation::Enable { vm: name, on: None },
+            Desired::Running => {
+                let on = self.placed.remove(vm).map(NodeName::new).transpose();
+                Operation::Enable { vm: name, on: on.map_err(|error| error.to_string())? }
+            }
             Desired::Stopped => Operation::Stop { vm: name, now: false },
             Desired::Disabled => Operation::Disable(name),
             Desired::Ignored => Operation::Ignore(name),
@@ -659,10 +730,7 @@ impl Play<'_> {
                     Some(record) => {
                         let reason = reasons.and_then(|reasons| reasons.get(&vm));
                         let state = state(&truth, record, reason, decided, place.is_some());
-                        let last = record.owner.or(record.last_owner);
-                        let last = last.map(|node| truth.node_name(node));
-                        let told = self.scenario.vms.get(name).map(|vm| vm.node.clone());
-                        (state, place.or(last).or(told))
+                        (state, place.or_else(|| self.place_of(name)))
                     }
                 };
                 Some((name.clone(), json!({"state": state, "node": node})))

@@ -89,10 +89,12 @@ pub(super) fn nodes(scribe: &mut Scribe<'_>, scenario: &Scenario) -> Result<(), 
         scribe.write(Operation::NodeLost { node, session, silent_ms: 3_001 })?;
         if fenced || waits(name) || word == Some(NodeWord::BeingFenced) {
             scribe.write(Operation::FenceAsked { node, session })?;
+            scribe.tell("fence-asked", name);
         }
         if fenced {
             let proof = ProofOfDeath::Fenced { device: "fence_sim".into() };
             scribe.write(Operation::NodeDead { node, session, proof })?;
+            scribe.tell("fenced", name);
         }
     }
     debug_assert!(scribe.state().nodes.values().all(|it| it.state != NodeState::Off));

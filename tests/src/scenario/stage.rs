@@ -54,7 +54,7 @@ pub fn set(scenario: &Scenario, seed: u64) -> Result<World, String> {
         boot: (8_000, 10_000),
     };
     for (name, node) in &scenario.cluster.nodes {
-        let memory_mib = node.mem_mib.unwrap_or(MEMORY_MIB);
+        let memory_mib = node.mem_mib.map_or(MEMORY_MIB, |it| it.0);
         let host = world.add_host(name, memory_mib, node.cpu.unwrap_or(8.0) as u32);
         world.hosts[host].watchdog = Some(SimWatchdog { timeout_ms: WATCHDOG_MS, fed: None });
         world.hosts[host].fence = Some(SimFence::default());
@@ -70,6 +70,13 @@ pub fn set(scenario: &Scenario, seed: u64) -> Result<World, String> {
         if world.replicas[number].home.is_none() {
             world.start_replica(number);
         }
+    }
+    let told = scenario.initial_state.as_ref().and_then(|told| told.leader_was.as_ref());
+    if let Some(told) = told {
+        let home = world.hosts.iter().position(|host| host.name == *told);
+        // The first to lead, where it can.
+        world.planes[0].leads_first =
+            home.and_then(|home| world.replicas_on(home).first().copied());
     }
     world.after(1, Event::Elect(0));
     let on: Vec<usize> = scenario
@@ -103,7 +110,7 @@ fn replicas(world: &mut World, replicas: &Replicas) {
 pub fn measured(load: file::Size) -> Measured {
     Measured {
         cpu_milli: (load.cpu.unwrap_or(0.0).max(0.0) * 1_000.0) as u64,
-        memory_mib: load.mem_mib.unwrap_or(0),
+        memory_mib: load.mem_mib.map_or(0, |it| it.0),
     }
 }
 
@@ -115,6 +122,11 @@ pub(super) struct Scribe<'w> {
 impl Scribe<'_> {
     pub(super) fn state(&self) -> std::sync::Arc<model::ClusterState> {
         self.world.planes[0].state.clone()
+    }
+
+    /// What a judge has to know of what was committed before the story begins.
+    pub(super) fn tell(&mut self, event: &'static str, subject: &str) {
+        self.world.trace.note(self.world.now, event, &[subject]);
     }
 
     pub(super) fn write(&mut self, operation: Operation) -> Result<(), String> {
@@ -140,7 +152,7 @@ pub fn spec(
 ) -> Result<VmSpec, String> {
     let uuid = Uuid::from_u128(0x1000 + number as u128);
     let size = vm.and_then(|vm| vm.size).unwrap_or_default();
-    let memory_mib = size.mem_mib.unwrap_or(VM_MEMORY_MIB).max(1);
+    let memory_mib = size.mem_mib.map_or(VM_MEMORY_MIB, |it| it.0).max(1);
     let vcpus = size.cpu.map_or(1, |cpu| cpu.ceil().clamp(1.0, 4_096.0) as u32);
     let xml = format!(
         "<domain type='kvm'><name>{name}</name><uuid>{uuid}</uuid><memory unit='MiB'>{memory_mib}</memory><vcpu>{vcpus}</vcpu></domain>"
@@ -170,7 +182,7 @@ fn seed_log(world: &mut World, scenario: &Scenario) -> Result<(), String> {
             boot_id: "before".into(),
             replaces: None,
             capacity: Capacity {
-                memory_mib: node.mem_mib.unwrap_or(MEMORY_MIB),
+                memory_mib: node.mem_mib.map_or(MEMORY_MIB, |it| it.0),
                 cpus: node.cpu.unwrap_or(8.0) as u32,
             },
             migration_uri: format!("sim://{number}"),
