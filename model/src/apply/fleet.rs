@@ -206,6 +206,7 @@ impl ClusterState {
             .map(|vm| vm.spec.name.clone())
             .collect();
         for vm in unseen {
+            self.doubt_saved(cx, &vm)?;
             let record = self.vm_mut(cx, &vm)?;
             for node in &nodes {
                 record.may_run.entry(*node).or_insert(MayRun { since: cx.index });
@@ -257,7 +258,7 @@ impl ClusterState {
 
     /// It is the cluster's again, whatever is done to it: whoever had their hands on it may have moved it, as with a freeze, so
     /// every node has to say whether it is there.
-    pub(super) fn hands_on(&mut self, cx: &Context, vm: &VmName) -> Result<(), Rejection> {
+    pub(super) fn hands_on(&mut self, cx: &mut Context, vm: &VmName) -> Result<(), Rejection> {
         match self.vm(vm)?.desired {
             Desired::Ignored => self.ask_all(cx, vm),
             Desired::Enabled | Desired::Stopped | Desired::Disabled => Ok(()),

@@ -61,7 +61,8 @@ impl ClusterState {
 
     /// Every node enters the may-run set until it says that the VM is not there. Where it is seen running in a session
     /// that lives, those out of session need not be waited for.
-    pub(super) fn ask_all(&mut self, cx: &Context, vm: &VmName) -> Result<(), Rejection> {
+    pub(super) fn ask_all(&mut self, cx: &mut Context, vm: &VmName) -> Result<(), Rejection> {
+        self.doubt_saved(cx, vm)?;
         let record = self.vm(vm)?;
         let in_session =
             |id: &NodeId| self.nodes.get(id).is_some_and(|node| node.session().is_some());

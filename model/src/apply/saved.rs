@@ -65,4 +65,23 @@ impl ClusterState {
         self.emit(cx, EventKind::VmMemoryLost, Some(vm), Some(node), text);
         Ok(())
     }
+
+    /// Hands were off, and a node is out of session: the guest may have run there unseen, and its disks no longer fit.
+    pub(super) fn doubt_saved(&mut self, cx: &mut Context, vm: &VmName) -> Result<(), Rejection> {
+        let Some(unseen) = self
+            .nodes_alive()
+            .find(|id| self.nodes.get(id).is_some_and(|node| node.session().is_none()))
+        else {
+            return Ok(());
+        };
+        let place = self.node_name(unseen);
+        if let Some(saved) = self.vm_mut(cx, vm)?.saved.take() {
+            let text = format!(
+                "{vm} may have run on {place}, which was not heard while hands were off: its memory, saved in {}, is not used any more",
+                saved.file
+            );
+            self.emit(cx, EventKind::VmMemoryLost, Some(vm), Some(unseen), text);
+        }
+        Ok(())
+    }
 }

@@ -266,6 +266,25 @@ fn a_vm_that_somebody_moved_out_of_its_failover_domain_is_adopted_with_a_word_on
 }
 
 #[test]
+fn saved_memory_is_in_doubt_when_hands_were_off_and_a_node_is_not_heard() {
+    for (silent, kept) in [(true, false), (false, true)] {
+        let save = SavePlace { directory: "/saved/".into(), shared: true };
+        let (mut story, place) = Story::running(with(|it| it.save = Some(save)), &["a", "b"]);
+        story.does(Operation::Stop { vm: vm(), now: false });
+        assert_eq!(story.lead(), ["stop on a"]);
+        story.carried_out(&place, None);
+        story.does(Operation::Freeze { vm: vm(), why: "by hand".into(), for_ms: None });
+        let other = if place == "a" { "b" } else { "a" };
+        if silent {
+            let (node, session) = (story.id(other), story.session(other));
+            story.does(Operation::NodeLost { node, session, silent_ms: 5_000 });
+        }
+        story.does(Operation::Unfreeze(vm()));
+        assert_eq!(story.record().saved.is_some(), kept);
+    }
+}
+
+#[test]
 fn saved_memory_is_not_restored_once_somebody_has_run_the_guest_without_it() {
     let save = SavePlace { directory: "/saved/".into(), shared: true };
     let (mut story, place) = Story::running(with(|it| it.save = Some(save)), &["a", "b"]);
