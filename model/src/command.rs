@@ -649,6 +649,17 @@ pub enum ServiceDecision {
     },
     /// All that it depends on is started, for the first time since it is.
     DependsMet,
+    /// Ask by itself what an operator could: that it is moved.
+    AskMove {
+        /// Where to.
+        to: NodeId,
+        /// Its VMs migrate; else all of it stops and starts there.
+        live: bool,
+        /// What for.
+        cause: MoveCause,
+        /// Why, as a sentence.
+        why: String,
+    },
 }
 
 /// What the leader decides about one VM.
@@ -759,7 +770,7 @@ pub enum Decision {
     },
 }
 
-/// Why the cluster moves a VM that runs well.
+/// Why the cluster moves a VM or service that runs well.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub enum MoveCause {
     /// A better node of its failover domain is back.

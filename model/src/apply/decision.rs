@@ -6,7 +6,7 @@ use crate::cluster::{ClusterState, Context};
 use crate::command::{Decision, MoveCause};
 use crate::event::EventKind;
 use crate::failover_domain::Rank;
-use crate::id::{Generation, NodeId, OrderId, VmName};
+use crate::id::{FailoverDomainName, Generation, NodeId, OrderId, VmName};
 use crate::rejection::Rejection;
 use crate::sabotage::{Rule, off};
 use crate::time::Timestamp;
@@ -88,14 +88,24 @@ impl ClusterState {
         why: &str,
     ) -> Result<(), Rejection> {
         let domain = self.vm(vm)?.spec.policy.failover_domain.clone();
+        self.note_failback(cx, cause, domain);
+        self.emit(cx, EventKind::VmMoved, Some(vm), Some(from), format!("{vm} moves: {why}"));
+        Ok(())
+    }
+
+    /// Counts what comes back within an hour.
+    pub(super) fn note_failback(
+        &mut self,
+        cx: &Context,
+        cause: MoveCause,
+        domain: Option<FailoverDomainName>,
+    ) {
         if let (MoveCause::Failback, Some(domain)) = (cause, domain) {
             let mut moments = self.failbacks.remove(&domain).unwrap_or_default();
             moments.push_back(cx.at);
             moments.retain(|moment| cx.at.since(*moment) < HOUR_MS);
             self.failbacks.insert(domain, moments);
         }
-        self.emit(cx, EventKind::VmMoved, Some(vm), Some(from), format!("{vm} moves: {why}"));
-        Ok(())
     }
 
     pub(super) fn must_have_session(&self, node: NodeId) -> Result<(), Rejection> {

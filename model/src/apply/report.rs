@@ -17,7 +17,7 @@ use crate::vm::{
 
 /// Wait before a VM that could not be started or migrated somewhere is moved by the cluster's own will again: what fails
 /// once would otherwise fail, or cost a stop, without end.
-const FAILBACK_AGAIN_MS: u64 = 600_000;
+pub(super) const FAILBACK_AGAIN_MS: u64 = 600_000;
 
 impl ClusterState {
     pub(super) fn report(

@@ -8,6 +8,7 @@ mod spec;
 
 use std::sync::Arc;
 
+use crate::apply::report::FAILBACK_AGAIN_MS;
 use crate::cluster::{ClusterState, Context};
 use crate::event::EventKind;
 use crate::id::{NodeId, ServiceName, VmName};
@@ -77,6 +78,9 @@ impl ClusterState {
         };
         operation.phase = end.clone();
         let verb = operation.verb.as_str();
+        if operation.cause.is_some() && matches!(end, OperationPhase::Failed(_)) {
+            record.failback_not_before = cx.at.plus(FAILBACK_AGAIN_MS);
+        }
         let (kind, text) = match end {
             OperationPhase::Failed(why) => {
                 (EventKind::OperationFailed, format!("{verb} of service {name} failed: {why}"))

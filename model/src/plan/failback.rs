@@ -1,4 +1,4 @@
-//! A VM comes back to a better node of its failover domain: when, how, and what holds it up.
+//! A VM or service comes back to a better node of its failover domain: when, how, and what holds it up.
 //!
 //! RGManager did it at once, of all VMs at the same time, on each return of a node. Here it follows from the state: delay,
 //! window and rate are the domain's, and `berthctl explain` shows what is waited for. One thing is RGManager's: a VM that
@@ -8,19 +8,16 @@ use std::collections::BTreeSet;
 
 use crate::cluster::ClusterState;
 use crate::failover_domain::Standing;
-use crate::id::NodeId;
-use crate::liveness::Liveness;
+use crate::id::{FailoverDomainName, NodeId};
 use crate::node::NodeState;
 use crate::plan::flow::Flow;
-use crate::plan::load::Load;
-use crate::plan::placement;
 use crate::time::Timestamp;
-use crate::vm::{MigrationMode, VmRecord};
+use crate::vm::MigrationMode;
 
 /// The window of the limit per hour.
 const HOUR_MS: u64 = 3_600_000;
 
-/// What is to be done about a VM that has a better node.
+/// What is to be done about one that has a better node.
 pub(super) enum Failback {
     /// It moves now.
     Go {
@@ -50,17 +47,30 @@ impl Failback {
     }
 }
 
-/// `None` where the VM is on as good a node as there is.
+/// One that runs, as far as this matters.
+pub(super) struct Settled<'s> {
+    /// Of which domain it is.
+    pub(super) domain: Option<&'s FailoverDomainName>,
+    /// Where it runs.
+    pub(super) owner: NodeId,
+    /// It was put there by hand.
+    pub(super) placed_at: Option<Timestamp>,
+    /// The last attempt failed.
+    pub(super) not_before: Timestamp,
+    /// How it would move, `None` by stop and start; or why it cannot migrate.
+    pub(super) way: Result<Option<MigrationMode>, String>,
+}
+
+/// `None` where it is on as good a node as there is. `able` are the nodes that can take it, in the order of placement.
 pub(super) fn failback(
     state: &ClusterState,
-    liveness: &Liveness,
-    load: &Load,
     flow: &Flow,
-    record: &VmRecord,
-    owner: NodeId,
+    settled: Settled<'_>,
+    able: impl FnOnce() -> Vec<NodeId>,
     now: Timestamp,
 ) -> Option<Failback> {
-    let name = record.spec.policy.failover_domain.as_ref()?;
+    let name = settled.domain?;
+    let owner = settled.owner;
     let domain = state.failover_domains.get(name)?;
     let place = &state.nodes.get(&owner)?.name;
     let online: BTreeSet<_> = state
@@ -73,12 +83,11 @@ pub(super) fn failback(
     if here == Standing::Best {
         return None;
     }
-    let none = BTreeSet::new();
-    let better = placement::candidates(state, liveness, load, record, &none)
+    let better = able()
         .into_iter()
-        .filter(|candidate| candidate.refused.is_none() && candidate.node != owner)
-        .filter_map(|candidate| {
-            let node = state.nodes.get(&candidate.node)?;
+        .filter(|node| *node != owner)
+        .filter_map(|node| {
+            let node = state.nodes.get(&node)?;
             let standing = domain.standing(&node.name, &online, Some(place));
             (standing > here).then_some((standing, node))
         })
@@ -87,13 +96,13 @@ pub(super) fn failback(
     let (_, target) = better?;
     let to = target.id;
     let wait = |until: Option<Timestamp>, why: String| Some(Failback::Wait { to, until, why });
-    if record.placed_at.is_some_and(|placed| target.state_since <= placed) {
+    if settled.placed_at.is_some_and(|placed| target.state_since <= placed) {
         let why = "it was put where it is by hand, and stays until a better node returns";
         return wait(None, why.into());
     }
     let limits = &domain.failback;
     for (due, why) in [
-        (record.failback_not_before, "the last attempt to start or migrate it failed"),
+        (settled.not_before, "the last attempt to start or migrate it failed"),
         (target.state_since.plus(limits.delay_ms), "the node has to be online for a while before"),
     ] {
         if due > now {
@@ -108,7 +117,8 @@ pub(super) fn failback(
     }
     let moving = flow.moving(name);
     if limits.at_once > 0 && moving >= limits.at_once {
-        let why = format!("{moving} VMs of failover domain {name} are on their way already");
+        let why =
+            format!("{moving} VMs and services of failover domain {name} are on their way already");
         return wait(None, why);
     }
     let moments = state.failbacks.get(name).into_iter().flatten();
@@ -118,14 +128,14 @@ pub(super) fn failback(
         let due = recent.first().map(|moment| moment.plus(HOUR_MS));
         return wait(
             due,
-            format!("{count} VMs of failover domain {name} come back within an hour"),
+            format!("{count} VMs and services of failover domain {name} come back within an hour"),
         );
     }
     let why = format!("{} is a better node of failover domain {name}", target.name);
-    let mode = match record.spec.cannot_migrate() {
-        None => Some(record.spec.policy.migration),
-        Some(_) if limits.relocate => None,
-        Some(why) => {
+    let mode = match settled.way {
+        Ok(mode) => mode,
+        Err(_) if limits.relocate => None,
+        Err(why) => {
             let why = format!("it cannot be migrated, and {name} stops nothing for it: {why}");
             return wait(None, why);
         }

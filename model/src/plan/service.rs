@@ -11,6 +11,7 @@
 
 mod converge;
 mod depend;
+mod failback;
 mod host;
 mod place;
 mod recover;

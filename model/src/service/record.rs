@@ -4,6 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use serde::{Deserialize, Serialize};
 
+use crate::command::MoveCause;
 use crate::hold::Freeze;
 use crate::id::{Generation, MemberName, NodeId, OrderId, RequestId};
 use crate::service::ServiceSpec;
@@ -86,6 +87,10 @@ pub struct ServiceRecord {
     pub cold: bool,
     /// All that it depends on was started since it was: what is lost from then on stops it, if it is bound hard.
     pub depends_met: bool,
+    /// An operator put it where it is: no failback before a better node returns after that.
+    pub placed_at: Option<Timestamp>,
+    /// No failback by itself before this: the last one failed.
+    pub failback_not_before: Timestamp,
     /// When `state` last changed.
     pub state_since: Timestamp,
     /// The revision of the last change of this record: a decision made on an older one is refused.
@@ -269,6 +274,8 @@ pub struct ServiceOperation {
     pub at: Timestamp,
     /// What it came to.
     pub phase: OperationPhase,
+    /// Why the cluster asked it by itself; `None` for an operator's.
+    pub cause: Option<MoveCause>,
 }
 
 /// What an operator may ask of a service.

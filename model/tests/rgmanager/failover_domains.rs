@@ -213,7 +213,12 @@ fn one_at_once_is_one_on_its_way() {
     story.returns("a");
     story.hung.insert("b".into());
     assert_eq!(story.settles(), ["u: move to a"]);
-    assert!(story.reason("v").to_string().contains("1 VMs of failover domain d are on their way"));
+    assert!(
+        story
+            .reason("v")
+            .to_string()
+            .contains("1 VMs and services of failover domain d are on their way")
+    );
 }
 
 #[test]

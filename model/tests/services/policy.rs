@@ -2,6 +2,9 @@
 
 use super::*;
 use model::dependency::{DependMode, Dependee, Dependency};
+use model::failover_domain::{Failback, FailoverDomain, Window};
+use model::id::FailoverDomainName;
+use model::vm::Migratable;
 
 fn on_vm(mode: DependMode) -> Vec<Dependency> {
     vec![Dependency { on: Dependee::Vm(vm()), mode }]
@@ -184,4 +187,155 @@ fn vms_and_services_start_in_one_order_of_their_numbers() {
     story.asks(ServiceAsk::Enable { on: Some(node("n1")) });
     story.enables_vm();
     assert_eq!(story.log(), ["start v on n2", "start ip on n1", "start log on n1"]);
+}
+
+fn domain(nofailback: bool, failback: Failback) -> FailoverDomain {
+    FailoverDomain {
+        name: FailoverDomainName::new("both").unwrap(),
+        nodes: [(node("n1"), 1), (node("n2"), 2)].into(),
+        ordered: true,
+        restricted: false,
+        nofailback,
+        failback,
+    }
+}
+
+/// In the domain, up on n1; then that dies and returns.
+fn away_from_its_better_node(domain: FailoverDomain, together: bool, of: ServiceSpec) -> Story {
+    let policy = ServicePolicy {
+        failover_domain: Some(domain.name.clone()),
+        migrate_together: together,
+        ..ServicePolicy::default()
+    };
+    let mut story = Story::new();
+    story.does(Operation::PutFailoverDomain(domain));
+    story.does(Operation::AddService(Box::new(ServiceSpec { policy, ..of })));
+    story.settle();
+    story.asks(ServiceAsk::Enable { on: Some(node("n1")) });
+    story.settle();
+    story.log();
+    story.dies("n1");
+    story.log();
+    story.register("n1", "boot2");
+    story.settle();
+    story
+}
+
+#[test]
+fn a_service_fails_back_by_stop_and_start_or_with_its_vms_running() {
+    let stop_and_start = [
+        "stop log on n2",
+        "stop v on n2",
+        "stop ip on n2",
+        "start ip on n1",
+        "start v on n1",
+        "start log on n1",
+    ];
+    let together =
+        ["stop log on n2", "stop ip on n2", "migrate v to n1", "start ip on n1", "start log on n1"];
+    for (nofailback, migrate, expected) in [
+        (false, false, &stop_and_start[..]),
+        (false, true, &together[..]),
+        (true, false, &[]),
+        (true, true, &[]),
+    ] {
+        let domain = domain(nofailback, Failback::default());
+        let mut story = away_from_its_better_node(domain, migrate, spec());
+        assert_eq!(story.log(), expected, "nofailback {nofailback}, together {migrate}");
+        let place = if expected.is_empty() { "n2" } else { "n1" };
+        assert_eq!(story.record().owner, Some(story.id(place)));
+        assert_eq!(story.record().state, ServiceState::Started);
+        // And there it stays.
+        assert!(matches!(story.reason(), Reason::AsWanted), "{}", story.reason());
+    }
+}
+
+#[test]
+fn a_service_goes_back_within_the_limits_of_its_domain() {
+    let failback = Failback { delay_ms: 600_000, ..Failback::default() };
+    let mut story = away_from_its_better_node(domain(false, failback), false, scripts());
+    assert!(story.log().is_empty());
+    assert!(matches!(story.reason(), Reason::FailbackWaits { .. }), "{}", story.reason());
+    story.now += 600_000;
+    story.settle();
+    assert_eq!(story.record().owner, Some(story.id("n1")));
+    // One an hour: a second loss within it waits for its turn.
+    let failback = Failback { per_hour: 1, ..Failback::default() };
+    let mut story = away_from_its_better_node(domain(false, failback), false, scripts());
+    assert_eq!(story.record().owner, Some(story.id("n1")));
+    story.log();
+    story.dies("n1");
+    story.register("n1", "boot3");
+    story.settle();
+    assert_eq!(story.record().owner, Some(story.id("n2")));
+    assert!(matches!(story.reason(), Reason::FailbackWaits { .. }), "{}", story.reason());
+    story.now += 3_600_000;
+    story.settle();
+    assert_eq!(story.record().owner, Some(story.id("n1")));
+    // Only in its window, which is shut now.
+    let minute = u16::try_from(1_000_000_u64 / 60_000 + 60).unwrap();
+    let window = Some(Window { from: minute, to: minute + 60 });
+    let failback = Failback { window, ..Failback::default() };
+    let mut story = away_from_its_better_node(domain(false, failback), false, scripts());
+    assert_eq!(story.record().owner, Some(story.id("n2")));
+    story.now += 3_600_000;
+    story.settle();
+    assert_eq!(story.record().owner, Some(story.id("n1")));
+}
+
+#[test]
+fn a_service_that_was_put_somewhere_by_hand_stays_until_a_better_node_returns() {
+    for together in [false, true] {
+        let mut story =
+            away_from_its_better_node(domain(false, Failback::default()), together, spec());
+        story.asks(match together {
+            true => ServiceAsk::Migrate { to: node("n2"), mode: None },
+            false => ServiceAsk::Relocate { to: Some(node("n2")) },
+        });
+        story.settle();
+        assert_eq!(story.record().owner, Some(story.id("n2")));
+        let reason = story.reason();
+        assert!(reason.to_string().contains("put where it is by hand"), "{reason}");
+        story.log();
+        story.dies("n1");
+        story.register("n1", "boot3");
+        story.settle();
+        assert_eq!(story.record().owner, Some(story.id("n1")));
+    }
+}
+
+#[test]
+fn a_service_whose_vms_cannot_migrate_is_stopped_for_its_failback_only_where_its_domain_says_so() {
+    for relocate in [false, true] {
+        let failback = Failback { relocate, delay_ms: 600_000, ..Failback::default() };
+        let mut story = away_from_its_better_node(domain(false, failback), true, spec());
+        story.edits_vm(|policy| policy.migratable = Migratable::No).unwrap();
+        story.now += 600_000;
+        story.settle();
+        let place = if relocate { "n1" } else { "n2" };
+        assert_eq!(story.record().owner, Some(story.id(place)), "{}", story.reason());
+        if !relocate {
+            assert!(story.reason().to_string().contains("VM v:"), "{}", story.reason());
+        }
+    }
+}
+
+#[test]
+fn a_failback_that_failed_is_not_tried_again_at_once() {
+    let failback = Failback { delay_ms: 600_000, ..Failback::default() };
+    for (together, broken) in [(false, "start ip on n1"), (true, "migrate v on n2")] {
+        let mut story =
+            away_from_its_better_node(domain(false, failback.clone()), together, spec());
+        story.broken.insert(broken.into());
+        story.now += 600_000;
+        story.settle();
+        assert_eq!(story.record().owner, Some(story.id("n2")), "{}", story.reason());
+        assert_eq!(story.record().state, ServiceState::Started);
+        let reason = story.reason();
+        assert!(matches!(reason, Reason::FailbackWaits { .. }), "{reason}");
+        story.broken.clear();
+        story.now += 600_000;
+        story.settle();
+        assert_eq!(story.record().owner, Some(story.id("n1")), "{}", story.reason());
+    }
 }

@@ -273,6 +273,7 @@ impl ClusterState {
             verb,
             at: cx.at,
             phase: OperationPhase::Pending,
+            cause: None,
         });
         Ok(record)
     }

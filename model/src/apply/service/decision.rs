@@ -2,13 +2,16 @@
 
 use std::collections::BTreeMap;
 
+use crate::apply::report::FAILBACK_AGAIN_MS;
 use crate::cluster::{ClusterState, Context};
-use crate::command::ServiceDecision;
+use crate::command::{MoveCause, ServiceDecision};
 use crate::event::EventKind;
 use crate::id::{Generation, MemberName, NodeId, ServiceName};
 use crate::rejection::Rejection;
 use crate::sabotage::{Rule, off};
-use crate::service::{MemberMode, ScriptState, ServiceState, ServiceVerb, VmStanding};
+use crate::service::{
+    MemberMode, ScriptState, ServiceOperation, ServiceState, ServiceVerb, VmStanding,
+};
 use crate::time::Timestamp;
 use crate::vm::{Desired, MayRun, OperationPhase, Verb, VmState};
 
@@ -63,6 +66,9 @@ impl ClusterState {
             ServiceDecision::FailOperation { why } => {
                 self.end_service_operation(cx, name, OperationPhase::Failed(why.clone()))
             }
+            ServiceDecision::AskMove { to, live, cause, why } => {
+                self.ask_move(cx, name, (*to, *live), *cause, why)
+            }
             ServiceDecision::DependsMet => {
                 self.service_mut(cx, name)?.depends_met = true;
                 Ok(())
@@ -109,7 +115,13 @@ impl ClusterState {
         let recovering = record.state == ServiceState::Recovering;
         let has_scripts = record.spec.scripts().next().is_some();
         let depends_met = self.unmet(&record.spec.policy.depend).next().is_none();
+        let by_hand = record.open_operation().is_some_and(|it| {
+            it.cause.is_none()
+                && matches!(it.verb, ServiceVerb::Enable { on: Some(to) } | ServiceVerb::Relocate { to: Some(to) }
+                    if to == node)
+        });
         let record = self.service_mut(cx, name)?;
+        record.placed_at = by_hand.then_some(cx.at);
         record.depends_met = depends_met;
         record.cold = false;
         if restart {
@@ -139,6 +151,46 @@ impl ClusterState {
         record.set_state(cx, ServiceState::Starting);
         let text = format!("service {name} starts on {}: {why}", self.node_name(node));
         self.emit_service(cx, EventKind::ServiceStarting, name, Some(node), text);
+        Ok(())
+    }
+
+    /// The leader asks what an operator could: that the service is moved.
+    fn ask_move(
+        &mut self,
+        cx: &mut Context,
+        name: &ServiceName,
+        (to, live): (NodeId, bool),
+        cause: MoveCause,
+        why: &str,
+    ) -> Result<(), Rejection> {
+        self.must_have_session(to)?;
+        self.must_not_be_locked()?;
+        let record = self.service(name)?;
+        let started = record.state == ServiceState::Started && record.desired == Desired::Enabled;
+        let Some(owner) = record.owner.filter(|_| started) else {
+            return Err(record.wrong_state("it cannot be moved now"));
+        };
+        if record.order.is_some() || record.open_operation().is_some() || owner == to {
+            return Err(record.wrong_state("something of it is under way"));
+        }
+        record.spec.vms().try_for_each(|vm| self.must_not_be_frozen(cx, vm))?;
+        let domain = record.spec.policy.failover_domain.clone();
+        let record = self.service_mut(cx, name)?;
+        record.operation = Some(ServiceOperation {
+            request: cx.request,
+            verb: match live {
+                true => ServiceVerb::Migrate { to, mode: None },
+                false => ServiceVerb::Relocate { to: Some(to) },
+            },
+            at: cx.at,
+            phase: OperationPhase::Pending,
+            cause: Some(cause),
+        });
+        self.note_failback(cx, cause, domain);
+        let (from, target) = (self.node_name(owner), self.node_name(to));
+        let text =
+            format!("service {name} is moved from {from} to {target}: {}; {why}", cause.as_str());
+        self.emit_service(cx, EventKind::ServiceMigrating, name, Some(owner), text);
         Ok(())
     }
 
@@ -262,6 +314,8 @@ impl ClusterState {
         record.fail(cx, why.to_owned(), node, false);
         if let (true, Some(failure)) = (start_failed, &mut record.failure) {
             failure.tried.insert(node);
+            // As a VM: the better node could not start it, and is not tried again at once.
+            record.failback_not_before = cx.at.plus(FAILBACK_AGAIN_MS);
         }
         record.set_state(cx, ServiceState::Stopping);
         let text = format!("service {name} failed on {place}, and all of it stops: {why}");
@@ -412,7 +466,12 @@ impl ClusterState {
             return Err(record.wrong_state("its scripts are not down everywhere"));
         }
         let aim = record.open_operation().map(|operation| operation.verb.clone());
+        let by_hand = record.open_operation().is_some_and(|it| {
+            it.cause.is_none()
+                && matches!(it.verb, ServiceVerb::Migrate { to: aim, .. } if aim == to)
+        });
         let record = self.service_mut(cx, name)?;
+        record.placed_at = by_hand.then_some(cx.at);
         record.last_owner = record.owner.replace(to).or(record.last_owner);
         record.generation = Generation(cx.index);
         record.set_state(cx, ServiceState::Migrating);

@@ -12,6 +12,7 @@ use crate::service::{
     MAX_MEMBERS, MemberKind, MemberRecord, MemberSpec, ScriptState, ServiceRecord, ServiceSpec,
     ServiceState,
 };
+use crate::time::Timestamp;
 use crate::vm::{Desired, MayRun, OperationPhase};
 
 impl ClusterState {
@@ -63,6 +64,8 @@ impl ClusterState {
             frozen: None,
             cold: false,
             depends_met: false,
+            placed_at: None,
+            failback_not_before: Timestamp::default(),
             state_since: cx.at,
             changed: cx.index,
         });

@@ -265,7 +265,10 @@ impl Planner<'_> {
         if record.state != ServiceState::Started || open || record.failure.is_some() {
             return self.decide(ServiceDecision::Up, "all of it that is wanted is up");
         }
-        elsewhere.or_else(|| self.leave(owner)).unwrap_or(Reason::AsWanted)
+        elsewhere
+            .or_else(|| self.leave(owner))
+            .or_else(|| self.failback(owner))
+            .unwrap_or(Reason::AsWanted)
     }
 
     /// A VM that may run, and is not wanted by itself: it becomes the service's. So does one that runs and that hands were off

@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 use super::Planner;
 use crate::command::{Decision, MoveCause};
 use crate::id::NodeId;
-use crate::plan::failback::{self, Failback};
+use crate::plan::failback::{self, Failback, Settled};
 use crate::plan::{Reason, placement};
 
 impl Planner<'_> {
@@ -27,15 +27,26 @@ impl Planner<'_> {
         if !self.may_move(owner) {
             return None;
         }
-        let found = failback::failback(
-            self.state,
-            self.liveness,
-            self.load,
-            self.flow,
-            self.record,
+        let record = self.record;
+        let settled = Settled {
+            domain: record.spec.policy.failover_domain.as_ref(),
             owner,
-            self.now,
-        )?;
+            placed_at: record.placed_at,
+            not_before: record.failback_not_before,
+            way: match record.spec.cannot_migrate() {
+                None => Ok(Some(record.spec.policy.migration)),
+                Some(why) => Err(why),
+            },
+        };
+        let able = || {
+            let none = BTreeSet::new();
+            placement::candidates(self.state, self.liveness, self.load, record, &none)
+                .into_iter()
+                .filter(|candidate| candidate.refused.is_none())
+                .map(|candidate| candidate.node)
+                .collect()
+        };
+        let found = failback::failback(self.state, self.flow, settled, able, self.now)?;
         let to = found.to();
         match found {
             Failback::Go { mode, why, .. } => {
