@@ -49,6 +49,8 @@ pub struct PolicyFile {
     /// What has to be started before it is.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub depend: Vec<DependFile>,
+    /// Alone on its node among VMs and services: 0 = no, else its priority; 1 takes the node of 2 where no other is free.
+    pub exclusive: u32,
     /// 1 is started before 2, among VMs and services; 0 = after all that have a number.
     pub start_priority: u32,
 }
@@ -74,6 +76,7 @@ impl Default for PolicyFile {
             migrate_together: false,
             autostart: true,
             depend: Vec::new(),
+            exclusive: 0,
             start_priority: 0,
         }
     }
@@ -156,6 +159,7 @@ impl ServiceFile {
                 .into_iter()
                 .map(|it| v1::Dependency { on: it.on, mode: it.mode })
                 .collect(),
+            exclusive: self.policy.exclusive,
             start_priority: self.policy.start_priority,
         };
         let members = self.members.into_iter().map(member).collect::<Result<_, String>>()?;
@@ -229,6 +233,7 @@ impl From<&v1::ServiceSpec> for ServiceFile {
                     .into_iter()
                     .map(|it| DependFile { on: it.on, mode: it.mode })
                     .collect(),
+                exclusive: policy.exclusive,
                 start_priority: policy.start_priority,
             },
             members: spec.members.iter().map(MemberFile::from).collect(),
@@ -282,7 +287,7 @@ mod tests {
 
     const WEB: &str = "
 name: web
-policy: {recovery: relocate, autostart: false, start_priority: 2, depend: [{on: 'vm:db', mode: soft}]}
+policy: {recovery: relocate, autostart: false, start_priority: 2, exclusive: 1, depend: [{on: 'vm:db', mode: soft}]}
 members:
 - {name: address, ocf: 'heartbeat:IPaddr2', parameters: {ip: 10.0.0.80}, checks: [{interval_ms: 10000}]}
 - vm: web1

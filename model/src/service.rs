@@ -111,6 +111,9 @@ pub struct ServicePolicy {
     pub migrate_together: bool,
     /// After the whole cluster was down, or was restored from a backup, it is started again by itself.
     pub autostart: bool,
+    /// Alone on its node among the cluster's VMs and services: 0 = no, else its priority: 1 takes the node of 2 where no
+    /// other is free.
+    pub exclusive: u32,
     /// What has to be started before it is.
     pub depend: Vec<Dependency>,
     /// The order of starts among VMs and services: 1 before 2, and 0 after all that have a number.
@@ -125,6 +128,7 @@ impl Default for ServicePolicy {
             failover_domain: None,
             migrate_together: false,
             autostart: true,
+            exclusive: 0,
             depend: Vec::new(),
             start_priority: 0,
         }

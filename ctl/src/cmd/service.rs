@@ -257,6 +257,7 @@ fn text(service: &v1::Service) -> String {
         ("failover domain", policy.failover_domain.unwrap_or_default()),
         ("migrate together", if policy.migrate_together { "yes" } else { "no" }.into()),
         ("autostart", if policy.autostart.unwrap_or(true) { "yes" } else { "no" }.into()),
+        ("exclusive", policy.exclusive.to_string()),
         ("depends on", depend(&policy.depend)),
         ("start priority", policy.start_priority.to_string()),
         ("frozen", service.frozen.clone().unwrap_or_default()),

@@ -7,7 +7,7 @@ use proto::v1::script::Program;
 use proto::v1::{MemberSpec, Script, ServicePolicy, ServiceSpec, StatusCheck};
 
 use super::cluster::{primary, unique};
-use super::vm::dependency;
+use super::vm::{dependency, exclusive};
 use super::xml::Element;
 use super::{Import, flag, number, required, span_ms};
 
@@ -48,6 +48,7 @@ impl Import<'_> {
                 "recovery" => policy.recovery = value.clone(),
                 "max_restarts" => policy.max_restarts = number(element, key)?.unwrap_or_default(),
                 "restart_expire_time" => policy.restart_expire_ms = span_ms(element, key)?.unwrap_or_default(),
+                "exclusive" => policy.exclusive = exclusive(element)?,
                 "autostart" => policy.autostart = Some(flag(element, key)?),
                 "depend" => policy.depend.push(dependency(element, value)?),
                 "depend_mode" if element.get("depend").is_some() => {}

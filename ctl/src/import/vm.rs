@@ -89,12 +89,7 @@ impl Import<'_> {
             }
             "domain" => self.differs(element, format!("VM {name}: there is no failover domain {value}; it runs anywhere, as with RGManager")),
             "autostart" => policy.autostart = Some(flag(element, key)?),
-            "exclusive" => {
-                policy.exclusive = match number(element, key) {
-                    Ok(number) => number.unwrap_or_default(),
-                    Err(_) => u32::from(flag(element, key)?),
-                };
-            }
+            "exclusive" => policy.exclusive = exclusive(element)?,
             "recovery" => policy.recovery = value.to_owned(),
             "migrate" if value == "live" => policy.migration = "live".into(),
             "migrate" => policy.migration = "pause".into(),
@@ -276,4 +271,12 @@ pub(super) fn dependency(element: &Element, on: &str) -> Result<v1::Dependency, 
     };
     let on = if on.contains(':') { on.to_owned() } else { format!("service:{on}") };
     Ok(v1::Dependency { on, mode: mode.into() })
+}
+
+/// `exclusive`, of a VM and of a service alike: yes, or a number.
+pub(super) fn exclusive(element: &Element) -> Result<u32, String> {
+    match number(element, "exclusive") {
+        Ok(number) => Ok(number.unwrap_or_default()),
+        Err(_) => Ok(u32::from(flag(element, "exclusive")?)),
+    }
 }

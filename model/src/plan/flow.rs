@@ -58,7 +58,7 @@ impl<'t> Turn<'t> {
     fn exclusive(self) -> u32 {
         match self {
             Self::Vm(record) => number(record.spec.policy.exclusive),
-            Self::Service(_) => u32::MAX,
+            Self::Service(record) => number(record.spec.policy.exclusive),
         }
     }
 

@@ -46,7 +46,13 @@ impl Load {
             PlacementMode::Dynamic => liveness.measured.clone(),
             PlacementMode::Count | PlacementMode::Static => BTreeMap::new(),
         };
-        let mut load = Self { mode, rules: state.rule_index(), uses, ..Self::default() };
+        let mut load = Self {
+            mode,
+            rules: state.rule_index(),
+            uses,
+            tenants: Tenants::of(state),
+            ..Self::default()
+        };
         for record in state.vms.values() {
             for node in places(record) {
                 load.add(node, record);

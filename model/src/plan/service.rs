@@ -9,6 +9,7 @@
 //!  recovering ...... as its policy says (recover.rs)                        starting, disabled
 //! ```
 
+mod alone;
 mod converge;
 mod depend;
 mod failback;
@@ -21,6 +22,7 @@ use crate::cluster::ClusterState;
 use crate::command::{Operation, ServiceAsk, ServiceDecision};
 use crate::id::NodeId;
 use crate::liveness::Liveness;
+use crate::plan::exclusive;
 use crate::plan::flow::Flow;
 use crate::plan::load::Load;
 use crate::plan::{Plan, Reason};
@@ -29,6 +31,8 @@ use crate::service::{
 };
 use crate::time::Timestamp;
 use crate::vm::Desired;
+
+pub(super) use alone::elsewhere;
 
 struct Planner<'p> {
     state: &'p ClusterState,
@@ -59,6 +63,10 @@ impl Planner<'_> {
             && let Some(reason) = self.held_up()
         {
             return reason;
+        }
+        if let ServiceDecision::Begin { node, .. } = &decision {
+            let number = exclusive::number_of(self.state, self.record);
+            self.load.tenants.add_service(*node, &self.record.spec.name, number);
         }
         if matches!(decision, ServiceDecision::Begin { .. } | ServiceDecision::StartMember { .. })
             && self.record.state != ServiceState::Started

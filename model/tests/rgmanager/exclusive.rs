@@ -32,7 +32,7 @@ fn with_no_free_node_it_waits_and_says_why_and_displaces_no_common_vm() {
     story.settles();
     let reason = story.reason("alone");
     assert!(
-        reason.to_string().contains("it is exclusive, and other VMs are there (1)"),
+        reason.to_string().contains("it is exclusive, and other VMs or services are there (1)"),
         "{reason}"
     );
     assert_eq!(story.place("plain"), "started on a");

@@ -36,6 +36,27 @@ impl Story {
         self.tries(Operation::EditVm(Box::new(spec)))
     }
 
+    /// A second VM, which was started there by hand and adopted.
+    fn another_vm_on(&mut self, name: &str) -> VmName {
+        let mut spec = self.state.vms[&vm()].spec.clone();
+        spec.name = VmName::new("w").unwrap();
+        spec.uuid = Uuid::from_u128(0xbb);
+        spec.xml = spec.xml.replace("<name>v<", "<name>w<").into();
+        let (uuid, other) = (spec.uuid, spec.name.clone());
+        self.does(Operation::AddVm(Box::new(spec)));
+        let domain = SeenDomain::active("w", Presence::Running, 64);
+        self.report(name, vec![Report::Seen { uuid, domain }]);
+        let elsewhere = if name == "n1" { "n2" } else { "n1" };
+        self.report(elsewhere, vec![Report::Absent { uuid, floor: u64::MAX, cause: None }]);
+        self.does(Operation::Enable { vm: other.clone(), on: None });
+        for operation in plan(&self.state, &Liveness::default(), Timestamp(self.now)).operations {
+            self.does(operation);
+        }
+        let order = self.state.vms[&other].order.as_ref().unwrap().id;
+        self.report(name, vec![Report::OrderDone { uuid, order, error: None }]);
+        other
+    }
+
     /// The whole cluster is down, and its nodes are proven dead and come back.
     fn goes_down_as_a_whole(&mut self) {
         for name in ["n1", "n2"] {
@@ -337,5 +358,113 @@ fn a_failback_that_failed_is_not_tried_again_at_once() {
         story.now += 600_000;
         story.settle();
         assert_eq!(story.record().owner, Some(story.id("n1")), "{}", story.reason());
+    }
+}
+
+fn alone(exclusive: u32, of: ServiceSpec) -> ServiceSpec {
+    ServiceSpec { policy: ServicePolicy { exclusive, ..of.policy.clone() }, ..of }
+}
+
+#[test]
+fn an_exclusive_service_goes_where_nobody_is_and_nobody_goes_where_it_is() {
+    let mut story = Story::with(alone(1, scripts()));
+    story.enables_vm();
+    story.asks(ServiceAsk::Enable { on: None });
+    story.settle();
+    assert_eq!(story.log(), ["start v on n2", "start ip on n1", "start log on n1"]);
+    // Not even an operator brings a VM there, or the service to the VM.
+    let to = Some(node("n1"));
+    story.does(Operation::Relocate { vm: vm(), to });
+    story.asks(ServiceAsk::Relocate { to: Some(node("n2")) });
+    story.settle();
+    assert!(story.log().is_empty());
+    let phase = &story.record().operation.as_ref().unwrap().phase;
+    assert!(
+        matches!(phase, OperationPhase::Failed(why) if why.contains("it is exclusive, and other")),
+        "{phase:?}"
+    );
+    // A VM that is down finds no place where the service is.
+    story.disables_vm();
+    story.log();
+    story.dies("n2");
+    story.does(Operation::Enable { vm: vm(), on: None });
+    story.settle();
+    let planned = plan(&story.state, &Liveness::default(), Timestamp(story.now));
+    let reason = planned.vms[&vm()].to_string();
+    assert!(reason.contains("service:web is exclusive and has it for itself"), "{reason}");
+}
+
+#[test]
+fn the_vms_of_an_exclusive_service_are_one_tenant_with_it() {
+    let mut story = Story::with(alone(1, spec()));
+    story.asks(ServiceAsk::Enable { on: Some(node("n1")) });
+    story.settle();
+    assert_eq!(story.log(), ["start ip on n1", "start v on n1", "start log on n1"]);
+    // A VM of it that wants to be alone makes all of it so, and does not stand in its way.
+    let mut story = Story::with(spec());
+    story.edits_vm(|policy| policy.exclusive = 2).unwrap();
+    story.asks(ServiceAsk::Enable { on: Some(node("n1")) });
+    story.settle();
+    assert_eq!(story.log(), ["start ip on n1", "start v on n1", "start log on n1"]);
+}
+
+#[test]
+fn a_lower_number_takes_the_node_of_a_higher_one_among_vms_and_services() {
+    for (service, vms, expected) in [
+        // The service takes the node of the VM, which finds no other.
+        (1, 2, &["stop v on n2", "start ip on n2", "start log on n2"][..]),
+        (2, 1, &[]),
+        (1, 1, &[]),
+        // A VM that is not exclusive gives way to nobody.
+        (1, 0, &[]),
+    ] {
+        let mut story = Story::with(alone(service, scripts()));
+        story.edits_vm(|policy| policy.exclusive = vms).unwrap();
+        story.enables_vm();
+        story.log();
+        story.dies("n1");
+        story.log();
+        story.asks(ServiceAsk::Enable { on: None });
+        story.settle();
+        assert_eq!(story.log(), expected, "{service}, {vms}: {}", story.reason());
+    }
+    for (service, vms, expected) in [
+        (2, 1, &["stop log on n1", "stop ip on n1", "start v on n1"][..]),
+        (1, 2, &[]),
+        (0, 1, &[]),
+    ] {
+        let mut story = Story::started(alone(service, scripts()));
+        story.edits_vm(|policy| policy.exclusive = vms).unwrap();
+        story.dies("n2");
+        story.does(Operation::Enable { vm: vm(), on: None });
+        story.settle();
+        assert_eq!(story.log(), expected, "{service}, {vms}: {}", story.reason());
+    }
+}
+
+#[test]
+fn a_service_that_shares_its_node_leaves_it_only_with_its_vms_running() {
+    for (together, expected) in [
+        (
+            true,
+            &[
+                "stop log on n1",
+                "stop ip on n1",
+                "migrate v to n2",
+                "start ip on n2",
+                "start log on n2",
+            ][..],
+        ),
+        (false, &[]),
+    ] {
+        let policy = ServicePolicy { migrate_together: together, ..ServicePolicy::default() };
+        let mut story = Story::started(ServiceSpec { policy, ..spec() });
+        let other = story.another_vm_on("n1");
+        let mut spec = story.record().spec.clone();
+        spec.policy.exclusive = 1;
+        story.does(Operation::EditService(Box::new(spec)));
+        story.settle();
+        assert_eq!(story.log(), expected, "{}", story.reason());
+        assert_eq!(story.state.vms[&other].state, VmState::Started);
     }
 }

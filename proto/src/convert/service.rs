@@ -86,6 +86,7 @@ fn policy(message: v1::ServicePolicy) -> Result<ServicePolicy, ConvertError> {
         migrate_together: message.migrate_together,
         autostart: message.autostart.unwrap_or(true),
         depend: depend(message.depend)?,
+        exclusive: message.exclusive,
         start_priority: message.start_priority,
     })
 }
@@ -271,6 +272,7 @@ pub fn write_policy(policy: &ServicePolicy) -> v1::ServicePolicy {
         migrate_together: policy.migrate_together,
         autostart: Some(policy.autostart),
         depend: policy.depend.iter().map(write_dependency).collect(),
+        exclusive: policy.exclusive,
         start_priority: policy.start_priority,
     }
 }

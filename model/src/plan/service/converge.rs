@@ -267,6 +267,7 @@ impl Planner<'_> {
         }
         elsewhere
             .or_else(|| self.leave(owner))
+            .or_else(|| self.leave_to_be_alone(owner))
             .or_else(|| self.failback(owner))
             .unwrap_or(Reason::AsWanted)
     }

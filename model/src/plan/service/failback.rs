@@ -12,7 +12,7 @@ use crate::service::VmStanding;
 
 impl Planner<'_> {
     /// All of it is seen at one place in a living session, and nowhere else in question.
-    fn may_move(&self, owner: NodeId) -> bool {
+    pub(super) fn may_move(&self, owner: NodeId) -> bool {
         let record = self.record;
         let there = |node: &NodeId| *node == owner;
         let mut vms = record.spec.vms().filter_map(|vm| self.state.vms.get(vm));
@@ -64,7 +64,7 @@ impl Planner<'_> {
     }
 
     /// How it moves: its VMs as their policies say, or all of it by stop and start.
-    fn way(&self) -> Result<Option<crate::vm::MigrationMode>, String> {
+    pub(super) fn way(&self) -> Result<Option<crate::vm::MigrationMode>, String> {
         if !self.record.spec.policy.migrate_together {
             return Ok(None);
         }

@@ -8,6 +8,7 @@ use crate::failover_domain::Rank;
 use crate::id::NodeId;
 use crate::node::{NodeRecord, NodeState};
 use crate::plan::Reason;
+use crate::plan::exclusive;
 use crate::plan::placement::{self, NoPlace};
 use crate::sabotage::{Rule, off};
 use crate::service::ServiceVerb;
@@ -65,7 +66,7 @@ impl Planner<'_> {
             Ok((node, why)) => {
                 self.decide(ServiceDecision::Begin { node, why, restart: false }, "it starts")
             }
-            Err(no_place) => Reason::NoPlace(no_place),
+            Err(no_place) => self.no_place(no_place),
         }
     }
 
@@ -173,6 +174,7 @@ impl Planner<'_> {
             .map(|vm| &**vm)
             .collect();
         let none = BTreeSet::new();
+        let number = exclusive::number_of(self.state, self.record);
         let of_vms: Vec<_> = vms
             .iter()
             .map(|vm| {
@@ -203,7 +205,10 @@ impl Planner<'_> {
                 } else if need as i64 > free {
                     Some(format!("{free} MiB are free, {need} MiB are needed"))
                 } else {
-                    self.unfit(node).or(of_vm)
+                    let name = &self.record.spec.name;
+                    self.unfit(node)
+                        .or_else(|| self.load.tenants.refusal_of_service(node.id, name, number))
+                        .or(of_vm)
                 };
                 Choice {
                     node: node.id,

@@ -69,7 +69,7 @@ impl Planner<'_> {
         let choices = self.choices(&failure.tried);
         match self.best(choices, &failure.tried) {
             Ok((node, why)) => self.begin_elsewhere(failure, node, &why),
-            Err(no_place) if failure.tried.is_empty() => Reason::NoPlace(no_place),
+            Err(no_place) if failure.tried.is_empty() => self.no_place(no_place),
             Err(_) => {
                 let why = format!("{}, and no other node can take it", failure.why);
                 let until = self.now.plus(start_retry_ms(failure.rounds));

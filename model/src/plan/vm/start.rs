@@ -3,10 +3,11 @@
 use std::collections::BTreeSet;
 
 use super::Planner;
-use crate::command::{Decision, Operation};
+use crate::command::Decision;
 use crate::id::NodeId;
 use crate::plan::Reason;
 use crate::plan::exclusive;
+use crate::plan::load::Load;
 use crate::plan::placement::{self, NoPlace};
 use crate::plan::recovery::{self, Step};
 use crate::sabotage::{Rule, off};
@@ -118,14 +119,23 @@ impl Planner<'_> {
 
     /// An exclusive VM may take the node of one that comes after it.
     fn no_place(&mut self, no_place: NoPlace) -> Reason {
-        if self.held_up().is_none()
-            && let Some((victim, changed, decision)) =
-                exclusive::displace(self.state, self.liveness, self.load, self.record)
-        {
-            self.plan.operations.push(Operation::Decide { vm: victim.clone(), changed, decision });
-            return Reason::Deciding(format!("{victim} makes room for it"));
+        if self.held_up().is_some() {
+            return Reason::NoPlace(no_place);
         }
-        Reason::NoPlace(no_place)
+        let (state, liveness, record) = (self.state, self.liveness, self.record);
+        let takes = |load: &Load, node: NodeId| {
+            placement::candidates(state, liveness, load, record, &BTreeSet::new())
+                .iter()
+                .any(|candidate| candidate.node == node && candidate.refused.is_none())
+        };
+        let first = (record.spec.name.to_string(), record.spec.policy.exclusive);
+        match exclusive::displace((state, liveness, self.now), self.load, first, takes) {
+            Some((victim, operation)) => {
+                self.plan.operations.push(operation);
+                Reason::Deciding(format!("{victim} makes room for it"))
+            }
+            None => Reason::NoPlace(no_place),
+        }
     }
 
     /// Why nothing of this VM may be started now, wherever there is a place.
