@@ -131,7 +131,7 @@ impl ClusterState {
 
     /// VMs that were left alone are the service's from now on: what self-fence has suspended of them is let run, and what is
     /// down starts in its turn.
-    fn take_members(&mut self, cx: &Context, record: &ServiceRecord) -> Result<(), Rejection> {
+    fn take_members(&mut self, cx: &mut Context, record: &ServiceRecord) -> Result<(), Rejection> {
         for vm in record.spec.vms() {
             if self.vm(vm)?.desired == Desired::Ignored {
                 self.hands_on(cx, vm)?;
