@@ -358,12 +358,14 @@ impl Agent {
         if let Err(error) = sd_notify::notify(&[sd_notify::NotifyState::Ready]) {
             warn!(%error, "the service manager could not be told");
         }
+        let mut complaint = String::new();
         loop {
             outbox.keep_outcomes();
             let Some((inventory, epoch)) = self.inventory().await else { return Ok(()) };
             let mut request = self.registration(&host, &inventory, epoch);
             request.watchdog_timeout_ms = watchdog_timeout_ms;
-            let Some(reply) = register(&self.servers, request).await else { continue };
+            let reply = register(&self.servers, request, &mut complaint).await;
+            let Some(reply) = reply else { continue };
             if !self.take(&reply, inventory).await {
                 tokio::time::sleep(LIST_AGAIN).await;
                 continue;

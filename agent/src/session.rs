@@ -126,9 +126,14 @@ pub struct Session {
     pub fence_agents: FenceAgents,
 }
 
-/// Registers, for as long as it takes; `None` when another inventory is needed, for the last session is not what it was.
-pub async fn register(servers: &Servers, mut request: RegisterRequest) -> Option<RegisterReply> {
-    let mut complaint = String::new();
+/// Registers, for as long as no replica answers. `None` when the leader refused it: the inventory is to be taken anew, for
+/// while a registration is refused (a fence is under way, say) a guest may arrive that the old one does not know of.
+/// `complaint` is the last one that was logged, kept from one attempt to the next.
+pub async fn register(
+    servers: &Servers,
+    mut request: RegisterRequest,
+    complaint: &mut String,
+) -> Option<RegisterReply> {
     let mut announced = false;
     loop {
         let (index, address, mut client) = servers.pick();
@@ -150,6 +155,7 @@ pub async fn register(servers: &Servers, mut request: RegisterRequest) -> Option
             Ok(Some(reply)) => {
                 let reply = reply.into_inner();
                 info!(session = reply.session, through = address, "registered");
+                complaint.clear();
                 return Some(reply);
             }
             Err(status) if rejection::word(&status) == Some("out-of-turn") => {
@@ -159,13 +165,17 @@ pub async fn register(servers: &Servers, mut request: RegisterRequest) -> Option
             Err(status) => {
                 // One line for each new complaint, not for each attempt.
                 if complaint != status.message() {
-                    complaint = status.message().to_owned();
-                    warn!(through = address, code = ?status.code(), complaint, "not registered yet");
+                    *complaint = status.message().to_owned();
+                    warn!(through = address, code = ?status.code(), %complaint, "not registered yet");
                 }
-                if rejection::word(&status).is_some() {
-                    tokio::time::sleep(ROUND_PAUSE).await;
-                } else {
+                let refused = rejection::word(&status).is_some();
+                if !refused {
                     servers.leave(index).await;
+                    continue;
+                }
+                tokio::time::sleep(ROUND_PAUSE).await;
+                if announced {
+                    return None;
                 }
             }
         }
