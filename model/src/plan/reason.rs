@@ -370,7 +370,7 @@ impl std::fmt::Display for Reason {
             ),
             Self::WaitsForHost { node } => write!(
                 formatter,
-                "it was stopped with its host {node} and waits for it; `berthctl enable` starts it elsewhere"
+                "it was stopped with its host {node} and waits for it; `berthctl enable` starts it elsewhere, and if {node} is not to come back, `berthctl node confirm-off {node}` frees all that waits for it (not with shutdown_policy freeze)"
             ),
             Self::CannotLeave { why } => {
                 write!(formatter, "it is to be moved and cannot be: {why}")
