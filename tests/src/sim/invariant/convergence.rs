@@ -106,11 +106,12 @@ fn service(
             let mut down =
                 wanted.filter(|(_, script)| !host.scripts.contains(script.program.what()));
             match (down.next(), reason) {
+                // What is down besides waits for the operator too.
+                (_, Some(reason)) if reason.is_stuck() => None,
                 (Some((member, _)), _) => {
                     Some(format!("{member} of {name} is to be up on {owner}, and is not"))
                 }
                 (None, Some(Reason::AsWanted | Reason::MemberElsewhere { .. })) => None,
-                (None, Some(reason)) if reason.is_stuck() => None,
                 (None, reason) => member_stuck(truth, record)
                     .is_none()
                     .then(|| format!("service {name} is started: {reason:?}")),
