@@ -163,7 +163,7 @@ impl AgentCore {
     /// Runs of scripts that an agent before this one left under way are being ended: nothing else is done with their
     /// services before each of them is gone.
     pub fn wait_for(&mut self, orphans: &[Orphan]) {
-        for orphan in orphans.iter().filter(|_| !off(Rule::OrphansEndFirst)) {
+        for orphan in orphans {
             let id = orphan.service;
             let driver = self.services.entry(id).or_insert_with(|| ServiceDriver::new(id, ""));
             driver.wait_for(orphan);
@@ -525,7 +525,6 @@ impl AgentCore {
     pub fn is_safe(&self) -> bool {
         self.inventory_known
             && self.drivers.values().all(|driver| driver.is_safe(&self.ledger))
-            && (off(Rule::ScriptsStarveWatchdog)
-                || self.services.values().all(|driver| driver.is_safe(&self.ledger)))
+            && self.services.values().all(|driver| driver.is_safe(&self.ledger))
     }
 }

@@ -159,10 +159,6 @@ rules! {
     ServiceMayRunRefusal = "service-may-run-refusal";
     /// Only its agent's word that none of its scripts runs there takes a node out of a service's set.
     StoppedScriptIsAsked = "stopped-script-is-asked";
-    /// What an agent left under way of a script is ended before the next one says anything of its service.
-    OrphansEndFirst = "orphans-end-first";
-    /// Without a lease a host is safe only when its scripts are down.
-    ScriptsStarveWatchdog = "scripts-starve-watchdog";
     /// What may be running of scripts is known though the ledger is lost.
     BoundOutlivesLedger = "bound-outlives-ledger";
 }

@@ -9,7 +9,6 @@
 
 use agent::script::call::{Action, Outcome, ScriptCall};
 use agent::script::orphan::Orphan;
-use model::sabotage::{Rule, off};
 use uuid::Uuid;
 
 use super::invariant::Observation;
@@ -124,7 +123,7 @@ impl World {
         let at = &self.hosts[host];
         let (boot, incarnation) = (at.boot, at.incarnation);
         let runs: Vec<ScriptRun> = at.runs.clone();
-        if runs.is_empty() || off(Rule::OrphansEndFirst) {
+        if runs.is_empty() {
             return;
         }
         let told = |run: &ScriptRun| {

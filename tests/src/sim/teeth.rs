@@ -21,11 +21,29 @@ const HINTS: &[(Rule, u64)] = &[
     (Rule::ProcessCounts, 65),
 ];
 
+/// The same of rules that only matter when operators do all that they can.
+const HINTS_OF_MORE_ACTS: &[(Rule, u64)] = &[
+    (Rule::FrozenIsLeftAlone, 11),
+    (Rule::LockHoldsStarts, 1),
+    (Rule::PauseHoldsAll, 9),
+    (Rule::ClaimHoldsStart, 3),
+    (Rule::ServiceMayRunRefusal, 1),
+    (Rule::StoppedScriptIsAsked, 5),
+    (Rule::BoundOutlivesLedger, 169),
+];
+
 /// The first seed that breaks something while the rule is off: the hint, or one of the first so many.
-pub fn first_found(rule: Rule, most: u64) -> Option<u64> {
-    let hint = HINTS.iter().find(|(of, _)| *of == rule).map(|(_, seed)| *seed);
-    hint.into_iter().chain(1..=most).find(|seed| {
-        let (report, _) = run(&Options::with_few_acts(*seed), Some(rule), Trace::default());
+pub fn first_found(rule: Rule, most: u64) -> Option<Options> {
+    let of =
+        |hints: &[(Rule, u64)]| hints.iter().find(|(of, _)| *of == rule).map(|(_, seed)| *seed);
+    let more = of(HINTS_OF_MORE_ACTS);
+    let options: fn(u64) -> Options = match more {
+        Some(_) => Options::of_seed,
+        None => Options::with_few_acts,
+    };
+    let seeds = more.or(of(HINTS)).into_iter().chain(1..=most);
+    seeds.map(options).find(|options| {
+        let (report, _) = run(options, Some(rule), Trace::default());
         report.violation.is_some()
     })
 }

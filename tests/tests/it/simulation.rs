@@ -84,8 +84,13 @@ fn every_rule_that_has_no_drill_is_found_switched_off_by_a_seed() {
         let found = found.unwrap_or_else(|| {
             panic!("{name} has lost its teeth, or its seed is another now: cargo run --release -p tests --bin sim -- --teeth --rule {name} --seeds 3000")
         });
-        let (report, _) = run(&Options::with_few_acts(found), None, Trace::default());
-        assert!(report.violation.is_none(), "seed {found}, all rules on: {:?}", report.violation);
+        let (report, _) = run(&found, None, Trace::default());
+        assert!(
+            report.violation.is_none(),
+            "seed {}, all rules on: {:?}",
+            found.seed,
+            report.violation
+        );
     }
 }
 
