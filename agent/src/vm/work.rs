@@ -78,7 +78,7 @@ enum Stage {
     Resuming,
 }
 
-/// What is done about a migration that goes on without the agent that began it.
+/// What is done about a migration that goes on without the agent that began it, or whose answer was lost.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Following {
     Waiting,
@@ -172,6 +172,11 @@ impl Work {
     /// A migration is under way.
     pub(super) fn migrating(&self) -> bool {
         matches!(self.stage, Stage::Migrating { .. } | Stage::Rejoined { .. })
+    }
+
+    /// A migration under way is to end.
+    pub(super) fn is_called_off(&self) -> bool {
+        matches!(self.stage, Stage::Migrating { called_off: true })
     }
 
     /// Whether a migration is still to be called off; it is, from now on.
@@ -349,6 +354,8 @@ impl Work {
             },
             Stage::Migrating { called_off } => Next::End(match answer {
                 Ok(_) => Ok(()),
+                // libvirt carries it on between its two ends, whoever lost the word on it.
+                Err(error) if gave_no_answer(&error) => return self.follow_on(called_off, now),
                 Err(error) if self.late.is_some() => {
                     Err(format!("{}: {error}", self.late.take().unwrap_or_default()))
                 }
@@ -523,7 +530,11 @@ impl Work {
                 let doing = Following::Aborting;
                 self.call(Stage::Rejoined { called_off: true, doing }, Call::AbortJob)
             }
-            Err(error) if gave_no_answer(&error) => Next::End(Err(text(error))),
+            // It may go on; with the first answer that is known.
+            Err(error) if gave_no_answer(&error) => {
+                let cancelled = matches!(self.order.kind, Kind::Migrate { cancelled: true, .. });
+                self.follow_on(cancelled, now)
+            }
             // It is over, or never began: how the guest is, is looked at after that.
             Ok(_) | Err(_) => self.call(Stage::RejoinLook, Call::Look),
         }
@@ -544,7 +555,11 @@ impl Work {
     ) -> Next {
         match (doing, answer) {
             (Following::Waiting, _) => Next::Nothing,
-            (_, Err(error)) if gave_no_answer(&error) => Next::End(Err(text(error))),
+            (_, Err(error)) if gave_no_answer(&error) => self.follow_on(called_off, now),
+            (Following::Asking, Ok(Seen::Job(Some(_)))) if called_off => {
+                let doing = Following::Aborting;
+                self.call(Stage::Rejoined { called_off, doing }, Call::AbortJob)
+            }
             (Following::Aborting, _) | (Following::Asking, Ok(Seen::Job(Some(_)))) => {
                 self.follow_on(called_off, now)
             }
@@ -563,9 +578,9 @@ impl Work {
                 Next::End(Err(self.late.take().unwrap_or_default()))
             }
             (Following::Looking, _) if called_off => Next::End(Err("cancelled".into())),
-            (Following::Looking, _) => Next::End(Err(
-                "an agent before this one began it, and it did not come through".into(),
-            )),
+            (Following::Looking, _) => {
+                Next::End(Err("it did not come through, and libvirt's word on why was lost".into()))
+            }
         }
     }
 

@@ -11,6 +11,10 @@ impl Driver {
     pub(super) fn sampled(&mut self, scene: &mut Scene<'_>, stats: JobStats) {
         let Some(work) = &self.work else { return };
         let order = work.order.id;
+        // It was called off before there was a job to abort: while the target was asked, perhaps.
+        if work.is_called_off() && !self.calling(|it| *it == Purpose::Abort) {
+            self.call(scene, Call::AbortJob, Purpose::Abort);
+        }
         self.job = Some((order, stats));
         if stats.total_bytes > 0 && self.told_copying.replace(order) != Some(order) {
             self.send_step(scene, order, false);

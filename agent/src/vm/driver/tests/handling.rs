@@ -347,3 +347,90 @@ fn an_agent_that_is_started_again_ends_the_hold_of_the_one_before_it() {
     bench.pass(15_000, false);
     assert_eq!(bench.presence(), None, "it was suspended for more than a minute");
 }
+
+#[test]
+fn a_migration_whose_answer_is_lost_is_followed_and_not_called_failed() {
+    for (arrives, told) in [(true, "done 11: ok"), (false, "libvirt's word on why was lost")] {
+        let mut bench = bench();
+        bench.give(vec![start(10)]);
+        bench.told();
+        let orders = vec![migrate(11)];
+        let cluster = CLUSTER.to_string();
+        let list = v1::OrderList { term: 1, epoch: 1, cluster, orders, ..v1::OrderList::default() };
+        bench.core.orders(list, bench.at());
+        let mut asked = false;
+        while !asked {
+            for call in bench.core.take_effects().calls {
+                let migrate = matches!(call.call, Call::Migrate(_));
+                asked |= migrate;
+                let answer = match migrate {
+                    true => Err(HypervisorError::Disconnected("it broke".into())),
+                    false => call.call.make(VM, &*bench.fake),
+                };
+                bench.core.answered(VM, call.id, answer, bench.at());
+            }
+        }
+        bench.fake.set_faults(Faults { migrating: 3, ..Faults::default() });
+        bench.pass(500, true);
+        assert_eq!(bench.told(), Vec::<String>::new(), "libvirt carries it on");
+        if arrives {
+            bench.fake.kill(VM, StopCause::MigratedAway);
+        }
+        bench.pass(3_000, true);
+        let all = bench.told();
+        assert!(all.iter().any(|it| it.contains(told)), "{all:?}");
+    }
+}
+
+#[test]
+fn a_cancel_that_came_before_there_was_a_job_is_given_again() {
+    let mut bench = bench();
+    bench.give(vec![start(10)]);
+    let migration = |cancelled| v1::MigrateOrder {
+        to: "b".into(),
+        uri: "fake://b".into(),
+        live: true,
+        cancelled,
+        ..Default::default()
+    };
+    let list = |cancelled| v1::OrderList {
+        term: 1,
+        epoch: 1,
+        cluster: CLUSTER.to_string(),
+        orders: vec![order(11, v1::order::Kind::Migrate(migration(cancelled)))],
+        ..v1::OrderList::default()
+    };
+    bench.core.orders(list(false), bench.at());
+    // The target is being asked: there is no job before it has answered.
+    let mut aborts = 0;
+    let mut step = |bench: &mut Bench| {
+        for call in bench.core.take_effects().calls {
+            match call.call {
+                Call::Migrate(_) => {}
+                Call::AbortJob => {
+                    aborts += 1;
+                    let error = HypervisorError::Refused("no job is active".into());
+                    bench.core.answered(VM, call.id, Err(error), bench.at());
+                }
+                other => {
+                    let answer = other.make(VM, &*bench.fake);
+                    bench.core.answered(VM, call.id, answer, bench.at());
+                }
+            }
+        }
+        aborts
+    };
+    for _ in 0..3 {
+        step(&mut bench);
+    }
+    bench.core.orders(list(true), bench.at());
+    assert_eq!(step(&mut bench), 1);
+    bench.fake.set_faults(Faults { migrating: 9, ..Faults::default() });
+    for _ in 0..20 {
+        bench.now += 50;
+        bench.core.heartbeat_answered(bench.at(), bench.at());
+        bench.core.tick(bench.at());
+        step(&mut bench);
+    }
+    assert!(step(&mut bench) > 1, "now there is a job");
+}
