@@ -322,9 +322,13 @@ impl AgentCore {
         self.ledger.note_terms(terms)?;
         self.session = Some(given);
         let known: BTreeSet<Uuid> = self.drivers.keys().chain(inventory.keys()).copied().collect();
+        let anew = self.session.as_ref().is_some_and(|given| given.epoch > met);
         for uuid in known {
             let seen = inventory.get(&uuid).filter(|seen| seen.presence.is_some()).cloned();
             self.with(uuid, now, |driver, scene| {
+                if anew {
+                    driver.of_new_epoch(scene);
+                }
                 driver.registered(scene, seen);
                 driver.hold(terms.hold_ms);
             });

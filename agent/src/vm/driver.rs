@@ -247,6 +247,14 @@ impl Driver {
         self.known.as_ref().is_some_and(|seen| seen.memory_mib == 0 && seen.generation.is_none())
     }
 
+    /// What a control plane before this one has migrated is called off: this one has nobody but its two ends to tell it where
+    /// the guest may come to.
+    pub(crate) fn of_new_epoch(&mut self, scene: &mut Scene<'_>) {
+        if self.work.as_ref().is_some_and(Work::migrating) {
+            self.abort(scene);
+        }
+    }
+
     /// A session began with this inventory: `None` where the domain was not in it.
     pub(crate) fn registered(&mut self, scene: &mut Scene<'_>, seen: Option<SeenDomain>) {
         self.known = seen;

@@ -27,6 +27,8 @@ const PRESS_AGAIN_MS: u64 = 5_000;
 const KILL_LIMIT_MS: u64 = 10_000;
 /// RGManager asked a status program every five seconds after a start.
 const CHECK_AGAIN_MS: u64 = 5_000;
+/// How long a guest that has left may be about to be gone, with no job any more.
+const LEAVING_MS: u64 = 1_000;
 /// How often it is looked whether a migration goes on that nobody here waits for.
 const FOLLOW_PERIOD_MS: u64 = 200;
 /// Events may be lost with a connection; between them it is looked at this often.
@@ -104,6 +106,8 @@ pub(super) struct Work {
     note: Option<(GuestNote, String)>,
     /// Why the migration is called off, if not by order.
     late: Option<String>,
+    /// Until when what leaves may still be gone by itself.
+    leaves_until: Option<u64>,
 }
 
 impl Work {
@@ -119,6 +123,7 @@ impl Work {
             in_vain: None,
             note: None,
             late: None,
+            leaves_until: None,
         }
     }
 
@@ -568,9 +573,11 @@ impl Work {
                 self.call(Stage::Rejoined { called_off, doing }, Call::Look)
             }
             (Following::Looking, Ok(Seen::Domain(None))) => Next::End(Ok(())),
-            // In its last moment.
+            // In its last moment; or its libvirtd died at the end of it and leaves it so, for it cannot know what the target
+            // made of it.
             (Following::Looking, Ok(Seen::Domain(Some(seen))))
-                if seen.presence == Some(Presence::Leaving) =>
+                if seen.presence == Some(Presence::Leaving)
+                    && now < *self.leaves_until.get_or_insert(now + LEAVING_MS) =>
             {
                 self.follow_on(called_off, now)
             }

@@ -19,6 +19,10 @@ impl ClusterState {
     ) -> Result<(), Rejection> {
         let until = for_ms.map(|milliseconds| cx.at.plus(milliseconds));
         let by = cx.by.clone();
+        // Somebody else's hands are on it, and would not know that its freeze ends sooner now.
+        if self.vm(vm)?.frozen.as_ref().is_some_and(|freeze| freeze.by != by) {
+            self.must_not_be_frozen(cx, vm)?;
+        }
         let record = self.vm_mut(cx, vm)?;
         record.frozen = Some(Freeze { by, why: why.to_owned(), since: cx.at, until });
         let end = for_ms.map_or_else(String::new, |milliseconds| {
@@ -82,7 +86,11 @@ impl ClusterState {
         Ok(())
     }
 
+    /// One lock, of one operator: with a second one of somebody else's, the end of either would be that of both.
     pub(super) fn lock_starts(&mut self, cx: &mut Context, why: &str) -> Result<(), Rejection> {
+        if self.lock.as_ref().is_some_and(|lock| lock.by != cx.by) {
+            self.must_not_be_locked()?;
+        }
         self.lock = Some(Lock { by: cx.by.clone(), why: why.to_owned(), since: cx.at });
         let text = format!("the cluster was locked by {}, so nothing is started: {why}", cx.by);
         self.emit(cx, EventKind::ClusterLocked, None, None, text);

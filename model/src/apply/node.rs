@@ -118,9 +118,10 @@ impl ClusterState {
         self.emit(cx, EventKind::NodeRegistered, None, Some(id), text);
         if known_before {
             self.forget_sightings(cx, id)?;
-        } else {
+        }
+        if !known_before || booted {
             // Its inventory tells of domains. What it runs of scripts, as one that a backup does not know or that was removed, only
-            // its own word does.
+            // its own word does; and a boot that is newer than a backup may be older than what was started since.
             self.ask_node_for_scripts(cx, id)?;
         }
         for (uuid, domain) in &registration.inventory {

@@ -119,6 +119,17 @@ fn bug_8_a_second_lock_keeps_the_cluster_locked() {
     story.crashes("v");
     assert!(story.settles().is_empty());
     assert!(story.reason("v").to_string().contains("two"), "{}", story.reason("v"));
+    // Somebody else's is refused with the one that is there, and changes nothing: the end of theirs would be that of both.
+    "other".clone_into(&mut story.operator);
+    let refused = story.refused(Operation::Lock { why: "three".into() });
+    assert!(refused.contains("two (test)"), "{refused}");
+    let frozen = |why: &str, for_ms| Operation::Freeze { vm: vm("v"), why: why.into(), for_ms };
+    story.does(frozen("a new disk", None));
+    "test".clone_into(&mut story.operator);
+    let refused = story.refused(frozen("a look", Some(1_000)));
+    assert!(refused.contains("a new disk (other)"), "{refused}");
+    story.does(Operation::Unlock);
+    assert!(story.pass(60).is_empty(), "{}", story.reason("v"));
 }
 
 #[test]

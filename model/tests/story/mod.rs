@@ -39,6 +39,8 @@ pub(crate) struct Flags {
 pub(crate) struct Story {
     pub(crate) state: ClusterState,
     pub(crate) now: u64,
+    /// Who asks.
+    pub(crate) operator: String,
     index: u64,
     silent: BTreeMap<NodeId, u64>,
     boots: BTreeMap<String, u32>,
@@ -63,6 +65,7 @@ impl Story {
         let mut story = Self {
             state: ClusterState::default(),
             now: 86_400_000,
+            operator: "test".into(),
             index: 0,
             silent: BTreeMap::new(),
             boots: BTreeMap::new(),
@@ -86,7 +89,8 @@ impl Story {
         self.index += 1;
         self.now += 1;
         let request = RequestId(Uuid::from_u128(u128::from(self.index)));
-        let command = Command { request, at: Timestamp(self.now), by: "test".into(), operation };
+        let command =
+            Command { request, at: Timestamp(self.now), by: self.operator.clone(), operation };
         self.state.apply(self.index, &command)
     }
 

@@ -111,7 +111,15 @@ fn service(
                 (Some((member, _)), _) => {
                     Some(format!("{member} of {name} is to be up on {owner}, and is not"))
                 }
-                (None, Some(Reason::AsWanted | Reason::MemberElsewhere { .. })) => None,
+                // All of it runs; it may be better off elsewhere, and there in time.
+                (
+                    None,
+                    Some(
+                        Reason::AsWanted
+                        | Reason::MemberElsewhere { .. }
+                        | Reason::FailbackWaits { .. },
+                    ),
+                ) => None,
                 (None, reason) => member_stuck(truth, record)
                     .is_none()
                     .then(|| format!("service {name} is started: {reason:?}")),
