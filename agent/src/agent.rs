@@ -49,6 +49,8 @@ const LIST_LIMIT: Duration = Duration::from_secs(10);
 const LIST_AGAIN: Duration = Duration::from_millis(500);
 /// All domains are looked at this often, events or not.
 const FULL_LOOK: Duration = Duration::from_secs(30);
+/// Without a lease it is looked this often what runs here, libvirt or not: well within a self-fence.
+const PROCESSES_LOOK: Duration = Duration::from_millis(200);
 /// The core looks at its clock at least this often: half of the shortest watchdog's feed period.
 const LONGEST_WAIT: Duration = Duration::from_millis(100);
 /// At an orderly end the control plane is told within this, or the watchdog stays armed.
@@ -79,6 +81,8 @@ pub enum Input {
     Event(HypervisorEvent),
     /// libvirt listed all domains.
     Listed(Vec<DomainFacts>),
+    /// The QEMU processes that are here.
+    Processes(Vec<Uuid>),
     /// A call came back.
     Answered {
         /// About which VM.
@@ -232,6 +236,8 @@ impl Shell {
     ) {
         let mut full_look = tokio::time::interval(FULL_LOOK);
         full_look.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+        let mut processes = tokio::time::interval(PROCESSES_LOOK);
+        processes.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         loop {
             let now = Reading::now();
             let until = self.core.wake_at(now).map(|at| at.saturating_sub(now.boot_ms));
@@ -246,6 +252,7 @@ impl Shell {
                     None => return,
                 },
                 _ = full_look.tick() => self.look_at_everything(),
+                _ = processes.tick(), if !self.core.lease().holds(now) => self.look_at_processes(),
                 () = tokio::time::sleep(wait) => {}
             }
             self.core.tick(Reading::now());
@@ -277,6 +284,7 @@ impl Shell {
             Input::Event(HypervisorEvent::Connected) => self.look_at_everything(),
             Input::Event(HypervisorEvent::Disconnected) => {}
             Input::Listed(domains) => core.listed(&domains, now),
+            Input::Processes(running) => core.processes(&running, now),
             Input::Answered { uuid, id, answer } => core.answered(uuid, id, answer, now),
             Input::ScriptEnded { service, id, outcome } => {
                 core.script_ended(service, id, &outcome, now);
@@ -286,6 +294,17 @@ impl Shell {
                 let _ = asker.send((core.inventory(&domains, now), core.ledger().epoch()));
             }
         }
+    }
+
+    /// What runs here, whether libvirt says so or not.
+    fn look_at_processes(&self) {
+        let (hypervisor, inputs) = (self.hypervisor.clone(), self.inputs.clone());
+        tokio::spawn(async move {
+            match hypervisor.call_to_its_end(|it| it.processes()).await {
+                Ok(running) => drop(inputs.send(Input::Processes(running))),
+                Err(error) => info!(%error, "the processes cannot be listed now"),
+            }
+        });
     }
 
     /// What may have happened unheard: domains that are new, and known ones that are gone.

@@ -477,6 +477,19 @@ impl AgentCore {
         }
     }
 
+    /// QEMU processes that are here, found without libvirt while there is no lease: what libvirt has told nothing of, as a guest
+    /// that arrives while it hangs, is asked for, and until it has said what that is nothing is safe.
+    pub fn processes(&mut self, running: &[Uuid], now: Reading) {
+        if self.lease.holds(now) || off(Rule::ProcessCounts) {
+            return;
+        }
+        for uuid in running {
+            if !self.drivers.get(uuid).is_some_and(Driver::is_known) {
+                self.event(*uuid, None, now);
+            }
+        }
+    }
+
     /// The answer to a call.
     pub fn answered(&mut self, uuid: Uuid, id: u64, answer: Called<Answer>, now: Reading) {
         self.with(uuid, now, |driver, scene| driver.answered(scene, id, answer));

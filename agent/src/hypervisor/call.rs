@@ -125,9 +125,10 @@ impl Call {
         }
     }
 
-    /// It may take longer than libvirt takes for an answer.
-    pub fn may_wait_long(&self) -> bool {
-        matches!(self, Self::ReadXml { .. } | Self::Save { .. })
+    /// It waits for no turn: it may take longer than libvirt takes for an answer, or must not wait for calls to a libvirt that
+    /// hangs.
+    pub fn needs_no_turn(&self) -> bool {
+        matches!(self, Self::ReadXml { .. } | Self::Save { .. } | Self::Kill)
     }
 
     /// For messages: "libvirt did not … within".

@@ -221,8 +221,8 @@ impl HypervisorHandle {
     /// Makes one call about one VM, within its limit if it has one.
     pub async fn make(&self, uuid: Uuid, call: Call) -> Result<Answer> {
         match call.limit() {
-            // What waits for storage or for a guest must not hold up what asks libvirt.
-            Some(limit) if call.may_wait_long() => {
+            // What waits for storage or for a guest must not hold up what asks libvirt, nor what does without libvirt wait for it.
+            Some(limit) if call.needs_no_turn() => {
                 let late = HypervisorError::Timeout { what: call.as_str(), limit };
                 let called = self.call_to_its_end(move |it| call.make(uuid, it));
                 timeout(limit, called).await.unwrap_or(Err(late))
@@ -242,5 +242,32 @@ impl HypervisorHandle {
         tokio::task::spawn_blocking(move || call(&*hypervisor))
             .await
             .map_err(|error| HypervisorError::Refused(error.to_string()))?
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::mpsc::channel;
+
+    use super::*;
+    use crate::hypervisor::fake::FakeHypervisor;
+
+    #[tokio::test(flavor = "multi_thread")]
+    async fn a_kill_does_not_wait_for_calls_to_a_libvirt_that_hangs() {
+        let (fake, _events) = FakeHypervisor::new();
+        let handle = HypervisorHandle::new(fake.clone());
+        let (hung, hang) = channel::<()>();
+        let hang = Arc::new(std::sync::Mutex::new(hang));
+        for _ in 0..CALLS_AT_ONCE {
+            let hang = hang.clone();
+            let late = handle.call("hang", Duration::from_millis(1), move |_| {
+                let _ = hang.lock().unwrap().recv();
+                Ok(())
+            });
+            assert!(late.await.is_err());
+        }
+        let killed = handle.make(Uuid::from_u128(1), Call::Kill).await;
+        assert!(killed.is_ok(), "{killed:?}");
+        drop(hung);
     }
 }

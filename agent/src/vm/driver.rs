@@ -242,6 +242,11 @@ impl Driver {
         }
     }
 
+    /// libvirt has said of it that it is here.
+    pub(crate) fn is_known(&self) -> bool {
+        self.known.is_some()
+    }
+
     /// A process is all that is known of it: whose it is, libvirt has not said yet.
     fn is_nameless(&self) -> bool {
         self.known.as_ref().is_some_and(|seen| seen.memory_mib == 0 && seen.generation.is_none())

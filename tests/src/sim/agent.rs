@@ -271,6 +271,15 @@ impl World {
         }
         self.tell_events(number);
         self.with_core(number, AgentCore::tick);
+        let without_lease = {
+            let now = self.hosts[number].reading(self.now);
+            self.hosts[number].agent.as_ref().is_some_and(|it| !it.core.lease().holds(now))
+        };
+        if without_lease {
+            let running: Vec<Uuid> =
+                self.hosts[number].hypervisor.machine().domains.keys().copied().collect();
+            self.with_core(number, |core, now| core.processes(&running, now));
+        }
         let (now, virtual_now) = (self.hosts[number].reading(self.now), self.now);
         let host = &mut self.hosts[number];
         let Some(agent) = &mut host.agent else { return };
