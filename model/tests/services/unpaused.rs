@@ -60,6 +60,16 @@ fn a_vm_that_runs_and_was_left_alone_is_its_services_from_the_moment_that_is_ena
 }
 
 #[test]
+fn a_vm_that_was_disabled_and_left_alone_starts_with_its_service() {
+    let mut story = Story::with(spec());
+    story.does(Operation::Disable(vm()));
+    story.does(Operation::Ignore(vm()));
+    story.asks(ServiceAsk::Enable { on: Some(node("n1")) });
+    story.settle();
+    assert_eq!(story.record().state, ServiceState::Started, "{:?}", story.reason());
+}
+
+#[test]
 fn hands_are_off_a_member_only_with_its_service() {
     let mut story = Story::started(spec());
     let refused = story.tries(Operation::Ignore(vm()));

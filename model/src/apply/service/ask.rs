@@ -10,7 +10,7 @@ use crate::id::{NodeId, NodeName, ServiceName};
 use crate::node::NodeState;
 use crate::rejection::Rejection;
 use crate::service::{MemberMode, ServiceOperation, ServiceRecord, ServiceState, ServiceVerb};
-use crate::vm::{Desired, OperationPhase};
+use crate::vm::{Desired, OperationPhase, VmState};
 
 impl ClusterState {
     pub(in crate::apply) fn ask_service(
@@ -135,7 +135,12 @@ impl ClusterState {
         for vm in record.spec.vms() {
             if self.vm(vm)?.desired == Desired::Ignored {
                 self.hands_on(cx, vm)?;
-                self.vm_mut(cx, vm)?.desired = Desired::Enabled;
+                let record = self.vm_mut(cx, vm)?;
+                record.desired = Desired::Enabled;
+                // It was disabled when it was left alone.
+                if record.state == VmState::Disabled {
+                    record.set_state(cx, VmState::Stopped);
+                }
             }
         }
         Ok(())
