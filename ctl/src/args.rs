@@ -279,6 +279,14 @@ pub enum Command {
     },
 }
 
+/// Whose state is shown.
+#[derive(Debug, Clone, Copy, Args)]
+pub struct Read {
+    /// Answer from the asked replica's own state, which may be old, without the leader.
+    #[arg(long)]
+    pub stale: bool,
+}
+
 /// VMs.
 #[derive(Debug, Subcommand)]
 pub enum Vm {
@@ -325,9 +333,11 @@ pub enum Vm {
         /// Print its domain XML only.
         #[arg(long)]
         xml: bool,
+        #[command(flatten)]
+        read: Read,
     },
     /// List the VMs.
-    List,
+    List(Read),
     /// Say what domain XML files hold, or why they are refused; asks no cluster.
     Check {
         /// The files.
@@ -481,20 +491,24 @@ pub enum Service {
     Show {
         /// The service.
         service: String,
+        #[command(flatten)]
+        read: Read,
     },
     /// List the services with their members.
-    List,
+    List(Read),
 }
 
 /// Nodes.
 #[derive(Debug, Subcommand)]
 pub enum Node {
     /// List the nodes.
-    List,
+    List(Read),
     /// Show a node.
     Show {
         /// The node.
         node: String,
+        #[command(flatten)]
+        read: Read,
     },
     /// Say how a node is fenced: a fence agent with its options. With --add one more, as for a second power supply.
     Fence {

@@ -121,9 +121,14 @@ impl Cluster {
         Ok((request_id, reply))
     }
 
-    /// One VM.
+    /// One VM, as the leader has it.
     pub async fn vm(&self, name: &str, with_xml: bool) -> Result<v1::Vm, Failure> {
-        let message = v1::GetVmRequest { vm: name.to_owned(), with_xml };
+        self.vm_of(name, with_xml, false).await
+    }
+
+    /// One VM; where it is `stale`, as the replica that is asked has it.
+    pub async fn vm_of(&self, name: &str, with_xml: bool, stale: bool) -> Result<v1::Vm, Failure> {
+        let message = v1::GetVmRequest { vm: name.to_owned(), with_xml, stale };
         self.ask(|mut client| {
             let message = message.clone();
             async move { client.get_vm(message).await.map(tonic::Response::into_inner) }

@@ -57,7 +57,7 @@ pub async fn wait(
     quiet: bool,
 ) -> Result<v1::Vm, Failure> {
     let open = async || {
-        let message = v1::GetVmRequest { vm: name.to_owned(), with_xml: false };
+        let message = v1::GetVmRequest { vm: name.to_owned(), with_xml: false, stale: false };
         cluster
             .ask(|mut client| {
                 let message = message.clone();
@@ -76,7 +76,7 @@ pub async fn wait_service(
     quiet: bool,
 ) -> Result<v1::Service, Failure> {
     let open = async || {
-        let message = v1::GetServiceRequest { service: name.to_owned() };
+        let message = v1::GetServiceRequest { service: name.to_owned(), stale: false };
         cluster
             .ask(|mut client| {
                 let message = message.clone();

@@ -26,7 +26,7 @@ pub(super) async fn run(cx: &Context, command: Fence) -> Result<(), Failure> {
 }
 
 async fn history(cx: &Context, node: &str) -> Result<(), Failure> {
-    let node = node::find(cx, node).await?;
+    let node = node::find(cx, node, false).await?;
     if cx.json {
         render::json(&node.fence_history.iter().map(FenceAttempt::from).collect::<Vec<_>>());
         return Ok(());

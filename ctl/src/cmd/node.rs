@@ -13,21 +13,23 @@ use crate::render::{self, Node, note, table, time};
 
 pub(super) async fn run(cx: &Context, command: Command) -> Result<(), Failure> {
     match command {
-        Command::List => {
-            let nodes = status::get(cx, false).await?.nodes;
+        Command::List(read) => {
+            let nodes = status::get(cx, read.stale).await?.nodes;
             if cx.json {
                 render::json(&nodes.iter().map(Node::from).collect::<Vec<_>>());
             } else {
                 render::line(&status::nodes(&nodes));
+                status::say_stale(read.stale);
             }
             Ok(())
         }
-        Command::Show { node } => {
-            let found = find(cx, &node).await?;
+        Command::Show { node, read } => {
+            let found = find(cx, &node, read.stale).await?;
             if cx.json {
                 render::json(&Node::from(&found));
             } else {
                 render::line(&text(&found));
+                status::say_stale(read.stale);
             }
             Ok(())
         }
@@ -94,8 +96,8 @@ pub(super) async fn run(cx: &Context, command: Command) -> Result<(), Failure> {
 }
 
 /// One node.
-pub(super) async fn find(cx: &Context, name: &str) -> Result<v1::Node, Failure> {
-    let nodes = status::get(cx, false).await?.nodes;
+pub(super) async fn find(cx: &Context, name: &str, stale: bool) -> Result<v1::Node, Failure> {
+    let nodes = status::get(cx, stale).await?.nodes;
     let unknown = || {
         let text = format!("no node is named {name}; `berthctl node list` lists them");
         Failure::new(Kind::NotFound, text)

@@ -44,21 +44,24 @@ pub(super) async fn run(cx: &Context, command: Command) -> Result<(), Failure> {
             say(cx, &name, "forgotten; nothing was stopped");
             Ok(())
         }
-        Command::Show { service } => {
-            let service = get(cx, named(&service).unwrap_or(&service)).await?;
-            match cx.json {
-                true => render::json(&Service::from(&service)),
-                false => render::line(&text(&service)),
+        Command::Show { service, read } => {
+            let name = named(&service).unwrap_or(&service);
+            let service = get_of(cx, name, read.stale).await?;
+            if cx.json {
+                render::json(&Service::from(&service));
+            } else {
+                render::line(&text(&service));
+                status::say_stale(read.stale);
             }
             Ok(())
         }
-        Command::List => {
-            let services = status::get(cx, false).await?.services;
-            match cx.json {
-                true => {
-                    render::json(&services.iter().map(Service::from).collect::<Vec<_>>());
-                }
-                false => render::line(&list(&services)),
+        Command::List(read) => {
+            let services = status::get(cx, read.stale).await?.services;
+            if cx.json {
+                render::json(&services.iter().map(Service::from).collect::<Vec<_>>());
+            } else {
+                render::line(&list(&services));
+                status::say_stale(read.stale);
             }
             Ok(())
         }
@@ -88,7 +91,12 @@ fn read(file: &Path) -> Result<v1::ServiceSpec, Failure> {
 
 /// The service as it is now.
 pub(super) async fn get(cx: &Context, name: &str) -> Result<v1::Service, Failure> {
-    let message = v1::GetServiceRequest { service: name.to_owned() };
+    get_of(cx, name, false).await
+}
+
+/// The same; where it is `stale`, as the replica that is asked has it.
+async fn get_of(cx: &Context, name: &str, stale: bool) -> Result<v1::Service, Failure> {
+    let message = v1::GetServiceRequest { service: name.to_owned(), stale };
     cx.cluster
         .ask(|mut client| {
             let message = message.clone();

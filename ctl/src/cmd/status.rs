@@ -7,6 +7,16 @@ use crate::cmd::{Context, service};
 use crate::exit::{Failure, Kind};
 use crate::render::{self, Status, note, owner, table, time, vm_note};
 
+/// Said of what was asked for without the leader.
+const STALE: &str = "this replica's own state, which may be old";
+
+/// What was shown may be old; lists and single things have no head line to say so in.
+pub(super) fn say_stale(stale: bool) {
+    if stale {
+        render::line(&format!("({STALE})"));
+    }
+}
+
 pub(super) async fn get(cx: &Context, stale: bool) -> Result<v1::Status, Failure> {
     cx.cluster
         .ask(|mut client| async move {
@@ -37,7 +47,7 @@ fn text(status: &v1::Status) -> String {
         status.term,
         status.replicas.len()
     );
-    let stale = if status.stale { " (this replica's own state, which may be old)" } else { "" };
+    let stale = if status.stale { format!(" ({STALE})") } else { String::new() };
     let mut notes = String::new();
     if let Some(lock) = &status.lock {
         notes.push_str(&format!(

@@ -34,13 +34,14 @@ pub(super) async fn run(cx: &Context, command: Command) -> Result<(), Failure> {
             say(cx, &vm, "no longer claimed");
             Ok(())
         }
-        Command::Show { vm, xml } => show(cx, &vm, xml).await,
-        Command::List => {
-            let vms = status::get(cx, false).await?.vms;
+        Command::Show { vm, xml, read } => show(cx, &vm, xml, read.stale).await,
+        Command::List(read) => {
+            let vms = status::get(cx, read.stale).await?.vms;
             if cx.json {
                 render::json(&vms.iter().map(Vm::from).collect::<Vec<_>>());
             } else {
                 render::line(&status::vms(&vms));
+                status::say_stale(read.stale);
             }
             Ok(())
         }
@@ -169,14 +170,15 @@ fn apply(flags: &Policy, policy: VmPolicy) -> Result<VmPolicy, Failure> {
     })
 }
 
-async fn show(cx: &Context, name: &str, xml: bool) -> Result<(), Failure> {
-    let vm = cx.cluster.vm(name, xml).await?;
+async fn show(cx: &Context, name: &str, xml: bool, stale: bool) -> Result<(), Failure> {
+    let vm = cx.cluster.vm_of(name, xml, stale).await?;
     if xml {
         render::line(&vm.xml);
     } else if cx.json {
         render::json(&Vm::from(&vm));
     } else {
         render::line(&text(&vm));
+        status::say_stale(stale);
     }
     Ok(())
 }

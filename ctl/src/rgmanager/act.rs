@@ -107,7 +107,7 @@ fn vm_operation(verb: Verb, name: &str, state: &str, place: &Place<'_>) -> Opera
 }
 
 async fn service(cluster: &Cluster, name: &str) -> Result<v1::Service, Failure> {
-    let message = v1::GetServiceRequest { service: name.to_owned() };
+    let message = v1::GetServiceRequest { service: name.to_owned(), stale: false };
     cluster
         .ask(|mut client| {
             let message = message.clone();

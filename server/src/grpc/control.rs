@@ -213,9 +213,13 @@ impl Control for ControlService {
     }
 
     async fn get_vm(&self, request: Request<v1::GetVmRequest>) -> Answer<v1::Vm> {
-        or_forward!(self, request, get_vm);
+        let state = if request.get_ref().stale {
+            self.raft.state()
+        } else {
+            or_forward!(self, request, get_vm);
+            self.newest().await?
+        };
         let message = request.into_inner();
-        let state = self.newest().await?;
         let record = find(&state, &message.vm)?;
         Ok(Response::new(self.vm_view(&state, record, message.with_xml)))
     }
@@ -254,8 +258,12 @@ impl Control for ControlService {
     }
 
     async fn get_service(&self, request: Request<v1::GetServiceRequest>) -> Answer<v1::Service> {
-        or_forward!(self, request, get_service);
-        let state = self.newest().await?;
+        let state = if request.get_ref().stale {
+            self.raft.state()
+        } else {
+            or_forward!(self, request, get_service);
+            self.newest().await?
+        };
         let record = services::find(&state, &request.into_inner().service)?;
         Ok(Response::new(self.service_view(&state, record)))
     }

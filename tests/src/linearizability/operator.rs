@@ -102,7 +102,7 @@ pub async fn submit(
 
 /// Reads a VM through one replica; `None` when there was no answer.
 pub async fn read(replicas: &Replicas, replica: usize, vm: &str) -> Result<Option<v1::Vm>> {
-    let message = v1::GetVmRequest { vm: vm.into(), with_xml: false };
+    let message = v1::GetVmRequest { vm: vm.into(), with_xml: false, stale: false };
     match within(replicas.control(replica).get_vm(message)).await {
         Ok(vm) => Ok(Some(vm)),
         Err(status) => may_be_trouble(&status).map(|()| None),
@@ -111,8 +111,9 @@ pub async fn read(replicas: &Replicas, replica: usize, vm: &str) -> Result<Optio
 
 /// Reads a VM from what one replica has applied, without asking the others.
 pub async fn read_stale(replicas: &Replicas, replica: usize, vm: &str) -> Result<Option<v1::Vm>> {
-    match within(replicas.control(replica).get_status(v1::GetStatusRequest { stale: true })).await {
-        Ok(status) => Ok(status.vms.into_iter().find(|it| it.name == vm)),
+    let message = v1::GetVmRequest { vm: vm.into(), with_xml: false, stale: true };
+    match within(replicas.control(replica).get_vm(message)).await {
+        Ok(vm) => Ok(Some(vm)),
         Err(status) => may_be_trouble(&status).map(|()| None),
     }
 }

@@ -139,3 +139,46 @@ fn replicas_are_added_replaced_and_removed_and_the_leader_hands_over() -> Result
     ensure!(domains(&cluster)? == ["after"], "two of three go on");
     Ok(())
 }
+
+#[test]
+fn without_a_quorum_one_thing_and_lists_are_shown_where_stale_was_said_and_only_there() -> Result<()>
+{
+    let name = "replicas::without_a_quorum_one_thing_and_lists_are_shown_where_stale_was_said_and_only_there";
+    if !enter_test(name)? {
+        return Ok(());
+    }
+    let mut cluster = Cluster::start(&Options { hosts: 1, replicas: 3 }, Fencing::Agent)?;
+    cluster.add_guest("g")?;
+    cluster.add_guest("member")?;
+    let file = cluster.lab.directory().join("web.yaml");
+    std::fs::write(&file, "name: web\nmembers:\n- vm: member\n")?;
+    cluster.ctl(&["service", "add", "-f", &file.display().to_string()])?;
+    let last = cluster.leader()?;
+    for victim in (1..=3).filter(|number| *number != last) {
+        cluster.kill_replica(victim)?;
+    }
+    for (words, shows) in [
+        (["vm", "show", "g"].as_slice(), "uuid"),
+        (&["vm", "show", "g", "--xml"], "<domain"),
+        (&["vm", "list"], "member"),
+        (&["node", "show", "node1"], "node1"),
+        (&["node", "list"], "node1"),
+        (&["service", "show", "web"], "member"),
+        (&["service", "list"], "web"),
+    ] {
+        let with = |more: &[&'static str]| [words, more].concat();
+        let said = cluster.ctl(&with(&["--stale"]))?;
+        ensure!(said.contains(shows), "{words:?}: {said}");
+        // The XML is for a file, and nothing else is put into it.
+        let remarks = said.contains("which may be old");
+        ensure!(remarks != words.contains(&"--xml"), "{words:?}: {said}");
+        let said = cluster.ctl(&with(&["--stale", "--json"]))?;
+        if !words.contains(&"--xml") {
+            serde_json::from_str::<serde_json::Value>(&said).context(said)?;
+        }
+        cluster.refused(&with(&["--timeout", "1s"]), 7)?;
+    }
+    let said = cluster.refused(&["vm", "show", "nobody", "--stale"], 4)?;
+    ensure!(said.contains("nobody"), "{said}");
+    Ok(())
+}
