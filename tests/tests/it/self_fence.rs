@@ -96,3 +96,56 @@ fn a_libvirtd_that_hangs_costs_the_guests_of_a_node_that_is_cut_off_their_qemu()
     cluster.wait_counting(&guest)?;
     Ok(())
 }
+
+/// How long the suspended copy is kept: a start elsewhere is tried more than once meanwhile.
+const HOLD_MS: u64 = 15_000;
+
+#[test]
+fn a_start_elsewhere_waits_for_the_image_lock_of_the_suspended_copy_until_its_hold_is_over()
+-> Result<()> {
+    let name = "self_fence::a_start_elsewhere_waits_for_the_image_lock_of_the_suspended_copy_until_its_hold_is_over";
+    if !enter_test(name)? {
+        return Ok(());
+    }
+    let cluster = cluster(Fencing::Watchdog)?;
+    cluster.ctl(&["settings", "set", &format!("isolation_hold_ms={HOLD_MS}")])?;
+    let host = cluster.lab.host(1)?;
+    // The hold is told with a session.
+    let session = |status: &serde_json::Value| {
+        find_node(status, "node1").and_then(|node| node["session"].as_u64())
+    };
+    let first = session(&cluster.status()?);
+    host.with_service("agent", |agent| agent.kill())?;
+    host.restart_service("agent")?;
+    cluster.wait("the agent to register again", |status| session(status) > first)?;
+
+    let guest = begun(&cluster)?;
+    host.link(false)?;
+    wait_for("the guest to be suspended", || {
+        Ok(host.virsh(&["domstate", "g"])?.contains("paused"))
+    })?;
+    let suspended = Instant::now();
+    let locked = |text: &str| text.contains("lock");
+    wait_for("a start that meets the lock", || {
+        Ok(cluster.told("g", "vm-start-failed")?.iter().any(|text| locked(text)))
+    })?;
+    // It is the real lock of a real QEMU: the copy that has it is there, and stands still.
+    let counted = guest.count()?;
+    ensure!(cluster.where_runs(guest.uuid)?.contains(&"node1".to_owned()), "no copy, no lock");
+    cluster.wait("it to wait, and to say for what", |status| {
+        find(status, "g").is_some_and(|vm| {
+            vm["owner"].is_null() && vm["reason"]["text"].as_str().is_some_and(locked)
+        })
+    })?;
+    let said = cluster.ctl(&["explain", "g"])?;
+    ensure!(locked(&said), "{said}");
+    ensure!(suspended.elapsed() < Duration::from_millis(HOLD_MS), "it was said in time");
+
+    cluster.wait_vm("g", "started", Some("node2"))?;
+    ensure!(suspended.elapsed() > Duration::from_millis(HOLD_MS * 9 / 10), "sooner than the hold");
+    ensure!(host.is_on(), "a suspended guest is stopped for sure: the watchdog was fed");
+    ensure!(cluster.where_runs(guest.uuid)? == ["node2"], "the copy was not destroyed");
+    ensure!(counted.is_none_or(|count| count.strangers == 0), "{counted:?}");
+    cluster.wait_counting(&guest)?;
+    Ok(())
+}
