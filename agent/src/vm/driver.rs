@@ -136,6 +136,8 @@ pub(crate) struct Driver {
     sample_at: Option<u64>,
     /// When it was first found gone without a word on why.
     missed_since: Option<u64>,
+    /// When its guest was first seen to have crashed, until that is told.
+    crashed_since: Option<u64>,
     unanswered: bool,
     /// What is seen next is told, whether it is news or not.
     tell_anew: bool,
@@ -186,6 +188,7 @@ impl Driver {
             work_at: None,
             sample_at: None,
             missed_since: None,
+            crashed_since: None,
             unanswered: false,
             isolation: None,
             of_new_ledger: false,
@@ -689,7 +692,9 @@ impl Driver {
                 let running = seen.presence == Some(Presence::Running);
                 self.hint.take_if(|hint| running && scene.now >= hint.until);
                 self.settle_suspended(scene, &seen);
-                if self.known.as_ref() != Some(&seen) || self.tell_anew {
+                if self.is_passing(&seen, scene.now) {
+                    self.look_at = Some(scene.now + LOOK_AGAIN_MS);
+                } else if self.known.as_ref() != Some(&seen) || self.tell_anew {
                     self.send_seen(scene, seen);
                 }
             }
@@ -743,6 +748,17 @@ impl Driver {
             }
             self.consider(scene);
         }
+    }
+
+    /// A guest that panicked is shown as crashed for the moment in which libvirt ends its QEMU, as its definition says. Only one that
+    /// libvirt keeps so is told as crashed: of the other the end is told, with its cause.
+    fn is_passing(&mut self, seen: &SeenDomain, now: u64) -> bool {
+        let told = |known: &SeenDomain| known.presence == Some(Presence::Crashed);
+        if seen.presence != Some(Presence::Crashed) || self.known.as_ref().is_none_or(told) {
+            self.crashed_since = None;
+            return false;
+        }
+        now < *self.crashed_since.get_or_insert(now) + LOOK_AGAIN_MS
     }
 
     /// What Berth stopped here is gone; what it asked libvirt to create may still come, stopped.

@@ -434,3 +434,28 @@ fn a_cancel_that_came_before_there_was_a_job_is_given_again() {
     }
     assert!(step(&mut bench) > 1, "now there is a job");
 }
+
+#[test]
+fn a_guest_is_told_as_crashed_when_libvirt_keeps_it_and_not_while_it_is_being_ended() {
+    let crashes = |kept: bool| {
+        let mut bench = bench();
+        bench.give(vec![start(10)]);
+        bench.told();
+        bench.core.noted(VM, GuestNote::Panicked, String::new(), bench.at());
+        bench.fake.appear(VM, "v", Presence::Crashed);
+        bench.core.event(VM, None, bench.at());
+        bench.settle();
+        if !kept {
+            bench.fake.kill(VM, StopCause::Crashed);
+            bench.core.event(VM, Some(StopCause::Crashed), bench.at());
+            bench.settle();
+        }
+        bench.pass(3_000, true);
+        bench.told()
+    };
+    let ended = crashes(false);
+    assert!(ended.iter().all(|it| !it.contains("CRASHED")), "{ended:?}");
+    assert_eq!(ended.last().unwrap(), "absent up to 10: PANICKED");
+    let kept = crashes(true);
+    assert_eq!(kept.iter().filter(|it| it.contains("CRASHED")).count(), 1, "{kept:?}");
+}
