@@ -776,6 +776,13 @@ impl VmRecord {
             .map(|(node, _)| *node)
     }
 
+    /// The same, with nodes where a copy is kept that self-fence stopped: where there is only that, it is let run there and started
+    /// nowhere else.
+    pub fn seen_there(&self) -> impl Iterator<Item = NodeId> + '_ {
+        let there = |it: &Sighting| it.presence.holds_guest() || it.presence == Presence::Suspended;
+        self.seen.iter().filter(move |(_, sighting)| there(sighting)).map(|(node, _)| *node)
+    }
+
     /// Whether the node's lease binds it there: its agent was told to bring it to life or to take it over, or its domain
     /// bears a mark. Of others the agent makes sure of nothing when the lease runs out, and so the lease proves nothing
     /// (design section 3, lease).

@@ -262,7 +262,11 @@ impl ClusterState {
             let record = self.vm_mut(cx, vm)?;
             record.bound_isolation = order.on_isolation;
             record.unbound_since = None;
-            return Ok(());
+            let enabled = record.open_operation().map(|it| &it.verb);
+            return match enabled {
+                Some(Verb::Enable { .. }) => self.end_operation(cx, vm, OperationPhase::Done),
+                _ => Ok(()),
+            };
         };
         let place = self.node_name(order.node);
         let record = self.vm_mut(cx, vm)?;

@@ -138,3 +138,19 @@ fn a_copy_that_is_not_the_present_one_is_left_in_a_pause_and_destroyed_after_it(
     story.does(Operation::UnpauseCluster);
     assert_eq!(story.lead(), [format!("evict from {place}")]);
 }
+
+#[test]
+fn to_enable_what_was_left_alone_and_suspended_is_done_when_it_is_let_run() {
+    let (mut story, place) = Story::running(VmPolicy::default(), &["a", "b"]);
+    story.does(Operation::Ignore(vm()));
+    let mut domain = SeenDomain::active("v", Presence::Suspended, 64);
+    domain.generation = Some(story.record().generation.0);
+    story.reports(&place, vec![Report::Seen { uuid: VM, domain }]);
+    story.does(Operation::Enable { vm: vm(), on: None });
+    story.answer_probes();
+    assert_eq!(story.lead(), [format!("resume on {place}")]);
+    let (seen, done) = (story.seen(Presence::Running), story.done(story.order(), None));
+    story.reports(&place, vec![seen, done]);
+    // What is asked of it later would wait for this.
+    assert!(story.record().open_operation().is_none());
+}

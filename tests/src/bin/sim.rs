@@ -97,8 +97,15 @@ fn main() -> ExitCode {
         swept.seeds as f64 / swept.seconds,
         swept.violations.len()
     );
+    let mut kinds: BTreeMap<&str, usize> = BTreeMap::new();
+    for violation in swept.violations.iter().filter_map(|report| report.violation.as_ref()) {
+        *kinds.entry(violation.invariant).or_default() += 1;
+    }
+    for (invariant, count) in kinds {
+        println!("broken: {invariant} {count}");
+    }
     let again = if flags.few_acts { " --few-acts" } else { "" };
-    for report in swept.violations.iter().take(20) {
+    for report in swept.violations.iter().take(200) {
         if let Some(violation) = &report.violation {
             println!(
                 "seed {}: {} at {} ms: {}\n  again: cargo run --release -p tests --bin sim -- --seed {}{}{}",
@@ -140,6 +147,11 @@ fn one(flags: &Flags, seed: u64, rule: Option<Rule>) -> ExitCode {
             for event in world.truth().events.iter().rev().take(40).collect::<Vec<_>>().iter().rev()
             {
                 println!("{:>6} {:>8} {}", event.revision, event.at.0 % 1_000_000_000, event.text);
+            }
+            if verbose {
+                let truth = world.truth();
+                truth.vms.values().for_each(|it| println!("{it:#?}"));
+                truth.services.values().for_each(|it| println!("{it:#?}"));
             }
             ExitCode::FAILURE
         }

@@ -46,8 +46,8 @@ fn what_a_seed_has_found_once_stays_mended() {
 
 /// Seeds that found something since operators do all that they can: services that went round and round or waited without end,
 /// decisions that filled the log, scripts that a lost ledger or a restored control plane did not know of.
-const FOUND_BY_MORE_ACTS: [u64; 13] =
-    [38, 84, 97, 101, 184, 226, 247, 449, 771, 775, 935, 1066, 1877];
+const FOUND_BY_MORE_ACTS: [u64; 16] =
+    [38, 84, 97, 101, 184, 226, 247, 449, 771, 775, 935, 1066, 1877, 8000464, 8000601, 8004550];
 
 #[test]
 fn what_a_seed_with_all_acts_has_found_stays_mended() {

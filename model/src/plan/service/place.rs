@@ -94,7 +94,7 @@ impl Planner<'_> {
             .collect();
         let seen: BTreeSet<NodeId> = vms
             .iter()
-            .flat_map(|vm| vm.seen_with_guest())
+            .flat_map(|vm| vm.seen_there())
             .chain(record.seen.iter().filter(|(_, it)| !it.is_empty()).map(|(node, _)| *node))
             .collect();
         match (places.len(), seen.iter().next()) {
