@@ -161,6 +161,8 @@ rules! {
     StoppedScriptIsAsked = "stopped-script-is-asked";
     /// What may be running of scripts is known though the ledger is lost.
     BoundOutlivesLedger = "bound-outlives-ledger";
+    /// The lease proves nothing of scripts that nobody ordered where they run.
+    LeaseProvesTheBound = "lease-proves-the-bound";
 }
 
 impl Rule {

@@ -388,10 +388,15 @@ fn adding_and_forgetting_start_and_stop_nothing() {
 }
 
 impl Story {
-    fn settle_without_service(&mut self) {
+    /// What is planned once, and nothing obeyed.
+    fn plans_once(&mut self) {
         for operation in plan(&self.state, &Liveness::default(), Timestamp(self.now)).operations {
             let _ = self.tries(operation);
         }
+    }
+
+    fn settle_without_service(&mut self) {
+        self.plans_once();
         self.obey();
     }
 }
@@ -450,6 +455,19 @@ fn a_lease_proves_the_death_of_scripts_that_were_ordered_there_and_of_no_others(
     story.does(Operation::ForgetService(web()));
     story.does(Operation::AddService(Box::new(spec())));
     assert!(story.record().may_run.contains_key(&story.id("n1")));
+    // Nor where the service has begun, and it was not their turn yet.
+    let mut story = Story::new();
+    story.runs("log", "n1");
+    story.does(Operation::AddService(Box::new(scripts())));
+    story.settle();
+    story.broken.insert("start ip on n1".into());
+    story.asks(ServiceAsk::Enable { on: None });
+    story.plans_once();
+    assert_eq!(story.record().owner, Some(story.id("n1")));
+    by_lease(&mut story, "n1");
+    assert!(story.record().may_run.contains_key(&story.id("n1")));
+    story.settle();
+    assert!(matches!(story.reason(), Reason::OwnerSilent { .. }), "{:?}", story.reason());
     // What was ordered there is stopped with the lease.
     let mut story = Story::started(spec());
     let place = story.state.node_name(story.record().owner.unwrap());

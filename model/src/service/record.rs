@@ -7,6 +7,7 @@ use serde::{Deserialize, Serialize};
 use crate::command::MoveCause;
 use crate::hold::Freeze;
 use crate::id::{Generation, MemberName, NodeId, OrderId, RequestId};
+use crate::sabotage::{Rule, off};
 use crate::service::ServiceSpec;
 use crate::time::Timestamp;
 use crate::vm::{Desired, MayRun, MigrationMode, OperationPhase};
@@ -98,6 +99,18 @@ pub struct ServiceRecord {
 }
 
 impl ServiceRecord {
+    /// Whether scripts of it were seen to run on its owner that nobody has ordered since it is the owner: by hand, or from before.
+    /// Its agent's ledger does not bind them, and the lease proves nothing of them (design section 3, lease).
+    pub fn has_unordered(&self, owner: NodeId) -> bool {
+        if off(Rule::LeaseProvesTheBound) {
+            return false;
+        }
+        let unordered = |name: &MemberName| {
+            self.members.get(name).is_some_and(|it| it.started_by.0 < self.generation.0)
+        };
+        self.seen.get(&owner).is_some_and(|seen| seen.iter().any(unordered))
+    }
+
     /// A member that is wanted is down: RGManager's flag [P].
     pub fn is_partial(&self) -> bool {
         self.state == ServiceState::Started

@@ -38,7 +38,7 @@ const DOMAINS: usize = 2;
 /// Between two looks for what is to be given back, once nothing goes wrong any more.
 const UNDO_MS: u64 = 2_000;
 
-fn lawful<N, E: std::fmt::Display>(name: Result<N, E>) -> N {
+pub(super) fn lawful<N, E: std::fmt::Display>(name: Result<N, E>) -> N {
     name.unwrap_or_else(|error| panic!("{error}"))
 }
 

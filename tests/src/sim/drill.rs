@@ -2,16 +2,24 @@
 //!
 //! Each drill is clean while its rule is on, and breaks an invariant when its rule is off.
 
+use std::collections::BTreeMap;
+
 use fence::PowerState;
-use model::command::{Operation, Registration};
-use model::id::SessionId;
+use model::command::{Operation, Registration, ServiceAsk};
+use model::id::{MemberName, ServiceName, SessionId};
 use model::node::{NodeState, ProofOfDeath};
+use model::recovery::RestartLimit;
 use model::sabotage::{Rule, switch_off};
+use model::service::{
+    MemberKind, MemberSpec, MemberWeight, Script, ScriptProgram, ServicePolicy, ServiceSpec,
+    ServiceState, Tolerance,
+};
 use model::vm::{OnIsolation, VmPolicy};
 use proto::v1;
 use uuid::Uuid;
 
 use super::World;
+use super::acts::lawful;
 use super::agent::{Reply, Request};
 use super::invariant::Violation;
 use super::leader::FenceStage;
@@ -90,6 +98,16 @@ pub const ALL: &[Drill] = &[
         quiet: five_of_which_three_have_nothing,
         story: another_node_falls_silent_after_a_release,
     },
+    Drill {
+        rule: Rule::BoundOutlivesLedger,
+        quiet: only_lease,
+        story: a_ledger_is_lost_on_a_host_cut_off,
+    },
+    Drill {
+        rule: Rule::LeaseProvesTheBound,
+        quiet: only_lease_of_two,
+        story: a_script_by_hand_is_not_ordered_yet,
+    },
 ];
 
 /// The drill of a rule, if it has one.
@@ -135,6 +153,12 @@ fn only_fence(quiet: &mut Quiet) {
 /// The first host has no fence device.
 fn only_lease(quiet: &mut Quiet) {
     quiet.fenced.retain(|host| *host != 0);
+}
+
+/// The same, and its guest is in nobody's way.
+fn only_lease_of_two(quiet: &mut Quiet) {
+    only_lease(quiet);
+    quiet.hosts = 2;
 }
 
 fn nothing(quiet: &mut Quiet) {
@@ -563,6 +587,66 @@ fn another_node_falls_silent_after_a_release(world: &mut World) {
         world.network.isolate(Place::Host(host), false);
     }
     world.run_for(20_000);
+}
+
+/// A service of so many scripts, one after the other.
+fn service_of(scripts: usize) -> ServiceSpec {
+    let script = |number: usize| Script {
+        program: ScriptProgram::Ocf(format!("berth:drill-{number}")),
+        parameters: BTreeMap::new(),
+        start_timeout_ms: 5_000,
+        stop_timeout_ms: 5_000,
+        checks: Vec::new(),
+    };
+    let member = |number: usize| MemberSpec {
+        name: lawful(MemberName::new(format!("s{number}"))),
+        kind: MemberKind::Script(script(number)),
+        under: None,
+        weight: MemberWeight::Critical,
+        restart_limit: RestartLimit::default(),
+        tolerance: Tolerance::default(),
+    };
+    ServiceSpec {
+        name: lawful(ServiceName::new("drill")),
+        id: Uuid::from_u128(0xD0),
+        members: (1..=scripts).map(member).collect(),
+        policy: ServicePolicy::default(),
+    }
+}
+
+/// Nothing tells its next agent what runs there, but what was noted since the host booted.
+fn a_ledger_is_lost_on_a_host_cut_off(world: &mut World) {
+    let spec = service_of(1);
+    let (service, ask) = (spec.name.clone(), ServiceAsk::Enable { on: Some(node(0)) });
+    world.submit(Operation::AddService(Box::new(spec)));
+    world.run_for(2_000);
+    world.submit(Operation::AskService { service: service.clone(), ask });
+    world.run_while(20_000, |world| {
+        world.truth().services.get(&service).is_none_or(|it| it.state != ServiceState::Started)
+    });
+    world.network.isolate(Place::Host(0), true);
+    let incarnation = world.lose_ledger(0);
+    world.after(100, Event::StartAgent(0, incarnation));
+    world.run_for(30_000);
+    world.network.isolate(Place::Host(0), false);
+    world.run_for(10_000);
+}
+
+/// The second one runs by hand, and its node is cut off while the first is still being started.
+fn a_script_by_hand_is_not_ordered_yet(world: &mut World) {
+    let spec = service_of(2);
+    let (service, ask) = (spec.name.clone(), ServiceAsk::Enable { on: None });
+    world.hosts[0].scripts.insert("berth:drill-2".into());
+    world.submit(Operation::AddService(Box::new(spec)));
+    world.run_for(2_000);
+    world.submit(Operation::AskService { service: service.clone(), ask });
+    world.run_while(20_000, |world| {
+        world.truth().services.get(&service).is_none_or(|it| it.owner.is_none())
+    });
+    world.network.isolate(Place::Host(0), true);
+    world.run_for(30_000);
+    world.network.isolate(Place::Host(0), false);
+    world.run_for(10_000);
 }
 
 fn is_lost(state: &NodeState) -> bool {

@@ -29,7 +29,6 @@ const HINTS_OF_MORE_ACTS: &[(Rule, u64)] = &[
     (Rule::ClaimHoldsStart, 3),
     (Rule::ServiceMayRunRefusal, 1),
     (Rule::StoppedScriptIsAsked, 5),
-    (Rule::BoundOutlivesLedger, 169),
 ];
 
 /// The first seed that breaks something while the rule is off: the hint, or one of the first so many.

@@ -140,7 +140,8 @@ impl ClusterState {
             true => BTreeMap::from([(node, MayRun { since: cx.index })]),
             false => BTreeMap::new(),
         };
-        record.seen.clear();
+        // What runs there already and was not ordered yet is remembered: no lease binds it.
+        record.seen.retain(|at, _| *at == node);
         for member in record.members.values_mut() {
             member.mode = MemberMode::Keep;
             member.script = ScriptState::Down;

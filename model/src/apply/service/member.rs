@@ -167,7 +167,8 @@ impl ClusterState {
         by_lease: bool,
     ) -> Result<(), Rejection> {
         // Of scripts that somebody started by hand no ledger tells: the agent stops none when the lease runs out.
-        let bound = |it: &ServiceRecord| !by_lease || it.owner == Some(node);
+        let bound =
+            |it: &ServiceRecord| !by_lease || (it.owner == Some(node) && !it.has_unordered(node));
         let touched: Vec<Arc<ServiceRecord>> = self
             .services
             .values()

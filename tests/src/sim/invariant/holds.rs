@@ -15,8 +15,8 @@ const GRACE_MS: u64 = 3_000;
 pub(super) struct HoldsEnd {
     /// By host and VM: since when it is kept suspended without a lease.
     kept: BTreeMap<(usize, Uuid), u64>,
-    /// By host: which agent is there since when. It needs a moment to find out what it is to end.
-    agents: BTreeMap<usize, (u64, u64)>,
+    /// By host: which agent is there, in which session, since when. It needs a moment to find out what it is to end, and when.
+    agents: BTreeMap<usize, ((u64, Option<u64>), u64)>,
 }
 
 impl Invariant for HoldsEnd {
@@ -43,9 +43,10 @@ impl Invariant for HoldsEnd {
             }
             // While no agent is there nobody ends a hold, and it goes on all the same.
             let Some(agent) = &host.agent else { continue };
-            let here = self.agents.entry(number).or_insert((host.incarnation, world.now));
-            if here.0 != host.incarnation {
-                *here = (host.incarnation, world.now);
+            let present = (host.incarnation, agent.core.session().map(|it| it.session));
+            let here = self.agents.entry(number).or_insert((present, world.now));
+            if here.0 != present {
+                *here = (present, world.now);
             }
             let here = here.1;
             // One that has no session goes by what was said in the last, if it has not lost that.
