@@ -768,6 +768,8 @@ pub enum Decision {
         /// Where it runs.
         node: NodeId,
     },
+    /// It was to be enabled, and runs where it is to: nothing is left to be done.
+    Fulfilled,
 }
 
 /// Why the cluster moves a VM or service that runs well.

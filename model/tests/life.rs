@@ -234,6 +234,7 @@ impl Story {
                         }
                         Decision::Unfreeze => "unfreeze".into(),
                         Decision::TellAgain { .. } => "tell again".into(),
+                        Decision::Fulfilled => "fulfilled".into(),
                         Decision::DependsMet => "depends met".into(),
                         Decision::Move { to, mode, .. } => {
                             let how = if mode.is_some() { "move" } else { "move cold" };

@@ -65,6 +65,7 @@ impl ClusterState {
                 self.stop_for_shutdown(cx, vm, *node, *graceful_ms, *waits)
             }
             Decision::TellAgain { node } => self.tell_again(cx, vm, *node),
+            Decision::Fulfilled => self.end_operation(cx, vm, OperationPhase::Done),
         }
     }
 
@@ -528,7 +529,8 @@ fn acts(decision: &Decision) -> bool {
         | Decision::Unfreeze
         // What happens to it without a lease, and not to it now.
         | Decision::TellAgain { .. }
-        | Decision::DependsMet => false,
+        | Decision::DependsMet
+        | Decision::Fulfilled => false,
     }
 }
 

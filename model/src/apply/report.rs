@@ -262,11 +262,7 @@ impl ClusterState {
             let record = self.vm_mut(cx, vm)?;
             record.bound_isolation = order.on_isolation;
             record.unbound_since = None;
-            let enabled = record.open_operation().map(|it| &it.verb);
-            return match enabled {
-                Some(Verb::Enable { .. }) => self.end_operation(cx, vm, OperationPhase::Done),
-                _ => Ok(()),
-            };
+            return Ok(());
         };
         let place = self.node_name(order.node);
         let record = self.vm_mut(cx, vm)?;

@@ -371,6 +371,8 @@ impl Planner<'_> {
 
     fn started(&mut self) -> Reason {
         let record = self.record;
+        let runs =
+            |sighting: &Sighting| matches!(sighting.presence, Presence::Running | Presence::Paused);
         let Some(owner) = record.owner else {
             return self.unknown_places().unwrap_or(Reason::Lost);
         };
@@ -411,6 +413,9 @@ impl Planner<'_> {
                 }
             }
             Verb::Restart => self.decide(self.stop_decision(owner), "it stops, to start again"),
+            Verb::Enable { .. } if record.seen.get(&owner).is_some_and(runs) => {
+                self.decide(Decision::Fulfilled, "it runs as it was asked to")
+            }
             Verb::Enable { .. } | Verb::Disable | Verb::Stop { .. } => Reason::AsWanted,
         }
     }

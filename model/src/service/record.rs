@@ -10,7 +10,7 @@ use crate::id::{Generation, MemberName, NodeId, OrderId, RequestId};
 use crate::sabotage::{Rule, off};
 use crate::service::ServiceSpec;
 use crate::time::Timestamp;
-use crate::vm::{Desired, MayRun, MigrationMode, OperationPhase};
+use crate::vm::{Desired, MayRun, MigrationMode, OperationPhase, VmRecord, VmState};
 
 /// Where a service is in its life. RGManager's states; partial is no state but a flag.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -99,6 +99,16 @@ pub struct ServiceRecord {
 }
 
 impl ServiceRecord {
+    /// Whether an operator wants all of it down, and this VM of it runs though Berth did not start it.
+    pub fn takes_down(&self, vm: &VmRecord) -> bool {
+        let asked = self.open_operation().map(|operation| &operation.verb);
+        matches!(asked, Some(ServiceVerb::Disable | ServiceVerb::Stop))
+            && matches!(vm.state, VmState::Disabled | VmState::Stopped)
+            && vm.seen_with_guest().count() == 1
+            && vm.order.is_none()
+            && vm.open_operation().is_none()
+    }
+
     /// Whether scripts of it were seen to run on its owner that nobody has ordered since it is the owner: by hand, or from before.
     /// Its agent's ledger does not bind them, and the lease proves nothing of them (design section 3, lease).
     pub fn has_unordered(&self, owner: NodeId) -> bool {

@@ -151,6 +151,7 @@ fn to_enable_what_was_left_alone_and_suspended_is_done_when_it_is_let_run() {
     assert_eq!(story.lead(), [format!("resume on {place}")]);
     let (seen, done) = (story.seen(Presence::Running), story.done(story.order(), None));
     story.reports(&place, vec![seen, done]);
+    assert_eq!(story.lead(), ["fulfilled"]);
     // What is asked of it later would wait for this.
     assert!(story.record().open_operation().is_none());
 }

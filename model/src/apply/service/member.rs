@@ -121,8 +121,12 @@ impl ClusterState {
         match &spec.kind {
             MemberKind::Vm(vm) => {
                 self.must_not_be_frozen(cx, vm)?;
+                let unasked = record.takes_down(&*self.vm(vm)?);
                 self.hands_on(cx, vm)?;
                 self.service_mut(cx, name)?;
+                if unasked {
+                    self.ask(cx, vm, Verb::Stop { now: false })?;
+                }
                 self.vm_mut(cx, vm)?.desired = Desired::Stopped;
                 Ok(())
             }

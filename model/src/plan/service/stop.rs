@@ -58,7 +58,7 @@ impl Planner<'_> {
                 let why = self.stuck_text(last.spec);
                 self.decide(ServiceDecision::Stuck { why: why.clone() }, why)
             }
-            VmStanding::Busy if self.left_alone(last.spec) => {
+            VmStanding::Busy if self.left_alone(last.spec) || self.goes_as_asked(last.spec) => {
                 if let Some(reason) = self.frozen_member(last.spec) {
                     return Some(reason);
                 }
@@ -97,6 +97,12 @@ impl Planner<'_> {
         spec.vm()
             .and_then(|vm| self.state.vms.get(vm))
             .is_some_and(|vm| vm.desired == Desired::Ignored && vm.order.is_none())
+    }
+
+    /// A VM that nobody here brought to where it runs: it is stopped where an operator wants all of its service down.
+    fn goes_as_asked(&self, spec: &crate::service::MemberSpec) -> bool {
+        let vm = spec.vm().and_then(|vm| self.state.vms.get(vm));
+        vm.is_some_and(|vm| self.record.takes_down(vm))
     }
 
     pub(super) fn stuck_text(&self, spec: &crate::service::MemberSpec) -> String {

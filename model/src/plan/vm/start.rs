@@ -200,6 +200,7 @@ fn decision_text(decision: &Decision) -> String {
         | Decision::Move { .. }
         | Decision::AskMove { .. }
         | Decision::TellAgain { .. }
+        | Decision::Fulfilled
         | Decision::StopForShutdown { .. } => String::new(),
     }
 }

@@ -5,8 +5,9 @@ use std::collections::BTreeSet;
 use agent::script::call::Action;
 use model::ClusterState;
 use model::command::{Operation, ServiceDecision};
-use model::id::NodeId;
+use model::id::{NodeId, VmName};
 use model::service::ServiceRecord;
+use model::vm::OrderIntent;
 
 use super::{Invariant, Observation};
 use crate::sim::World;
@@ -35,10 +36,8 @@ impl Invariant for MembersBeginAlone {
                     ServiceDecision::StartMember { member } => {
                         match old.spec.member(member).and_then(|member| member.vm()) {
                             None => old.may_run.keys().copied().collect(),
-                            // One that runs elsewhere is left to run there.
-                            Some(vm) if after.vms.get(vm).is_some_and(|vm| vm.order.is_none()) => {
-                                BTreeSet::new()
-                            }
+                            // One that runs elsewhere is left to run there, and what is under way with it is not begun by this.
+                            Some(vm) if !starts(after, vm) || starts(before, vm) => BTreeSet::new(),
                             Some(vm) => before
                                 .vms
                                 .get(vm)
@@ -71,6 +70,12 @@ impl Invariant for MembersBeginAlone {
             _ => Ok(()),
         }
     }
+}
+
+/// An order to start it is out.
+fn starts(state: &ClusterState, vm: &VmName) -> bool {
+    let order = state.vms.get(vm).and_then(|vm| vm.order.as_ref());
+    order.is_some_and(|order| matches!(order.intent, OrderIntent::Start { .. }))
 }
 
 /// Wherever anything of a service may be running.
