@@ -835,11 +835,10 @@ impl Driver {
         let calls = self.isolation_calls;
         let mut isolation =
             Isolation::new(policy, scene.now, (terms.self_fence_ms, terms.hold_ms), calls);
-        let noted = scene.ledger.suspension(self.uuid);
-        if let Some(noted) = noted.filter(|noted| noted.since_ms.is_some()) {
+        if let Some(noted) = scene.ledger.suspension(self.uuid) {
             match noted.since_ms.filter(|_| self.inherits_hold) {
                 Some(since_ms) => isolation.kept_since(since_ms),
-                // It has had its lease since.
+                // It has had its lease since, or is created with stopped vCPUs and kept so from now on.
                 None => {
                     let since_ms = Some(scene.now);
                     self.note_suspended(scene, Suspension { since_ms, ..noted });

@@ -349,6 +349,39 @@ fn an_agent_that_is_started_again_ends_the_hold_of_the_one_before_it() {
 }
 
 #[test]
+fn the_hold_of_a_copy_that_was_being_created_as_the_lease_ran_out_counts_from_then() {
+    let mut bench = bench();
+    let cluster = CLUSTER.to_string();
+    let orders = vec![start(10)];
+    let list = v1::OrderList { term: 1, epoch: 1, cluster, orders, ..v1::OrderList::default() };
+    bench.core.orders(list, bench.at());
+    let mut create = None;
+    while create.is_none() {
+        for call in bench.core.take_effects().calls {
+            match call.call {
+                Call::Create { .. } => create = Some(call),
+                other => {
+                    let answer = other.make(VM, &*bench.fake);
+                    bench.core.answered(VM, call.id, answer, bench.at());
+                }
+            }
+        }
+    }
+    // The lease runs out meanwhile, and the domain is there after that: its vCPUs are never let run.
+    bench.pass(5_000, false);
+    let create = create.unwrap();
+    let answer = create.call.make(VM, &*bench.fake);
+    bench.core.answered(VM, create.id, answer, bench.at());
+    bench.pass(5_000, false);
+    assert_eq!(bench.presence(), Some(Presence::Paused));
+    bench.restart(Lease::default());
+    let domains = bench.fake.domains().unwrap();
+    bench.core.inventory(&domains, bench.at());
+    bench.pass(53_000, false);
+    assert_eq!(bench.presence(), None, "the bench's hold is a minute, of either agent's");
+}
+
+#[test]
 fn a_migration_whose_answer_is_lost_is_followed_and_not_called_failed() {
     for (arrives, told) in [(true, "done 11: ok"), (false, "libvirt's word on why was lost")] {
         let mut bench = bench();
