@@ -3,6 +3,7 @@
 //!
 //! Source: RGManager reference, sections 1, 2 and 6; cluster.conf(5) of RHEL 6.
 
+mod agents;
 mod cluster;
 mod service;
 mod vm;

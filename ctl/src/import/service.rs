@@ -5,7 +5,9 @@ use std::collections::BTreeMap;
 use proto::v1::member_spec::Kind;
 use proto::v1::script::Program;
 use proto::v1::{MemberSpec, Script, ServicePolicy, ServiceSpec, StatusCheck};
+use uuid::Uuid;
 
+use super::agents::{self, Fate};
 use super::cluster::{primary, unique};
 use super::vm::{dependency, exclusive};
 use super::xml::Element;
@@ -16,6 +18,11 @@ const AGENTS: &str = "/usr/share/cluster";
 /// `service.sh` starts what hangs directly below it in this order; what is not here comes after, as in the file.
 const START_ORDER: [&str; 10] =
     ["lvm", "fs", "clusterfs", "netfs", "nfsexport", "nfsclient", "ip", "smb", "samba", "script"];
+
+/// Berth's own limit of a start and a stop, and that of a status that had none.
+const DEFAULT_S: u64 = 60;
+/// What had no limit with RGManager has this one: something that hangs has to end.
+const NO_LIMIT_S: u64 = 300;
 
 type Resources = BTreeMap<(String, String), Element>;
 
@@ -79,7 +86,10 @@ impl Import<'_> {
             self.cannot(element, format!("service {name} has no members and is left out"));
             return Ok(());
         }
-        self.fleet.services.push(ServiceSpec { name, members, policy: Some(policy) });
+        let spec = ServiceSpec { name, members, policy: Some(policy) };
+        proto::convert::service::spec(spec.clone(), Uuid::nil())
+            .map_err(|error| format!("line {}: service {}: {error}", element.line, spec.name))?;
+        self.fleet.services.push(spec);
         Ok(())
     }
 
@@ -101,7 +111,13 @@ impl Import<'_> {
             self.vm(&alone, resources, vms)?;
             (name.to_owned(), Kind::Vm(name.to_owned()))
         } else {
-            let script = self.script(element, service)?;
+            let Some(script) = self.script(element, service)? else {
+                // What hangs below what is left out stays, one step higher.
+                for child in element.children.iter().filter(|child| child.name != "action") {
+                    self.member(child, under, resources, building, vms)?;
+                }
+                return Ok(());
+            };
             (format!("{}-{}", element.name, name.replace('/', "_")), Kind::Script(script))
         };
         unique(&mut building.names, &member, element, &format!("member of service {service}:"))?;
@@ -131,18 +147,35 @@ impl Import<'_> {
         Ok(())
     }
 
-    fn script(&mut self, element: &Element, service: &str) -> Result<Script, String> {
+    /// A script, or nothing where its agent cannot serve here; the report says which.
+    fn script(&mut self, element: &Element, service: &str) -> Result<Option<Script>, String> {
         let kind = element.name.as_str();
         let name = required(element, primary(kind))?;
+        let what = format!("service {service}: {kind} {name}");
         let mut script = Script::default();
-        if kind == "script" {
+        let times = if kind == "script" {
             let file = required(element, "file")?;
             script.program = Some(Program::Lsb(file.to_owned()));
-            self.maps(element, format!("service {service}: script {name} runs {file}"));
+            self.maps(element, format!("{what} runs {file}"));
+            agents::SCRIPT
         } else {
             let agent = match kind {
                 "SAPInstance" | "SAPDatabase" => format!("{AGENTS}/{kind}"),
                 _ => format!("{AGENTS}/{kind}.sh"),
+            };
+            let times = match agents::fate(kind) {
+                Fate::Kept { times, successor } => {
+                    self.maps(element, format!("{what} runs {agent}, which each node has to have; without it, {successor} takes its place"));
+                    times
+                }
+                Fate::Refused { why, instead } => {
+                    self.cannot(element, format!("{what} is left out: {why}; put {instead} into the service before you enable it"));
+                    return Ok(None);
+                }
+                Fate::Unknown => {
+                    self.differs(element, format!("{what} runs {agent}, whose metadata is not known here: {DEFAULT_S} s for a start and a stop, and a status each 30 s. See that its status exits with 7 where it is down: after any other code nothing starts elsewhere"));
+                    agents::Times { start_s: DEFAULT_S, stop_s: DEFAULT_S, checks: &[(0, 30, 20)] }
+                }
             };
             script.parameters = element
                 .attributes
@@ -150,45 +183,103 @@ impl Import<'_> {
                 .filter(|(key, _)| !key.starts_with("__"))
                 .map(|(key, value)| (key.clone(), value.clone()))
                 .collect();
-            self.maps(
-                element,
-                format!(
-                    "service {service}: {kind} {name} runs {agent}, which each node has to have"
-                ),
-            );
-            if matches!(kind, "nfsexport" | "nfsclient" | "nfsserver") {
-                self.differs(element, format!("service {service}: {kind} {name}: RGManager handed it values of what it hangs below (device, path, fsid); write them into its parameters"));
-            }
             script.program = Some(Program::Ocf(agent));
+            times
+        };
+        let enforced = flag(element, "__enforce_timeouts")?;
+        if !enforced && element.get("__enforce_timeouts").is_some() {
+            self.differs(element, format!("{what}: time-outs are always enforced"));
         }
-        if element.get("__enforce_timeouts").is_some() && !flag(element, "__enforce_timeouts")? {
-            self.differs(
-                element,
-                format!("service {service}: {kind} {name}: time-outs are always enforced"),
-            );
-        }
+        self.limits(element, &what, &times, enforced, &mut script);
         for action in element.all("action") {
-            let (timeout, interval) = (span_ms(action, "timeout")?, span_ms(action, "interval")?);
-            match required(action, "name")? {
-                "start" => script.start_timeout_ms = timeout.unwrap_or_default(),
-                "stop" => script.stop_timeout_ms = timeout.unwrap_or_default(),
-                "status" | "monitor" => {
-                    let depth = match action.get("depth") {
-                        None | Some("*" | "") => 0,
-                        Some(_) => number(action, "depth")?.unwrap_or_default(),
-                    };
-                    script.checks.push(StatusCheck {
-                        depth,
-                        interval_ms: interval.unwrap_or_default(),
-                        timeout_ms: timeout.unwrap_or_default(),
-                    });
-                }
-                other => self.differs(
-                    action,
-                    format!("service {service}: the action {other} has no settings"),
-                ),
-            }
+            self.action(action, &what, &mut script)?;
         }
-        Ok(script)
+        Ok(Some(script))
+    }
+
+    /// The agent's own times. RGManager enforced them only where it was told to, and a stop that is cut short leaves a
+    /// failed service: one is not made shorter than Berth's own limit.
+    fn limits(
+        &mut self,
+        element: &Element,
+        what: &str,
+        times: &agents::Times,
+        enforced: bool,
+        script: &mut Script,
+    ) {
+        let mut said = Vec::new();
+        let mut limit = |word: &str, given: u64| {
+            let taken = match given {
+                0 if word == "status" => DEFAULT_S,
+                0 => NO_LIMIT_S,
+                given if enforced => given,
+                given => given.max(DEFAULT_S),
+            };
+            match given {
+                0 => said.push(format!("a {word} had no limit and gets {taken} s")),
+                given if given < taken => {
+                    said.push(format!("a {word} gets {taken} s: RGManager did not enforce the {given} s of the metadata"));
+                }
+                _ => {}
+            }
+            taken * 1_000
+        };
+        script.start_timeout_ms = limit("start", times.start_s);
+        script.stop_timeout_ms = limit("stop", times.stop_s);
+        for (depth, interval_s, timeout_s) in times.checks {
+            let timeout_s = if *timeout_s == 0 { limit("status", 0) / 1_000 } else { *timeout_s };
+            script.checks.push(StatusCheck {
+                depth: *depth,
+                interval_ms: interval_s * 1_000,
+                timeout_ms: timeout_s * 1_000,
+            });
+        }
+        if !said.is_empty() {
+            self.differs(element, format!("{what}: {}", said.join("; ")));
+        }
+    }
+
+    /// `<action>`: what it says takes the place of the agent's own.
+    fn action(&mut self, action: &Element, what: &str, script: &mut Script) -> Result<(), String> {
+        let interval = span_ms(action, "interval")?;
+        let timeout = match span_ms(action, "timeout")? {
+            Some(0) => {
+                self.differs(
+                    action,
+                    format!("{what}: a time-out of 0, which is none, is {NO_LIMIT_S} s here"),
+                );
+                Some(NO_LIMIT_S * 1_000)
+            }
+            given => given,
+        };
+        match required(action, "name")? {
+            "start" => script.start_timeout_ms = timeout.unwrap_or(script.start_timeout_ms),
+            "stop" => script.stop_timeout_ms = timeout.unwrap_or(script.stop_timeout_ms),
+            "status" | "monitor" => {
+                let depth = match action.get("depth") {
+                    Some("*") => None,
+                    None | Some("") => Some(0),
+                    Some(_) => Some(number(action, "depth")?.unwrap_or_default()),
+                };
+                if let Some(depth) = depth
+                    && !script.checks.iter().any(|check| check.depth == depth)
+                {
+                    self.differs(action, format!("{what}: the agent has no status of depth {depth}; it is asked so all the same"));
+                    script.checks.push(StatusCheck { depth, ..StatusCheck::default() });
+                }
+                if interval == Some(0) {
+                    self.differs(action, format!("{what}: an interval of 0 is left out"));
+                }
+                for check in &mut script.checks {
+                    if depth.is_none_or(|depth| depth == check.depth) {
+                        check.interval_ms =
+                            interval.filter(|it| *it > 0).unwrap_or(check.interval_ms);
+                        check.timeout_ms = timeout.unwrap_or(check.timeout_ms);
+                    }
+                }
+            }
+            other => self.differs(action, format!("{what}: the action {other} has no settings")),
+        }
+        Ok(())
     }
 }

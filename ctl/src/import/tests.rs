@@ -1,5 +1,9 @@
 use std::path::{Path, PathBuf};
 
+use proto::v1::Script;
+use proto::v1::member_spec::Kind;
+use proto::v1::script::Program;
+
 use super::{Places, Word, import};
 use crate::fleet::file;
 
@@ -112,6 +116,117 @@ fn a_file_that_is_malformed_hostile_or_ambiguous_is_refused_with_its_line() {
         let error = refused(&text);
         assert!(error.contains(said), "{}: {error}", &text[..text.len().min(200)]);
     }
+}
+
+/// The only service of this cluster.conf, and the report.
+fn service(inside: &str) -> (Vec<Script>, Vec<String>) {
+    let nowhere = Path::new("/nonexistent");
+    let text = rm(&format!("<service name='s'>\n{inside}\n</service>"));
+    let imported = import(&text, Places { root: nowhere, libvirt: nowhere }).unwrap();
+    let services = file::read(&imported.file).unwrap().services.unwrap_or_default();
+    let members = services.into_values().flat_map(|service| service.members);
+    let scripts = members.filter_map(|member| match member.kind {
+        Some(Kind::Script(script)) => Some(script),
+        _ => None,
+    });
+    (scripts.collect(), imported.report.iter().map(|line| line.text()).collect())
+}
+
+/// Start, stop, and depth, interval and time-out of each check, in seconds; as the metadata of the agents has them, but
+/// for starts and stops below 60 s, which RGManager did not enforce.
+#[test]
+fn each_of_rgmanagers_agents_that_can_serve_brings_its_own_times() {
+    for (resource, start, stop, checks) in [
+        ("<script name='m' file='/m'/>", 300, 300, vec![(0, 30, 60)]),
+        ("<ip address='10.0.0.1'/>", 60, 60, vec![(0, 20, 10), (10, 60, 20)]),
+        (
+            "<ip address='10.0.0.1' __enforce_timeouts='1'/>",
+            20,
+            20,
+            vec![(0, 20, 10), (10, 60, 20)],
+        ),
+        ("<fs name='m'/>", 900, 60, vec![(0, 60, 10), (10, 30, 30), (20, 60, 30)]),
+        ("<netfs name='m'/>", 900, 60, vec![(0, 60, 10), (10, 300, 30), (20, 600, 30)]),
+        ("<bind-mount name='m'/>", 60, 60, vec![(0, 3_600, 5)]),
+        ("<drbd name='m'/>", 60, 60, vec![(10, 60, 20)]),
+        ("<db2 name='m'/>", 120, 120, vec![(0, 20, 60)]),
+        ("<SAPInstance name='m'/>", 180, 240, vec![(0, 120, 60)]),
+        ("<SAPDatabase name='m'/>", 1_800, 1_800, vec![(0, 120, 60)]),
+        ("<unheard-of name='m'/>", 60, 60, vec![(0, 30, 20)]),
+        // What `<action>` says comes before it.
+        (
+            "<fs name='m'><action name='start' timeout='20'/><action name='stop' timeout='1m'/></fs>",
+            20,
+            60,
+            vec![(0, 60, 10), (10, 30, 30), (20, 60, 30)],
+        ),
+        (
+            "<fs name='m'><action name='status' depth='*' interval='45'/></fs>",
+            900,
+            60,
+            vec![(0, 45, 10), (10, 45, 30), (20, 45, 30)],
+        ),
+        (
+            "<fs name='m'><action name='status' depth='10' interval='5m' timeout='90'/></fs>",
+            900,
+            60,
+            vec![(0, 60, 10), (10, 300, 90), (20, 60, 30)],
+        ),
+        (
+            "<drbd name='m'><action name='monitor' timeout='0'/></drbd>",
+            60,
+            60,
+            vec![(10, 60, 20), (0, 30, 300)],
+        ),
+    ] {
+        let (scripts, report) = service(resource);
+        let [script] = scripts.as_slice() else { panic!("{resource}: {report:#?}") };
+        let found: Vec<_> = script
+            .checks
+            .iter()
+            .map(|check| (check.depth, check.interval_ms / 1_000, check.timeout_ms / 1_000))
+            .collect();
+        assert_eq!(script.start_timeout_ms, start * 1_000, "{resource}");
+        assert_eq!(script.stop_timeout_ms, stop * 1_000, "{resource}");
+        assert_eq!(found, checks, "{resource}");
+    }
+}
+
+#[test]
+fn an_agent_that_does_not_tell_down_from_unknown_is_left_out_and_what_takes_its_place_is_named() {
+    for (kind, instead) in [
+        ("apache", "heartbeat:apache"),
+        ("mysql", "heartbeat:mysql"),
+        ("named", "heartbeat:named"),
+        ("openldap", "heartbeat:slapd"),
+        ("postgres-8", "heartbeat:pgsql"),
+        ("samba", "systemd units"),
+        ("smb", "systemd units"),
+        ("tomcat-5", "heartbeat:tomcat"),
+        ("tomcat-6", "heartbeat:tomcat"),
+        ("oracledb", "heartbeat:oracle"),
+        ("orainstance", "heartbeat:oracle"),
+        ("oradg", "heartbeat:oracle"),
+        ("oralistener", "heartbeat:oralsnr"),
+        ("ASEHAagent", "heartbeat:sybaseASE"),
+        ("lvm", "heartbeat:LVM-activate"),
+        ("clusterfs", "on every node"),
+        ("nfsserver", "heartbeat:nfsserver"),
+        ("nfsexport", "heartbeat:exportfs"),
+        ("nfsclient", "heartbeat:exportfs"),
+    ] {
+        // What hangs below it stays.
+        let (scripts, report) =
+            service(&format!("<{kind} name='m'>\n<script name='k' file='/k'/></{kind}>"));
+        let programs: Vec<_> = scripts.into_iter().filter_map(|script| script.program).collect();
+        assert_eq!(programs, [Program::Lsb("/k".into())], "{kind}: {report:#?}");
+        let said = format!("cannot  line 4: service s: {kind} m is left out: ");
+        let line = report.iter().find(|line| line.starts_with(&said));
+        assert!(line.is_some_and(|line| line.contains(instead)), "{kind}: {report:#?}");
+    }
+    let (_, report) = service("<unheard-of name='m'/>");
+    let said = "differs line 4: service s: unheard-of m runs /usr/share/cluster/unheard-of.sh, whose metadata is not known";
+    assert!(report.iter().any(|line| line.starts_with(said)), "{report:#?}");
 }
 
 #[test]
