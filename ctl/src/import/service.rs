@@ -208,6 +208,10 @@ impl Import<'_> {
         script: &mut Script,
     ) {
         let mut said = Vec::new();
+        let given_by_hand = |word: &str| {
+            let mut actions = element.all("action").filter(|it| it.get("name") == Some(word));
+            actions.any(|it| it.get("timeout").is_some())
+        };
         let mut limit = |word: &str, given: u64| {
             let taken = match given {
                 0 if word == "status" => DEFAULT_S,
@@ -216,6 +220,7 @@ impl Import<'_> {
                 given => given.max(DEFAULT_S),
             };
             match given {
+                _ if given_by_hand(word) => {}
                 0 => said.push(format!("a {word} had no limit and gets {taken} s")),
                 given if given < taken => {
                     said.push(format!("a {word} gets {taken} s: RGManager did not enforce the {given} s of the metadata"));
