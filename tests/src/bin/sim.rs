@@ -10,6 +10,7 @@ use std::time::Instant;
 use clap::Parser;
 use model::sabotage::Rule;
 use tests::sim::Options;
+use tests::sim::acts::Acts;
 use tests::sim::crash_table::{self, Ending, Moment, Proof, Victim};
 use tests::sim::drill::{self, Drill};
 use tests::sim::invariant::Violation;
@@ -46,9 +47,9 @@ struct Flags {
     /// The drill of one rule, with that rule switched off, and its trace on standard output.
     #[arg(long)]
     drill: Option<String>,
-    /// Operators do less: what the older of the pinned seeds were found with.
-    #[arg(long)]
-    few_acts: bool,
+    /// How much operators do: the older of the pinned seeds were found with less.
+    #[arg(long, value_enum, default_value_t = Acts::All)]
+    acts: Acts,
     /// Seeds run at once.
     #[arg(long, default_value_t = 2)]
     threads: usize,
@@ -56,10 +57,7 @@ struct Flags {
 
 impl Flags {
     fn options(&self, seed: u64) -> Options {
-        match self.few_acts {
-            true => Options::with_few_acts(seed),
-            false => Options::of_seed(seed),
-        }
+        Options { acts: self.acts, ..Options::of_seed(seed) }
     }
 }
 
@@ -104,7 +102,11 @@ fn main() -> ExitCode {
     for (invariant, count) in kinds {
         println!("broken: {invariant} {count}");
     }
-    let again = if flags.few_acts { " --few-acts" } else { "" };
+    let again = match flags.acts {
+        Acts::Few => " --acts few",
+        Acts::Many => " --acts many",
+        Acts::All => "",
+    };
     for report in swept.violations.iter().take(200) {
         if let Some(violation) = &report.violation {
             println!(

@@ -23,11 +23,13 @@ use super::operators::OperatorAct;
 use super::world::{Event, World};
 
 /// How much operators do.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, clap::ValueEnum)]
 pub enum Acts {
     /// What they do with VMs and nodes one by one.
     Few,
-    /// All that they can do.
+    /// And what they hold back, drain, shut down, and run as services.
+    Many,
+    /// All that they can do: settings, fences by hand and every policy too.
     All,
 }
 
@@ -77,12 +79,12 @@ impl World {
         }
     }
 
-    fn a_vm(&mut self) -> VmName {
+    pub(super) fn a_vm(&mut self) -> VmName {
         let number = self.acts.usize(0..self.options.vms);
         lawful(VmName::new(format!("vm{number}")))
     }
 
-    fn a_node(&mut self) -> NodeName {
+    pub(super) fn a_node(&mut self) -> NodeName {
         let number = self.acts.usize(0..self.hosts.len());
         lawful(NodeName::new(&self.hosts[number].name))
     }

@@ -29,6 +29,7 @@ pub mod operators;
 mod outsider;
 mod power;
 pub mod quiet;
+mod rare_acts;
 pub mod scripts;
 pub mod shutdown;
 pub mod sweep;

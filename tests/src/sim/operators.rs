@@ -19,6 +19,8 @@ pub enum OperatorAct {
     Submit(Uuid, Box<Operation>, u32),
     /// One of the further acts, as chance has it.
     More,
+    /// One of the rare acts, as chance has it.
+    Rare,
     /// What they hold is given back.
     Undo,
     /// A service that was added a moment ago is to run.
@@ -65,6 +67,7 @@ impl World {
                 }
             }
             OperatorAct::More => self.act_more(),
+            OperatorAct::Rare => self.act_rarely(),
             OperatorAct::Undo => self.undo_more(),
             OperatorAct::EnableService(number) => self.enable_service(number),
             OperatorAct::Submit(request, operation, tries) => {

@@ -66,7 +66,7 @@ const WELL_MS: u64 = 3_000;
 
 fn calm_down(world: &mut World) -> u64 {
     world.after(0, Event::Fault(Fault::Heal));
-    if world.options.acts == Acts::All {
+    if world.options.acts >= Acts::Many {
         world.after(500, Event::Operate(OperatorAct::Undo));
     }
     let end = world.now + world.options.calm_ms;
@@ -164,8 +164,14 @@ pub fn prepare(options: &Options, trace: Trace) -> World {
     }
     world.after(10_000, Event::Fault(Fault::Anything));
     world.after(11_000, Event::Operate(OperatorAct::Anything));
-    if options.acts == Acts::All {
+    if options.acts >= Acts::Many {
         world.after(12_000, Event::Operate(OperatorAct::More));
+    }
+    if options.acts == Acts::All {
+        world.after(12_500, Event::Operate(OperatorAct::Rare));
+        // What runs on without a lease may do so under a lock manager only.
+        let locked = world.acts.bool();
+        world.hosts.iter_mut().for_each(|host| host.locked = locked);
     }
     world
 }

@@ -37,7 +37,7 @@ pub fn first_found(rule: Rule, most: u64) -> Option<Options> {
         |hints: &[(Rule, u64)]| hints.iter().find(|(of, _)| *of == rule).map(|(_, seed)| *seed);
     let more = of(HINTS_OF_MORE_ACTS);
     let options: fn(u64) -> Options = match more {
-        Some(_) => Options::of_seed,
+        Some(_) => Options::with_many_acts,
         None => Options::with_few_acts,
     };
     let seeds = more.or(of(HINTS)).into_iter().chain(1..=most);

@@ -69,6 +69,11 @@ impl Options {
     pub fn with_few_acts(seed: u64) -> Self {
         Self { acts: Acts::Few, ..Self::of_seed(seed) }
     }
+
+    /// The same, without their rare acts.
+    pub fn with_many_acts(seed: u64) -> Self {
+        Self { acts: Acts::Many, ..Self::of_seed(seed) }
+    }
 }
 
 /// Something that is to happen.

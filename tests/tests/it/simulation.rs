@@ -52,7 +52,7 @@ const FOUND_BY_MORE_ACTS: [u64; 16] =
 #[test]
 fn what_a_seed_with_all_acts_has_found_stays_mended() {
     for seed in FOUND_BY_MORE_ACTS {
-        let (report, _) = run(&Options::of_seed(seed), None, Trace::default());
+        let (report, _) = run(&Options::with_many_acts(seed), None, Trace::default());
         assert!(report.violation.is_none(), "seed {seed}: {:?}", report.violation);
     }
 }

@@ -49,11 +49,8 @@ impl Invariant for HoldsEnd {
                 *here = (present, world.now);
             }
             let here = here.1;
-            // One that has no session goes by what was said in the last, if it has not lost that.
-            let hold = match agent.core.session() {
-                Some(_) => world.truth().settings.isolation_hold_ms,
-                None => agent.core.ledger().terms().hold_ms,
-            };
+            // It goes by what was said last, if it has not lost that.
+            let hold = agent.core.ledger().terms().hold_ms;
             let held: Vec<Uuid> = {
                 let machine = host.hypervisor.machine();
                 let down = machine.libvirt_down;

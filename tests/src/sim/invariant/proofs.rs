@@ -6,7 +6,6 @@ use std::collections::BTreeMap;
 use model::command::Operation;
 use model::id::NodeId;
 use model::node::NodeState;
-use model::vm::OnIsolation;
 use uuid::Uuid;
 
 use super::{Invariant, Observation};
@@ -62,13 +61,13 @@ impl Invariant for ProofsHold {
                     if matches!(proof, model::node::ProofOfDeath::Lease { .. }) {
                         lease_has_been_over(host, world.now, before.settings.self_fence_ms)?;
                     }
+                    let by_lease = matches!(proof, model::node::ProofOfDeath::Lease { .. });
                     for uuid in host.running(world.now) {
                         let machine = host.hypervisor.machine();
                         let outside =
                             machine.domains.get(&uuid).is_some_and(|domain| domain.outside);
-                        let bound = before
-                            .vm_with_uuid(&uuid)
-                            .is_some_and(|vm| vm.spec.policy.on_isolation != OnIsolation::Continue);
+                        let vm = before.vm_with_uuid(&uuid);
+                        let bound = vm.is_some_and(|vm| !by_lease || !vm.outlives_lease());
                         if bound && !outside {
                             return Err(format!(
                                 "{} was proven dead ({proof:?}) while {uuid} runs there",
@@ -94,7 +93,8 @@ impl Invariant for ProofsHold {
                             && lost.iter().all(|node| loss.nodes.contains(node))
                     });
                     let lost = lost.len();
-                    if lost >= 3 && lost * 2 > alive && !released {
+                    let percent = before.settings.mass_loss_percent as usize;
+                    if lost >= 3 && lost * 100 > alive * percent && !released {
                         return Err(format!("{lost} of {alive} nodes are lost, and one is fenced"));
                     }
                 }

@@ -25,9 +25,12 @@ fn bound(world: &World, host: usize) -> Vec<Uuid> {
     let truth = world.truth();
     let machine = world.hosts[host].hypervisor.machine();
     let stopped = |presence| matches!(presence, Presence::Paused | Presence::Suspended);
-    let runs_on = |uuid: &Uuid| {
-        let record = truth.vm_with_uuid(uuid);
-        record.is_some_and(|it| it.spec.policy.on_isolation == OnIsolation::Continue)
+    // Of one that was forgotten only its agent still knows what it was told.
+    let agent = world.hosts[host].agent.as_ref();
+    let told = |uuid: &Uuid| agent.and_then(|agent| agent.core.ledger().entry(*uuid));
+    let runs_on = |uuid: &Uuid| match truth.vm_with_uuid(uuid) {
+        Some(record) => record.outlives_lease(),
+        None => told(uuid).is_some_and(|it| it.on_isolation == OnIsolation::Continue),
     };
     machine
         .domains
