@@ -468,6 +468,15 @@ fn a_lease_proves_the_death_of_scripts_that_were_ordered_there_and_of_no_others(
     assert!(story.record().may_run.contains_key(&story.id("n1")));
     story.settle();
     assert!(matches!(story.reason(), Reason::OwnerSilent { .. }), "{:?}", story.reason());
+    // Nor what was stopped, as it said, and runs on: its agent took the stop's word.
+    let mut story = Story::started(scripts());
+    story.deaf.insert("stop log on n1".into());
+    story.asks(ServiceAsk::Relocate { to: None });
+    story.settle();
+    assert_eq!(story.record().state, ServiceState::Failed);
+    by_lease(&mut story, "n1");
+    story.settle();
+    assert_eq!(story.record().owner, Some(story.id("n1")), "{:?}", story.reason());
     // What was ordered there is stopped with the lease.
     let mut story = Story::started(spec());
     let place = story.state.node_name(story.record().owner.unwrap());

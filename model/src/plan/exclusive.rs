@@ -197,7 +197,7 @@ impl Tenants {
 }
 
 /// What makes room for an exclusive one for which no node is free: its name, and what is decided about it. `takes` says
-/// whether a node could take that one then.
+/// whether a node could take that one then: where rules keep it with what gives way, it would go after that for ever.
 pub(super) fn displace(
     (state, liveness, now): (&ClusterState, &Liveness, Timestamp),
     load: &Load,
@@ -234,6 +234,9 @@ pub(super) fn displace(
                     }
                     _ => (node, None),
                 };
+                if mode.is_some() {
+                    without.add(to, victim);
+                }
                 let decision = Decision::Move { from: node, to, mode, cause, why: why.clone() };
                 Operation::Decide { vm: vm.clone(), changed: victim.changed, decision }
             }
@@ -245,6 +248,9 @@ pub(super) fn displace(
                 without.tenants.remove_service(node, service, u32::MAX);
                 let decision = match service::elsewhere(state, liveness, now, load, victim, &here) {
                     Some((to, live)) => {
+                        for vm in victim.spec.vms().filter_map(|vm| state.vms.get(vm)) {
+                            without.add(to, vm);
+                        }
                         ServiceDecision::AskMove { to, live, cause, why: why.clone() }
                     }
                     None => ServiceDecision::Stop,

@@ -6,6 +6,7 @@ use std::sync::Arc;
 use crate::cluster::ClusterState;
 use crate::dependency::Dependee;
 use crate::id::FailoverDomainName;
+use crate::plan::exclusive;
 use crate::service::{ServiceRecord, ServiceState};
 use crate::vm::{Desired, VmRecord, VmState};
 
@@ -55,10 +56,10 @@ impl<'t> Turn<'t> {
         }
     }
 
-    fn exclusive(self) -> u32 {
+    fn exclusive(self, state: &ClusterState) -> u32 {
         match self {
             Self::Vm(record) => number(record.spec.policy.exclusive),
-            Self::Service(record) => number(record.spec.policy.exclusive),
+            Self::Service(record) => number(exclusive::number_of(state, record)),
         }
     }
 
@@ -157,8 +158,8 @@ fn is_being_started(state: &ClusterState, record: &ServiceRecord) -> bool {
 pub(super) fn in_order(state: &ClusterState) -> Vec<Turn<'_>> {
     let vms = state.vms.values().map(|record: &Arc<VmRecord>| Turn::from(&**record));
     let services = state.services.values().map(|record| Turn::from(&**record));
-    let plain = |turn: &Turn<'_>| turn.exclusive() == u32::MAX && turn.rank() == u32::MAX;
+    let plain = |turn: &Turn<'_>| turn.exclusive(state) == u32::MAX && turn.rank() == u32::MAX;
     let (plain, mut special): (Vec<_>, Vec<_>) = vms.chain(services).partition(plain);
-    special.sort_by_cached_key(|turn| (turn.exclusive(), turn.rank(), turn.dependee()));
+    special.sort_by_cached_key(|turn| (turn.exclusive(state), turn.rank(), turn.dependee()));
     special.into_iter().chain(plain).collect()
 }

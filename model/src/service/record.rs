@@ -109,16 +109,22 @@ impl ServiceRecord {
             && vm.open_operation().is_none()
     }
 
-    /// Whether scripts of it were seen to run on its owner that nobody has ordered since it is the owner: by hand, or from before.
-    /// Its agent's ledger does not bind them, and the lease proves nothing of them (design section 3, lease).
-    pub fn has_unordered(&self, owner: NodeId) -> bool {
+    /// Whether scripts of it may run on its owner that its agent's ledger does not bind, so that the lease proves nothing of them
+    /// (design section 3, lease): what was seen there and nobody has ordered since it is the owner, as by hand or from before; what
+    /// was stopped and runs on; and what was stopped a moment ago, as long as its agent has not said that none of it runs.
+    pub fn has_unbound(&self, owner: NodeId) -> bool {
         if off(Rule::LeaseProvesTheBound) {
             return false;
         }
-        let unordered = |name: &MemberName| {
-            self.members.get(name).is_some_and(|it| it.started_by.0 < self.generation.0)
+        let unbound = |name: &MemberName| {
+            self.members.get(name).is_some_and(|it| {
+                it.started_by.0 < self.generation.0
+                    || it.found_up
+                    || matches!(it.script, ScriptState::Down | ScriptState::Stuck)
+            })
         };
-        self.seen.get(&owner).is_some_and(|seen| seen.iter().any(unordered))
+        let stopped = self.asks_owner() && self.may_run.contains_key(&owner);
+        stopped || self.seen.get(&owner).is_some_and(|seen| seen.iter().any(unbound))
     }
 
     /// A member that is wanted is down: RGManager's flag [P].

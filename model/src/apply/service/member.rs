@@ -172,7 +172,7 @@ impl ClusterState {
     ) -> Result<(), Rejection> {
         // Of scripts that somebody started by hand no ledger tells: the agent stops none when the lease runs out.
         let bound =
-            |it: &ServiceRecord| !by_lease || (it.owner == Some(node) && !it.has_unordered(node));
+            |it: &ServiceRecord| !by_lease || (it.owner == Some(node) && !it.has_unbound(node));
         let touched: Vec<Arc<ServiceRecord>> = self
             .services
             .values()
