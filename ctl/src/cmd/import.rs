@@ -6,7 +6,7 @@ use std::path::Path;
 
 use crate::cmd::Context;
 use crate::exit::{Failure, Kind};
-use crate::import::{Places, Word, import};
+use crate::import::{Places, Word, import, open};
 use crate::render;
 
 /// Where what the cluster.conf speaks of is found.
@@ -22,9 +22,11 @@ pub(super) fn run(
     output: Option<&Path>,
 ) -> Result<(), Failure> {
     let input = |why: String| Failure::new(Kind::Input, format!("{}: {why}", path.display()));
-    let text = std::fs::read_to_string(path).map_err(|error| input(error.to_string()))?;
-    let libvirt = below.root.join(below.libvirt.strip_prefix("/").unwrap_or(below.libvirt));
-    let imported = import(&text, Places { root: below.root, libvirt: &libvirt }).map_err(input)?;
+    let text = open(path).map_err(input)?;
+    // What is found there is named in the file, which may lie in another directory.
+    let root = std::path::absolute(below.root).map_err(|error| input(error.to_string()))?;
+    let libvirt = root.join(below.libvirt.strip_prefix("/").unwrap_or(below.libvirt));
+    let imported = import(&text, Places { root: &root, libvirt: &libvirt }).map_err(input)?;
     if cx.json {
         render::json(&imported.report);
     } else {

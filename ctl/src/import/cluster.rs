@@ -11,6 +11,8 @@ use crate::fleet::file::{FenceEntry, NodeEntry};
 /// How often an hour a fenced node is switched on again: cman's fencing rebooted it each time.
 const POWER_ON: &str = "power-on/3";
 const CALL_TIMEOUT_MS: u64 = 20_000;
+/// The element, and what is noted of those that are used.
+const FENCE_DEVICE: &str = "fencedevice";
 
 impl Import<'_> {
     pub(super) fn cluster(&mut self, root: &Element) -> Result<(), String> {
@@ -19,10 +21,20 @@ impl Import<'_> {
         for node in &nodes {
             let name = required(node, "name")?;
             unique(&mut names, name, node, "node")?;
+            proto::convert::control::node(name)
+                .map_err(|error| format!("line {}: node {name:?}: {error}", node.line))?;
         }
         let devices = self.fence_devices(root)?;
         for node in &nodes {
             self.node(node, &devices)?;
+        }
+        for (name, device) in &devices {
+            if !self.used.contains(&(FENCE_DEVICE.to_owned(), name.clone())) {
+                self.differs(
+                    device,
+                    format!("fence device {name} is of no node's fencing and left out"),
+                );
+            }
         }
         for child in &root.children {
             match child.name.as_str() {
@@ -52,7 +64,7 @@ impl Import<'_> {
     fn fence_devices(&mut self, root: &Element) -> Result<BTreeMap<String, Element>, String> {
         let mut devices = BTreeMap::new();
         let mut names = BTreeMap::new();
-        for device in root.below("fencedevices", "fencedevice") {
+        for device in root.below("fencedevices", FENCE_DEVICE) {
             let name = required(device, "name")?;
             unique(&mut names, name, device, "fence device")?;
             devices.insert(name.to_owned(), device.clone());
@@ -67,6 +79,7 @@ impl Import<'_> {
         for (level, method) in (1u32..).zip(node.below("fence", "method")) {
             for device in method.all("device") {
                 let known = required(device, "name")?;
+                self.used.insert((FENCE_DEVICE.to_owned(), known.to_owned()));
                 let Some(known) = devices.get(known) else {
                     return Err(format!("line {}: there is no fence device {known}", device.line));
                 };
@@ -88,6 +101,11 @@ impl Import<'_> {
                         entries.push(entry);
                     }
                 }
+            }
+        }
+        for child in &node.children {
+            if !matches!(child.name.as_str(), "fence" | "unfence") {
+                self.differs(child, format!("node {name}: <{}> is left out: where an agent finds the replicas is set in its own configuration", child.name));
             }
         }
         for unfence in node.all("unfence") {
@@ -139,6 +157,16 @@ impl Import<'_> {
                 }
             }
         }
+        let given = options.iter().filter_map(|(key, value)| Some((key.clone(), value.clone()?)));
+        let checked = v1::FenceDevice {
+            agent: agent.to_owned(),
+            options: given.collect(),
+            timeout_ms: CALL_TIMEOUT_MS,
+            level,
+            kept: Vec::new(),
+        };
+        proto::convert::control::fence_device(checked)
+            .map_err(|error| format!("line {}: {agent}: {error}", known.line))?;
         Ok(Some(FenceEntry {
             agent: agent.to_owned(),
             options,
@@ -193,6 +221,14 @@ impl Import<'_> {
                 "vm" => self.vm(child, &resources, &mut vms)?,
                 "service" => self.service(child, &resources, &mut services, &mut vms)?,
                 other => self.cannot(child, format!("<{other}> at this place is not known")),
+            }
+        }
+        for ((kind, name), resource) in &resources {
+            if !self.used.contains(&(kind.clone(), name.clone())) {
+                self.differs(
+                    resource,
+                    format!("<{kind}> {name} among the resources is used by nothing and left out"),
+                );
             }
         }
         Ok(())
@@ -250,14 +286,18 @@ impl Import<'_> {
             domain,
             format!("failover domain {name}: {} nodes{}", members.len(), words.concat()),
         );
-        self.fleet.failover_domains.push(v1::FailoverDomain {
+        let made = v1::FailoverDomain {
             name,
             nodes: members.into_iter().collect(),
             ordered,
             restricted,
             nofailback,
             ..proto::file::failover_domain()
-        });
+        };
+        proto::convert::control::failover_domain(made.clone()).map_err(|error| {
+            format!("line {}: failover domain {}: {error}", domain.line, made.name)
+        })?;
+        self.fleet.failover_domains.push(made);
         Ok(())
     }
 }

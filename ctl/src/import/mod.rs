@@ -12,7 +12,8 @@ mod xml;
 #[cfg(test)]
 mod tests;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
+use std::io::Read;
 use std::path::{Path, PathBuf};
 
 use proto::convert::fleet::canonical;
@@ -81,6 +82,8 @@ struct Import<'p> {
     nodes: BTreeMap<String, NodeEntry>,
     xml_files: BTreeMap<String, PathBuf>,
     defaults: BTreeMap<String, Element>,
+    /// Resources and fence devices that something refers to, by type and name.
+    used: BTreeSet<(String, String)>,
     report: Vec<Line>,
 }
 
@@ -102,6 +105,24 @@ impl Import<'_> {
     }
 }
 
+/// The text of a cluster.conf. What has no end, as a device has none, is left where it is too much.
+pub fn open(path: &Path) -> Result<String, String> {
+    let file = std::fs::File::open(path).map_err(|error| format!("it cannot be read: {error}"))?;
+    text(file, xml::MAX_BYTES)
+}
+
+/// All of it, when it is not more than that.
+fn text(file: std::fs::File, most: usize) -> Result<String, String> {
+    let mut text = String::new();
+    file.take(most as u64 + 1)
+        .read_to_string(&mut text)
+        .map_err(|error| format!("it cannot be read: {error}"))?;
+    match text.len() > most {
+        true => Err(format!("it has more than the {most} bytes that are taken")),
+        false => Ok(text),
+    }
+}
+
 /// Reads a cluster.conf.
 pub fn import(text: &str, places: Places<'_>) -> Result<Imported, String> {
     let root = xml::parse(text)?;
@@ -117,6 +138,7 @@ pub fn import(text: &str, places: Places<'_>) -> Result<Imported, String> {
         nodes: BTreeMap::new(),
         xml_files: BTreeMap::new(),
         defaults: BTreeMap::new(),
+        used: BTreeSet::new(),
         report: Vec::new(),
     };
     import.cluster(&root)?;

@@ -52,7 +52,7 @@ impl Import<'_> {
                     policy.failover_domain = Some(value.clone());
                 }
                 "domain" => self.differs(element, format!("service {name}: there is no failover domain {value}; it runs anywhere, as with RGManager")),
-                "recovery" => policy.recovery = value.clone(),
+                "recovery" => policy.recovery = value.to_ascii_lowercase(),
                 "max_restarts" => policy.max_restarts = number(element, key)?.unwrap_or_default(),
                 "restart_expire_time" => policy.restart_expire_ms = span_ms(element, key)?.unwrap_or_default(),
                 "exclusive" => policy.exclusive = exclusive(element)?,

@@ -1,11 +1,12 @@
+use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 
 use proto::v1::Script;
 use proto::v1::member_spec::Kind;
 use proto::v1::script::Program;
 
-use super::{Places, Word, import};
-use crate::fleet::file;
+use super::{Places, Word, import, open};
+use crate::fleet::file::{self, FleetFile};
 
 /// Relative, so that the golden files name no machine's paths; tests run in the crate's directory.
 fn data(name: &str) -> PathBuf {
@@ -93,7 +94,36 @@ fn a_file_that_is_malformed_hostile_or_ambiguous_is_refused_with_its_line() {
         (rm("<vm name='x' restart_expire_time='1y'/>\n"), "is not a time such as 90, 90s or 1h30m"),
         (rm("<vm name='x' restart_expire_time='99999999999999999w'/>\n"), "is not a time"),
         (rm("<vm name='x' autostart='maybe'/>\n"), "is neither 0 nor 1"),
-        (rm("<vm name='x' recovery='often'/>\n"), "VM x: recovery: \"often\" is none of"),
+        (rm("<vm name='x' recovery='often'/>\n"), "line 3: VM x: recovery: \"often\" is none of"),
+        (
+            rm("<vm name='x'\n xmlfile='x.xml'/>\n"),
+            "line 3: VM x: \"x.xml\" is not an absolute path",
+        ),
+        (rm("<vm name='x' path='/a:b'/>\n"), "line 3: VM x: \"b\" is not an absolute path"),
+        (rm("<vm name='x' snapshot='saves'/>\n"), "line 3: VM x: save_dir: "),
+        (
+            rm("<vm name='x' status_program=' '><action name='start' timeout='2d'/></vm>"),
+            "line 3: VM x: start_timeout: ",
+        ),
+        (rm("<vm name='../x'/>\n"), "line 3: VM \"../x\": "),
+        (
+            rm("\n<service name='s' recovery='often'><ip address='10.0.0.1'/></service>\n"),
+            "line 4: service s: recovery: \"often\" is none of",
+        ),
+        (
+            rm("<service name='s'><script name='i' file='init'/></service>\n"),
+            "line 3: service s: program: \"init\" is not an absolute path",
+        ),
+        (
+            rm(
+                "<service name='s'><fs name='f'><action name='stop' timeout='2d'/></fs></service>\n",
+            ),
+            "line 3: service s: stop_timeout: ",
+        ),
+        (
+            "<cluster><clusternodes>\n<clusternode name='a b'/></clusternodes></cluster>".into(),
+            "line 2: node \"a b\": ",
+        ),
         (
             rm(
                 "<failoverdomains><failoverdomain name='d'/>\n<failoverdomain name='d'/></failoverdomains>",
@@ -115,6 +145,118 @@ fn a_file_that_is_malformed_hostile_or_ambiguous_is_refused_with_its_line() {
     ] {
         let error = refused(&text);
         assert!(error.contains(said), "{}: {error}", &text[..text.len().min(200)]);
+    }
+}
+
+fn report(inside: &str) -> (FleetFile, Vec<String>) {
+    let root = data("vms").join("root");
+    let imported =
+        import(&rm(inside), Places { root: &root, libvirt: &root.join("etc/libvirt/qemu") })
+            .unwrap();
+    let lines = imported.report.iter().map(|line| line.text()).collect();
+    (file::read(&imported.file).unwrap(), lines)
+}
+
+fn says(report: &[String], said: &str) -> bool {
+    report.iter().any(|line| line.contains(said))
+}
+
+#[test]
+fn a_place_of_domain_xml_where_there_is_none_is_not_taken_over_and_what_to_do_is_said() {
+    // Attributes, the place that every start reads, and what is said.
+    for (attributes, place, said) in [
+        (
+            "name='every' xmlfile='/shared/every.xml'",
+            "/shared/every.xml",
+            "maps    line 3: VM every: domain XML",
+        ),
+        (
+            "name='vm01' path='/nowhere:/shared/definitions'",
+            "/nowhere:/shared/definitions",
+            "maps    line 3: VM vm01: domain XML",
+        ),
+        // As with RGManager: the file, if it is there, and else the path.
+        (
+            "name='every' xmlfile='/shared/every.xml' path='/shared'",
+            "/shared/every.xml",
+            "differs line 3: VM every: path is left out",
+        ),
+        (
+            "name='vm01' xmlfile='/gone' path='/shared/definitions'",
+            "/shared/definitions",
+            "differs line 3: VM vm01: xmlfile /gone is left out",
+        ),
+        (
+            "name='local' xmlfile='/gone/local.xml'",
+            "",
+            "differs line 3: VM local: xmlfile /gone/local.xml is left out, for it cannot be used here; the definition is kept in the control plane. When every node sees it there: berthctl vm edit local --xml-file /gone/local.xml",
+        ),
+        ("name='local' path='/a:/b'", "", "berthctl vm edit local --xml-path /a:/b"),
+        ("name='wrong' xmlfile='/shared/wrong.xml'", "", "wrong.xml: it is of the domain other"),
+        ("name='x' xmlfile='/shared'", "", "shared: it is no regular file"),
+    ] {
+        let (file, report) = report(&format!("<vm {attributes}/>"));
+        let entry = file.vms.unwrap_or_default().into_values().next().unwrap();
+        let handling = entry.policy.handling.unwrap_or_default();
+        let found = handling.xml_file + &handling.xml_path.join(":");
+        assert_eq!(found, place, "{attributes}: {report:#?}");
+        assert!(says(&report, said), "{attributes}: {report:#?}");
+    }
+}
+
+#[test]
+fn a_file_without_an_end_is_not_read_to_it() {
+    assert!(open(Path::new("/dev/zero")).unwrap_err().contains("more than the 8388608 bytes"));
+    let root = Path::new("/dev");
+    let (_, report) = {
+        let imported =
+            import(&rm("<vm name='x' xmlfile='/zero'/>"), Places { root, libvirt: root }).unwrap();
+        (imported.file, imported.report.iter().map(|line| line.text()).collect::<Vec<_>>())
+    };
+    assert!(says(&report, "/dev/zero: it is no regular file"), "{report:#?}");
+}
+
+#[test]
+fn what_nothing_uses_is_said_and_left_out() {
+    let nowhere = Path::new("/nonexistent");
+    let text = "<cluster><clusternodes><clusternode name='a'><altname name='a2'/><fence><method name='1'><device name='used'/></method></fence></clusternode></clusternodes>\n\
+        <fencedevices><fencedevice name='used' agent='fence_xvm'/>\n<fencedevice name='idle' agent='fence_xvm'/></fencedevices>\n\
+        <rm><resources><ip address='10.0.0.1'/>\n<ip address='10.0.0.2'/><script name='k' file='/k'/></resources>\n\
+        <service name='s'><ip ref='10.0.0.1'><script ref='k'/></ip></service></rm></cluster>";
+    let imported = import(text, Places { root: nowhere, libvirt: nowhere }).unwrap();
+    let report: Vec<String> = imported.report.iter().map(|line| line.text()).collect();
+    let left_out: Vec<_> = report.iter().filter(|line| line.contains("left out")).collect();
+    assert_eq!(
+        left_out,
+        [
+            "differs line 1: node a: <altname> is left out: where an agent finds the replicas is set in its own configuration",
+            "differs line 3: fence device idle is of no node's fencing and left out",
+            "differs line 5: <ip> 10.0.0.2 among the resources is used by nothing and left out",
+        ]
+    );
+}
+
+#[test]
+fn one_word_of_the_migration_options_that_cannot_be_taken_leaves_the_others() {
+    let (file, report) = report(
+        "<vm name='x' migrate_options='--unsafe --frobnicate 3 --bandwidth 100 --timeout=60 --copy-storage-all --live' migration_mapping='a:a-hb,b,c:c-hb' __max_failures='3' migration_uri='xenmigr://%s/'/>",
+    );
+    let policy = file.vms.unwrap().remove("x").unwrap().policy;
+    let migration = policy.handling.unwrap().migration.unwrap();
+    assert!(migration.allow_unsafe);
+    assert_eq!((migration.bandwidth_mib_s, migration.timeout_ms), (100, 60_000));
+    let routes: BTreeSet<_> = migration.routes.keys().map(String::as_str).collect();
+    assert_eq!(routes, BTreeSet::from(["a", "c"]));
+    for said in [
+        "cannot  line 3: VM x: \"--frobnicate 3\" is left out: the migration option --frobnicate is not known",
+        "cannot  line 3: VM x: \"--copy-storage-all\" is left out",
+        "cannot  line 3: VM x: \"b\" is left out: \"b\" is no MEMBER:TARGET",
+        "differs line 3: VM x: migrate_options --timeout=60: virsh suspends the guest then",
+        "differs line 3: VM x: migrate_options --live",
+        "differs line 3: VM x: __max_failures alone",
+        "cannot  line 3: VM x: migration_uri xenmigr://%s/",
+    ] {
+        assert!(says(&report, said), "{said}: {report:#?}");
     }
 }
 

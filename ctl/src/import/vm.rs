@@ -1,10 +1,10 @@
 //! `<vm>`: each attribute of `vm.sh`.
 
 use std::collections::BTreeMap;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use model::domain_xml;
-use model::handling::MigrationOptions;
+use model::handling::{MigrationOptions, OptionError};
 use proto::convert::handling::{migration, write_migration};
 use proto::v1;
 
@@ -17,7 +17,7 @@ type Resources = BTreeMap<(String, String), Element>;
 impl Import<'_> {
     /// The element with what its `ref` and the defaults of its type add to it.
     pub(super) fn whole(
-        &self,
+        &mut self,
         element: &Element,
         resources: &Resources,
     ) -> Result<Element, String> {
@@ -30,6 +30,7 @@ impl Import<'_> {
                         element.line, element.name
                     )
                 })?;
+            self.used.insert((element.name.clone(), name.to_owned()));
             whole.attributes.retain(|(key, _)| key != "ref");
             add(&mut whole, known);
         }
@@ -48,6 +49,8 @@ impl Import<'_> {
         let element = &self.whole(element, resources)?;
         let name = required(element, "name")?.to_owned();
         unique(seen, &name, element, "VM")?;
+        proto::convert::control::vm(&name)
+            .map_err(|error| format!("line {}: VM {name:?}: {error}", element.line))?;
         self.maps(element, format!("VM {name}"));
         let mut policy = proto::file::vm_policy();
         for (key, value) in &element.attributes {
@@ -67,7 +70,14 @@ impl Import<'_> {
                 ),
             );
         }
-        let xml = self.domain_xml(element, &name, policy.handling.as_ref());
+        if policy.max_failures > 0 && policy.failure_expire_ms == 0 {
+            self.differs(element, format!("VM {name}: __max_failures alone counted for nothing with RGManager; here so many failures are let pass, whenever they come"));
+        }
+        let mut handling = policy.handling.take().unwrap_or_else(proto::file::vm_handling);
+        let xml = self.domain_xml(element, &name, &mut handling)?;
+        policy.handling = Some(handling);
+        proto::convert::control::policy(policy.clone())
+            .map_err(|error| format!("line {}: VM {name}: {error}", element.line))?;
         self.fleet.vms.push(v1::FleetVm { name, xml, policy: Some(policy) });
         Ok(())
     }
@@ -80,7 +90,6 @@ impl Import<'_> {
         value: &str,
         policy: &mut v1::VmPolicy,
     ) -> Result<(), String> {
-        let fault = |why: String| format!("line {}: <vm {key}={value:?}>: {why}", element.line);
         let handling = policy.handling.get_or_insert_with(proto::file::vm_handling);
         match key {
             "name" => {}
@@ -90,29 +99,27 @@ impl Import<'_> {
             "domain" => self.differs(element, format!("VM {name}: there is no failover domain {value}; it runs anywhere, as with RGManager")),
             "autostart" => policy.autostart = Some(flag(element, key)?),
             "exclusive" => policy.exclusive = exclusive(element)?,
-            "recovery" => policy.recovery = value.to_owned(),
+            "recovery" => policy.recovery = value.to_ascii_lowercase(),
             "migrate" if value == "live" => policy.migration = "live".into(),
             "migrate" => policy.migration = "pause".into(),
-            "migration_mapping" | "migrate_options" | "tunnelled" => {
-                let given = handling.migration.clone().unwrap_or_default();
-                let mut options = migration(given).map_err(|error| fault(error.to_string()))?;
-                let added = match key {
-                    "migration_mapping" => options.add_mapping(value),
-                    "migrate_options" => options.add_virsh(value),
-                    _ => {
-                        options.tunnelled = flag(element, key)?;
-                        Ok(())
-                    }
-                };
-                match added {
-                    Ok(()) => handling.migration = Some(write_migration(&options)),
-                    // The rest of the options stays as it is; what is wrong here can be mended by hand.
-                    Err(error) => self.cannot(element, format!("VM {name}: {key}: {error}")),
-                }
+            "migration_mapping" => self.migration(element, name, handling, value.split(','), |options, pair| {
+                options.add_mapping(pair)
+            })?,
+            "migrate_options" => {
+                let options = virsh_options(value);
+                self.say_what_differs(element, name, &options);
+                let words = options.iter().map(String::as_str);
+                self.migration(element, name, handling, words, |options, word| options.add_virsh(word))?;
             }
-            "xmlfile" if element.get("path").is_none_or(str::is_empty) => handling.xml_file = value.to_owned(),
-            "xmlfile" => self.differs(element, format!("VM {name}: xmlfile counts before path with RGManager; path is taken, for both cannot be")),
-            "path" => handling.xml_path = value.split(':').filter(|it| !it.is_empty()).map(Into::into).collect(),
+            "tunnelled" => {
+                let tunnelled = flag(element, key)?;
+                self.migration(element, name, handling, ["tunnelled"].into_iter(), |options, _| {
+                    options.tunnelled = tunnelled;
+                    Ok(())
+                })?;
+            }
+            // Where the domain XML is comes last, when all else is known.
+            "xmlfile" | "path" => {}
             "snapshot" => {
                 handling.save_dir = value.to_owned();
                 self.differs(element, format!("VM {name}: snapshot: a save is restored only where it was made; say save_shared where all nodes see {value}"));
@@ -135,7 +142,10 @@ impl Import<'_> {
             "use_virsh" => self.cannot(element, format!("VM {name}: use_virsh=0 means xm; Berth speaks to libvirt only")),
             "hypervisor" if matches!(value, "auto" | "qemu") => {}
             "hypervisor" => self.cannot(element, format!("VM {name}: hypervisor {value}: Berth speaks to QEMU through libvirt")),
-            "hypervisor_uri" | "migration_uri" if value == "auto" => {}
+            "hypervisor_uri" | "migration_uri" if matches!(value, "auto" | "qemu:///system") => {}
+            "hypervisor_uri" | "migration_uri" if value.starts_with("xen") => {
+                self.cannot(element, format!("VM {name}: {key} {value}: Berth speaks to QEMU through libvirt"));
+            }
             "hypervisor_uri" => self.differs(element, format!("VM {name}: hypervisor_uri {value} belongs into each agent's configuration")),
             "migration_uri" => self.differs(element, format!("VM {name}: migration_uri {value} belongs into each agent's configuration, or into the VM's migration routes")),
             "priority" => policy.start_priority = number(element, key)?.unwrap_or_default(),
@@ -181,63 +191,173 @@ impl Import<'_> {
         Ok(())
     }
 
-    /// Its domain XML, where it can be read here; the file then names it.
+    /// Adds each of these to the VM's migration options. One that cannot be taken is said, and the others are.
+    fn migration<'t>(
+        &mut self,
+        element: &Element,
+        name: &str,
+        handling: &mut v1::VmHandling,
+        texts: impl Iterator<Item = &'t str>,
+        add: impl Fn(&mut MigrationOptions, &str) -> Result<(), OptionError>,
+    ) -> Result<(), String> {
+        let given = handling.migration.clone().unwrap_or_default();
+        let mut options =
+            migration(given).map_err(|error| format!("line {}: {error}", element.line))?;
+        for text in texts {
+            let before = options.clone();
+            if let Err(error) = add(&mut options, text) {
+                self.cannot(element, format!("VM {name}: {text:?} is left out: {error}"));
+                options = before;
+            }
+        }
+        handling.migration = Some(write_migration(&options));
+        Ok(())
+    }
+
+    /// Options that are taken and are not quite virsh's.
+    fn say_what_differs(&mut self, element: &Element, name: &str, options: &[String]) {
+        for option in options {
+            let word = option.split([' ', '=']).next().unwrap_or_default();
+            let how = match word {
+                "--timeout" => {
+                    "virsh suspends the guest then, so that the migration ends; here the migration is called off, and the guest runs on where it was"
+                }
+                "--live" => "it is left out: the mode is `migrate`, live or pause",
+                "--p2p" | "--persistent" | "--undefinesource" | "--verbose" => {
+                    "it is left out: migrations go from agent to agent, and a domain stays defined where it runs"
+                }
+                _ => continue,
+            };
+            self.differs(element, format!("VM {name}: migrate_options {option}: {how}"));
+        }
+    }
+
+    /// Its domain XML, where it can be read here; the file then names it. A place where there is none is not taken over: no
+    /// start would find it.
     fn domain_xml(
         &mut self,
         element: &Element,
         name: &str,
-        handling: Option<&v1::VmHandling>,
-    ) -> String {
-        let below = |path: &str| self.places.root.join(path.trim_start_matches('/'));
-        let mut candidates: Vec<PathBuf> = Vec::new();
-        for directory in handling.map(|handling| handling.xml_path.as_slice()).unwrap_or_default() {
-            candidates.push(below(directory).join(name));
-            candidates.push(below(directory).join(format!("{name}.xml")));
-        }
-        if let Some(file) =
-            handling.map(|handling| &handling.xml_file).filter(|file| !file.is_empty())
-        {
-            candidates.push(below(file));
-        }
-        let shared = candidates.len();
-        candidates.push(self.places.libvirt.join(format!("{name}.xml")));
-        for (number, path) in candidates.iter().enumerate() {
-            let Ok(xml) = read(path) else { continue };
-            match domain_xml::parse(&xml) {
-                Ok(domain) if domain.name.as_str() != name => {
-                    self.cannot(
-                        element,
-                        format!("VM {name}: {} is of the domain {}", path.display(), domain.name),
-                    );
-                }
-                Ok(_) => {
-                    let place = if number < shared {
-                        "read at each start"
-                    } else {
-                        "libvirt's, taken into the log"
-                    };
-                    self.maps(
-                        element,
-                        format!("VM {name}: domain XML {} ({place})", path.display()),
-                    );
-                    self.xml_files.insert(name.to_owned(), path.clone());
-                    return xml;
-                }
-                Err(error) => {
-                    self.cannot(element, format!("VM {name}: {}: {error}", path.display()))
-                }
+        handling: &mut v1::VmHandling,
+    ) -> Result<String, String> {
+        let root = self.places.root;
+        let below = |path: &str| root.join(path.trim_start_matches('/'));
+        let set = |attribute: &str| element.get(attribute).filter(|value| !value.is_empty());
+        let directories: Vec<&str> =
+            set("path").unwrap_or_default().split(':').filter(|it| !it.is_empty()).collect();
+        for path in directories.iter().copied().chain(set("xmlfile")) {
+            if !path.starts_with('/') {
+                let line = element.line;
+                return Err(format!("line {line}: VM {name}: {path:?} is not an absolute path"));
             }
         }
+        if let Some(file) = set("xmlfile") {
+            if let Some(xml) = self.look(element, name, &below(file), "read at each start") {
+                handling.xml_file = file.to_owned();
+                if !directories.is_empty() {
+                    self.differs(
+                        element,
+                        format!("VM {name}: path is left out, for the xmlfile counts before it"),
+                    );
+                }
+                return Ok(xml);
+            }
+            self.differs(
+                element,
+                format!(
+                    "VM {name}: xmlfile {file} is left out, for it cannot be used here; {}",
+                    take_later(name, &format!("--xml-file {file}"))
+                ),
+            );
+        }
+        if !directories.is_empty() {
+            for directory in &directories {
+                for file in [name.to_owned(), format!("{name}.xml")] {
+                    let path = below(directory).join(file);
+                    if let Some(xml) = self.look(element, name, &path, "read at each start") {
+                        handling.xml_path = directories.iter().map(|it| (*it).to_owned()).collect();
+                        return Ok(xml);
+                    }
+                }
+            }
+            let path = directories.join(":");
+            self.differs(
+                element,
+                format!(
+                    "VM {name}: path {path} is left out, for it leads to no domain XML here; {}",
+                    take_later(name, &format!("--xml-path {path}"))
+                ),
+            );
+        }
+        let path = self.places.libvirt.join(format!("{name}.xml"));
+        if let Some(xml) = self.look(element, name, &path, "libvirt's, taken into the log") {
+            return Ok(xml);
+        }
         self.cannot(element, format!("VM {name}: no domain XML is to be found here; `berthctl adopt {name}` takes it from the host that has it, before this file is applied"));
-        String::new()
+        Ok(String::new())
+    }
+
+    /// The domain XML in that file, if it is the VM's; what is wrong with it is said.
+    fn look(&mut self, element: &Element, name: &str, path: &Path, how: &str) -> Option<String> {
+        let place = path.display();
+        let found = read(path).and_then(|xml| {
+            let Some(xml) = xml else { return Ok(None) };
+            let domain = domain_xml::parse(&xml).map_err(|error| error.to_string())?;
+            match domain.name.as_str() == name {
+                true => Ok(Some(xml)),
+                false => Err(format!("it is of the domain {}", domain.name)),
+            }
+        });
+        match found {
+            Ok(Some(xml)) => {
+                self.maps(element, format!("VM {name}: domain XML {place} ({how})"));
+                self.xml_files.insert(name.to_owned(), path.to_owned());
+                Some(xml)
+            }
+            Ok(None) => None,
+            Err(why) => {
+                self.cannot(element, format!("VM {name}: {place}: {why}"));
+                None
+            }
+        }
     }
 }
 
-fn read(path: &Path) -> Result<String, std::io::Error> {
-    if std::fs::metadata(path)?.len() > domain_xml::MAX_XML_BYTES as u64 {
-        return Err(std::io::ErrorKind::FileTooLarge.into());
+/// How a place of domain XML is given once it is there.
+fn take_later(name: &str, option: &str) -> String {
+    format!(
+        "the definition is kept in the control plane. When every node sees it there: berthctl vm edit {name} {option}"
+    )
+}
+
+/// A file's text, or nothing where there is none.
+fn read(path: &Path) -> Result<Option<String>, String> {
+    let kind = match std::fs::metadata(path) {
+        Ok(metadata) => metadata,
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(None),
+        Err(error) => return Err(format!("it cannot be read: {error}")),
+    };
+    // Opening a pipe would wait for its writer.
+    if !kind.is_file() {
+        return Err("it is no regular file".into());
     }
-    std::fs::read_to_string(path)
+    let file = std::fs::File::open(path).map_err(|error| format!("it cannot be read: {error}"))?;
+    super::text(file, domain_xml::MAX_XML_BYTES).map(Some)
+}
+
+/// virsh's options, each with its value.
+fn virsh_options(text: &str) -> Vec<String> {
+    let mut options: Vec<String> = Vec::new();
+    for word in text.split_whitespace() {
+        match options.last_mut() {
+            Some(option) if !word.starts_with('-') => {
+                option.push(' ');
+                option.push_str(word);
+            }
+            _ => options.push(word.to_owned()),
+        }
+    }
+    options
 }
 
 /// What is not said at the one is said at the other.
