@@ -264,10 +264,12 @@ struct Written {
     based_on: Option<u64>,
     #[serde(skip_serializing_if = "Option::is_none")]
     settings: Option<Value>,
-    failover_domains: Map<String, Value>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    failover_domains: Option<Map<String, Value>>,
     #[serde(skip_serializing_if = "Map::is_empty")]
     nodes: Map<String, Value>,
-    vms: Map<String, Value>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    vms: Option<Map<String, Value>>,
     #[serde(skip_serializing_if = "Map::is_empty")]
     placement_rules: Map<String, Value>,
     #[serde(skip_serializing_if = "Map::is_empty")]
@@ -281,37 +283,52 @@ pub fn write(
     xml_files: Option<&BTreeMap<String, PathBuf>>,
 ) -> Result<String, String> {
     let nodes = fleet.nodes.iter().map(|node| (node.name.clone(), node_entry(node))).collect();
-    write_with(fleet, nodes, based_on, xml_files)
+    let written = written(fleet, nodes, based_on, xml_files)?;
+    serde_saphyr::to_string(&written).map_err(|error| error.to_string())
 }
 
-/// The same with these nodes.
-pub fn write_with(
+/// The file of something else's definitions, with these nodes. What it does not speak of it has no section for: an empty
+/// one would make `apply` forget all that there is of its kind.
+pub fn write_part(
+    fleet: &v1::Fleet,
+    nodes: BTreeMap<String, NodeEntry>,
+    xml_files: &BTreeMap<String, PathBuf>,
+) -> Result<String, String> {
+    let mut written = written(fleet, nodes, None, Some(xml_files))?;
+    written.failover_domains.take_if(|section| section.is_empty());
+    written.vms.take_if(|section| section.is_empty());
+    serde_saphyr::to_string(&written).map_err(|error| error.to_string())
+}
+
+fn written(
     fleet: &v1::Fleet,
     nodes: BTreeMap<String, NodeEntry>,
     based_on: Option<u64>,
     xml_files: Option<&BTreeMap<String, PathBuf>>,
-) -> Result<String, String> {
+) -> Result<Written, String> {
     let failure = |error: serde_json::Error| error.to_string();
     let mut written = Written {
         format: FORMAT,
         based_on,
         settings: None,
-        failover_domains: Map::new(),
+        failover_domains: None,
         nodes: Map::new(),
-        vms: Map::new(),
+        vms: None,
         placement_rules: Map::new(),
         services: Map::new(),
     };
     if let Some(settings) = &fleet.settings {
         written.settings = Some(short::<v1::Settings>(settings).map_err(failure)?);
     }
+    let failover_domains = written.failover_domains.insert(Map::new());
     for domain in &fleet.failover_domains {
         let value = named(short::<v1::FailoverDomain>(domain).map_err(failure)?);
-        written.failover_domains.insert(domain.name.clone(), value);
+        failover_domains.insert(domain.name.clone(), value);
     }
     for (name, entry) in nodes {
         written.nodes.insert(name, serde_json::to_value(entry).map_err(failure)?);
     }
+    let vms = written.vms.insert(Map::new());
     for vm in &fleet.vms {
         let mut entry = Map::new();
         match xml_files.and_then(|files| files.get(&vm.name)) {
@@ -325,7 +342,7 @@ pub fn write_with(
         if policy.as_object().is_some_and(|policy| !policy.is_empty()) {
             entry.insert("policy".into(), policy);
         }
-        written.vms.insert(vm.name.clone(), Value::Object(entry));
+        vms.insert(vm.name.clone(), Value::Object(entry));
     }
     for rule in &fleet.placement_rules {
         let value = named(serde_json::to_value(rule).map_err(failure)?);
@@ -342,7 +359,7 @@ pub fn write_with(
         }
         written.services.insert(spec.name.clone(), value);
     }
-    serde_saphyr::to_string(&written).map_err(|error| error.to_string())
+    Ok(written)
 }
 
 fn node_entry(node: &v1::FleetNode) -> NodeEntry {

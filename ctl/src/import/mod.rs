@@ -144,7 +144,7 @@ pub fn import(text: &str, places: Places<'_>) -> Result<Imported, String> {
     import.cluster(&root)?;
     import.report.sort_by_key(|line| line.line);
     let fleet = canonical(import.fleet)?;
-    let file = file::write_with(&fleet, import.nodes, None, Some(&import.xml_files))?;
+    let file = file::write_part(&fleet, import.nodes, &import.xml_files)?;
     Ok(Imported { file, report: import.report })
 }
 

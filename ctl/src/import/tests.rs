@@ -1,9 +1,9 @@
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 
-use proto::v1::Script;
 use proto::v1::member_spec::Kind;
 use proto::v1::script::Program;
+use proto::v1::{self, Script};
 
 use super::{Places, Word, import, open};
 use crate::fleet::file::{self, FleetFile};
@@ -234,6 +234,39 @@ fn what_nothing_uses_is_said_and_left_out() {
             "differs line 5: <ip> 10.0.0.2 among the resources is used by nothing and left out",
         ]
     );
+}
+
+/// `adopt` comes before `apply`: an empty section would have it forget what was adopted.
+#[test]
+fn what_the_cluster_conf_does_not_speak_of_has_no_section_in_the_file() {
+    for (inside, sections) in [
+        ("", ""),
+        ("<vm name='local'/>", "vms"),
+        ("<service name='s'><ip address='10.0.0.1'/></service>", "services"),
+        ("<service name='hollow'/>", ""),
+        (
+            "<failoverdomains><failoverdomain name='d'><failoverdomainnode name='a'/></failoverdomain><failoverdomain name='empty'/></failoverdomains>",
+            "failover_domains",
+        ),
+    ] {
+        let (file, _) = report(inside);
+        let there = [
+            ("settings", file.settings.is_some()),
+            ("failover_domains", file.failover_domains.is_some()),
+            ("vms", file.vms.is_some()),
+            ("placement_rules", file.placement_rules.is_some()),
+            ("services", file.services.is_some()),
+        ];
+        let there: Vec<_> = there.into_iter().filter(|(_, is)| *is).map(|(name, _)| name).collect();
+        assert_eq!(there.join(" "), sections, "{inside}");
+        // Applied to a fleet that has VMs, it forgets them only where it has a section for VMs.
+        let adopted = v1::FleetVm { name: "adopted".into(), ..v1::FleetVm::default() };
+        let now = v1::Fleet { vms: vec![adopted], ..v1::Fleet::default() };
+        let file = FleetFile { nodes: None, services: None, ..file };
+        let wanted = file::wanted(file, &now, Path::new(".")).unwrap();
+        let kept = wanted.vms.iter().any(|vm| vm.name == "adopted");
+        assert_eq!(kept, sections != "vms", "{inside}");
+    }
 }
 
 #[test]

@@ -51,12 +51,24 @@ pub(super) fn of_domain(domain: &Element) -> Vec<HostTie> {
         migrating(format!("its memory, which is encrypted for this host (launchSecurity {kind})"))
     }));
     ties.extend(firmware_variables(domain));
-    ties.extend(
-        domain.child("qemu:commandline").map(|_| {
-            elsewhere("arguments of its own for QEMU, which Berth does not read".to_owned())
-        }),
-    );
+    if domain.children.iter().any(|child| is_of_qemu(domain, child, "commandline")) {
+        ties.push(elsewhere("arguments of its own for QEMU, which Berth does not read".to_owned()));
+    }
     ties
+}
+
+/// The namespace of what libvirt hands to QEMU unread. The prefix is the author's choice, `qemu` only by habit.
+const QEMU_NAMESPACE: &str = "http://libvirt.org/schemas/domain/qemu/1.0";
+
+/// Whether a child of the domain is that element of QEMU's namespace.
+fn is_of_qemu(domain: &Element, child: &Element, name: &str) -> bool {
+    let (declared, local) = match child.name.split_once(':') {
+        Some((prefix, local)) => (format!("xmlns:{prefix}"), local),
+        None => ("xmlns".to_owned(), child.name.as_str()),
+    };
+    // The innermost declaration counts.
+    let namespace = child.attribute(&declared).or(domain.attribute(&declared));
+    local == name && namespace == Some(QEMU_NAMESPACE)
 }
 
 fn migrating(what: String) -> HostTie {

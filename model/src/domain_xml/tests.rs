@@ -259,6 +259,35 @@ fn what_is_the_same_everywhere_ties_nothing() {
     }
 }
 
+/// The namespace makes it QEMU's, whatever its prefix is and wherever it is declared.
+#[test]
+fn arguments_for_qemu_are_found_by_their_namespace_and_not_by_their_prefix() {
+    const QEMU: &str = "http://libvirt.org/schemas/domain/qemu/1.0";
+    for (declared, inside, found) in [
+        (format!("xmlns:qemu='{QEMU}'"), "<qemu:commandline/>".to_owned(), true),
+        (
+            format!("xmlns:q='{QEMU}'"),
+            "<q:commandline><q:arg value='-s'/></q:commandline>".into(),
+            true,
+        ),
+        (String::new(), format!("<q:commandline xmlns:q='{QEMU}'/>"), true),
+        (String::new(), format!("<commandline xmlns='{QEMU}'/>"), true),
+        // Another one's, though it is called qemu.
+        ("xmlns:qemu='urn:mine'".into(), "<qemu:commandline/>".into(), false),
+        (format!("xmlns:q='{QEMU}'"), "<q:commandline xmlns:q='urn:mine'/>".into(), false),
+        (format!("xmlns:q='{QEMU}'"), "<q:capabilities/>".into(), false),
+        (format!("xmlns:q='{QEMU}'"), "<metadata><q:commandline/></metadata>".into(), false),
+        (String::new(), "<commandline/>".into(), false),
+    ] {
+        let xml = format!(
+            "<domain type='kvm' {declared}><name>v</name><memory>1024</memory>{inside}</domain>"
+        );
+        let ties = parse(&xml).unwrap().host_ties;
+        assert_eq!(ties.len(), usize::from(found), "{xml}: {ties:?}");
+        assert!(ties.iter().all(|tie| tie.what.contains("arguments of its own for QEMU")));
+    }
+}
+
 #[test]
 fn what_the_domain_itself_ties_is_found() {
     let of = |inside: &str| {
