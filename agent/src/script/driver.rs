@@ -2,7 +2,7 @@
 //! moment before the start or stop that it is taken for.
 //!
 //! ```text
-//!  by precedence:  self-fence: stop what is bound, in reverse   (no lease)
+//!  by precedence:  self-fence: stop what is bound, in reverse, and ask it   (no lease)
 //!                  the order: ledger first, then the call       (a start needs the lease)
 //!                  the probe: ask every script once
 //!                  checks that are due, the deepest first
@@ -70,6 +70,9 @@ enum What {
     Check { index: usize, started_by: u64 },
     /// Self-fence.
     SelfFence,
+    /// Whether it is down after a stop that said so: of the order of this number, or of self-fence. Many a stop only tells a daemon
+    /// to end.
+    Stopped(Option<u64>),
 }
 
 #[derive(Debug)]
@@ -190,7 +193,18 @@ impl ServiceDriver {
         self.probe = match (self.probe.take(), probe) {
             // The same one goes on where it is.
             (Some(old), Some((_, order))) if old.order == order => Some(old),
-            (_, Some((scripts, order))) => {
+            (_, Some((mut scripts, order))) => {
+                // What the lease binds here may be another script than the cluster means now: it is asked for too.
+                let bound = scene.ledger.service(self.id).map(|it| it.bound.clone());
+                for Bound { member, script } in bound.unwrap_or_default() {
+                    let same = |it: &Named| {
+                        it.script.program == script.program
+                            && it.script.parameters == script.parameters
+                    };
+                    if !scripts.iter().any(same) {
+                        scripts.push(Named { member, script });
+                    }
+                }
                 let (asked, seen) = (0, Vec::new());
                 Some(Probe { order, scripts, asked, seen, not_before: scene.now })
             }
@@ -283,6 +297,11 @@ impl ServiceDriver {
             let named = Named { member, script };
             self.call(scene, named, Action::Stop, timeout_ms, What::SelfFence);
         }
+    }
+
+    fn ask_after_stop(&mut self, scene: &mut Scene<'_>, named: Named, order: Option<u64>) {
+        let status = Action::Status { depth: 0 };
+        self.call(scene, named, status, STATUS_TIMEOUT_MS, What::Stopped(order));
     }
 
     /// Whether a call is under way for the order.
@@ -423,12 +442,30 @@ impl ServiceDriver {
         match what {
             What::Order { id, bound } => {
                 let error = verdict::failure(program, action, outcome, bound);
-                let down = match action {
-                    Action::Stop => error.is_none(),
-                    // A start that had nothing to run: what was not here before it is not here now.
-                    _ => !bound && verdict::is_not_here(program, outcome),
-                };
-                self.finish(scene, id, error, down.then_some(named.member.as_str()));
+                // There was nothing to run: what was not here before it is not here now.
+                let gone = !bound && verdict::is_not_here(program, outcome);
+                if action == Action::Stop && error.is_none() && !gone {
+                    self.ask_after_stop(scene, named, Some(id));
+                } else {
+                    self.finish(scene, id, error, gone.then_some(named.member.as_str()));
+                }
+            }
+            What::Stopped(order) => {
+                // A stop that said so a moment ago may have taken its own program away.
+                let down = verdict::status(program, outcome, false) == Status::Down;
+                let stopped = down.then_some(named.member.as_str());
+                match (order, stopped) {
+                    (Some(order), stopped) => self.finish(scene, order, None, stopped),
+                    (None, Some(member)) => {
+                        let noted = scene.ledger.unbind_scripts(self.id, Some(member));
+                        self.complain(noted, "a script that was stopped could not be noted");
+                    }
+                    (None, None) => {
+                        let member = &named.member;
+                        warn!(service = self.name, member, "it is not down yet after its stop");
+                        self.fence_again = scene.now + STOP_AGAIN_MS;
+                    }
+                }
             }
             What::Reattach(order) => {
                 let error = match verdict::status(program, outcome, bound_now) {
@@ -459,10 +496,7 @@ impl ServiceDriver {
                 self.checked(scene, &named, index, started_by, outcome);
             }
             What::SelfFence => match verdict::failure(program, action, outcome, true) {
-                None => {
-                    let noted = scene.ledger.unbind_scripts(self.id, Some(&named.member));
-                    self.complain(noted, "a script that was stopped could not be noted");
-                }
+                None => self.ask_after_stop(scene, named, None),
                 Some(why) => {
                     let member = &named.member;
                     warn!(service = self.name, member, why, "self-fence could not stop a script");

@@ -278,7 +278,7 @@ fn a_start_that_outlived_its_agent_is_ended_before_anything_is_said_of_it_and_ha
     bench.give(vec![stop], &[]);
     assert_eq!(
         (bench.called(), bench.told()),
-        (vec!["stop ip".into()], vec!["done 11: ok".into()])
+        (vec!["stop ip".into(), "status ip".into()], vec!["done 11: ok".into()])
     );
     bench.start(12, "ip");
     assert_eq!(
@@ -295,7 +295,7 @@ fn self_fence_stops_a_script_only_when_its_start_by_the_agent_before_is_gone() {
     assert!(bench.called().is_empty() && !bench.core.is_safe());
     bench.core.orphan_gone(SERVICE, bench.at());
     bench.settle();
-    assert_eq!(bench.called(), ["stop ip"]);
+    assert_eq!(bench.called(), ["stop ip", "status ip"]);
     assert!(bench.core.is_safe());
 }
 
@@ -379,7 +379,7 @@ fn without_a_lease_what_is_bound_is_stopped_in_reverse_and_the_host_is_safe_only
     assert!(bench.called().iter().all(|call| call == "stop log"));
     bench.odd.clear();
     bench.pass(1_000, false);
-    assert_eq!(bench.called(), ["stop log", "stop ip"]);
+    assert_eq!(bench.called(), ["stop log", "status log", "stop ip", "status ip"]);
     assert!(bench.core.is_safe() && bench.core.may_feed(bench.at()));
     // Nothing is started by an agent without a lease.
     bench.start(12, "ip");
@@ -397,8 +397,62 @@ fn a_ledger_that_is_lost_does_not_let_its_scripts_run_without_a_lease() {
     bench.core.inventory(&[], bench.at());
     assert!(!bench.core.is_safe(), "the next agent knows nothing of a script that runs");
     bench.pass(5_000, false);
-    assert_eq!(bench.called(), ["stop ip"]);
+    assert_eq!(bench.called(), ["stop ip", "status ip"]);
     assert!(bench.core.is_safe());
+}
+
+#[test]
+fn without_a_lease_a_stop_is_believed_only_when_the_script_itself_says_that_it_is_down() {
+    let mut bench = bench();
+    bench.start(10, "ip");
+    // Its stop tells a daemon to end, which takes its time.
+    bench.odd.insert(("ip".into(), "stop"), Outcome::Exited { code: 0, output: String::new() });
+    bench.pass(6_000, false);
+    assert!(!bench.core.is_safe() && !bench.core.may_feed(bench.at()));
+    bench.up.remove("ip");
+    bench.pass(1_000, false);
+    assert!(bench.core.is_safe() && bench.core.may_feed(bench.at()));
+}
+
+#[test]
+fn a_script_that_runs_on_after_its_stop_stays_bound_until_it_says_that_it_is_down() {
+    let mut bench = bench();
+    bench.start(10, "ip");
+    bench.odd.insert(("ip".into(), "stop"), Outcome::Exited { code: 0, output: String::new() });
+    let stop = bench.order(11, v1::script_order::Kind::Stop(named("ip")));
+    bench.give(vec![stop], &[]);
+    assert_eq!(bench.told(), ["done 10: ok", "done 11: ok"]);
+    bench.pass(6_000, false);
+    assert!(!bench.core.is_safe(), "the lease runs out, and it runs on");
+    bench.core.heartbeat_answered(bench.at(), bench.at());
+    bench.up.remove("ip");
+    let scripts = vec![named("ip")];
+    let probe = bench.order(12, v1::script_order::Kind::Probe(v1::ScriptProbe { scripts }));
+    bench.give(vec![probe], &[]);
+    bench.pass(6_000, true);
+    assert_eq!(bench.told(), ["absent up to 12"]);
+    bench.pass(6_000, false);
+    assert!(bench.core.is_safe());
+}
+
+#[test]
+fn a_probe_asks_for_what_is_bound_here_though_the_cluster_means_another_script_now() {
+    let mut bench = bench();
+    bench.start(10, "ip");
+    bench.told();
+    let mut other = script();
+    other.program = ScriptProgram::Lsb("/etc/init.d/y".into());
+    let log = v1::NamedScript { member: "log".into(), script: Some(write_script(&other)) };
+    let probe = |id, bench: &Bench| {
+        let scripts = vec![log.clone()];
+        bench.order(id, v1::script_order::Kind::Probe(v1::ScriptProbe { scripts }))
+    };
+    let order = probe(12, &bench);
+    bench.give(vec![order], &[]);
+    assert_eq!(bench.told(), ["seen ip"]);
+    bench.up.remove("ip");
+    bench.pass(6_000, true);
+    assert_eq!(bench.told(), ["absent up to 12"]);
 }
 
 #[test]
@@ -416,7 +470,7 @@ fn a_start_under_way_is_ended_when_the_lease_runs_out_and_what_it_began_is_stopp
     assert!(!bench.core.is_safe());
     bench.core.script_ended(call.service, call.id, &Outcome::Cancelled, bench.at());
     bench.settle();
-    assert_eq!(bench.called(), ["stop ip"]);
+    assert_eq!(bench.called(), ["stop ip", "status ip"]);
     assert_eq!(bench.told(), ["done 10: it was called off"]);
     assert!(bench.core.is_safe());
 }

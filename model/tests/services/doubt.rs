@@ -103,3 +103,21 @@ fn what_runs_elsewhere_of_a_service_does_not_wait_for_its_dead_node() {
     assert!(story.guest.is_empty(), "{:?}", story.reason());
     assert_eq!(story.record().state, ServiceState::Disabled, "{:?}", story.reason());
 }
+
+#[test]
+fn a_script_that_was_found_running_is_not_edited_away() {
+    let mut story = Story::new();
+    story.runs("log", "n1");
+    story.does(Operation::AddService(Box::new(scripts())));
+    story.settle();
+    let mut spec = scripts();
+    spec.members.pop();
+    let refused = story.tries(Operation::EditService(Box::new(spec.clone()))).unwrap_err();
+    assert!(refused.to_string().contains("member log may be up"), "{refused}");
+    // Its node would be asked for another script, and say that it is not there.
+    story.up.clear();
+    story.settle();
+    let absent = vec![Report::Absent { uuid: SERVICE, floor: u64::MAX, cause: None }];
+    story.report("n1", absent);
+    story.does(Operation::EditService(Box::new(spec)));
+}

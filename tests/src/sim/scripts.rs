@@ -11,6 +11,7 @@ use agent::script::call::{Action, Outcome, ScriptCall};
 use agent::script::orphan::Orphan;
 use uuid::Uuid;
 
+use super::acts::Acts;
 use super::invariant::Observation;
 use super::world::{Event, World};
 
@@ -87,7 +88,11 @@ impl World {
         let program = call.script.program.what();
         let done = outcome == exited(0);
         // Half of those that were broken off have done it all the same.
-        let works = done || self.rng.bool();
+        let mut works = done || self.rng.bool();
+        // Some say that they are stopped and are not: for a while, or until they are asked again.
+        if done && call.action == Action::Stop && !self.calm && self.options.acts == Acts::All {
+            works &= self.acts.u32(0..12) > 0;
+        }
         match call.action {
             Action::Start if !works => drop(self.hosts[host].scripts.remove(program)),
             Action::Stop if works => drop(self.hosts[host].scripts.remove(program)),

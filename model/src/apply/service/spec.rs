@@ -102,7 +102,9 @@ impl ClusterState {
         }
         // A script that may run is stopped with the parameters it was started with, and not left behind.
         for (member, script) in record.spec.scripts() {
-            let down = record.members.get(member).is_none_or(|it| it.script == ScriptState::Down);
+            let found = record.seen.values().any(|seen| seen.contains(member));
+            let down = !found
+                && record.members.get(member).is_none_or(|it| it.script == ScriptState::Down);
             let same = matches!(
                 spec.member(member).map(|it| &it.kind),
                 Some(MemberKind::Script(new))
@@ -110,7 +112,7 @@ impl ClusterState {
             );
             if !down && !same {
                 let why = format!(
-                    "member {member} is up: its program and parameters can be changed, and it can be taken out, when the service is down; `berthctl disable service:{name}` stops it"
+                    "member {member} may be up: its program and parameters can be changed, and it can be taken out, when it runs nowhere; `berthctl disable service:{name}` stops it, and what runs unasked is stopped where it runs"
                 );
                 return Err(record.wrong_state(&why));
             }
