@@ -103,6 +103,44 @@ fn an_unknown_domain_is_refused_when_it_is_named() {
     assert!(refused.contains("no failover domain is named d"), "{refused}");
 }
 
+/// The row "no domain" of the decision table: every node is the best, so it may start anywhere, and no node draws it back.
+#[test]
+fn without_a_failover_domain_every_node_is_the_best() {
+    for (row, nodes, starts, comes) in [
+        ("the first of equals", "a b x", "a", ""),
+        ("any other alone", "x", "x", ""),
+        ("what comes back draws nothing", "b", "b", "a"),
+        ("nor does one that was never its", "x", "x", "b"),
+    ] {
+        let mut story = Story::with_nodes(&[]);
+        for name in ["a", "b", "x"] {
+            story.registers(name);
+        }
+        for name in ["a", "b", "x"] {
+            if !nodes.split(' ').any(|it| it == name) {
+                story.dies(name);
+            }
+        }
+        // A domain that is none of its own counts for nothing.
+        story.domain("d", "b:1 a:2", ORDERED);
+        story.adds("v", VmPolicy::default());
+        story.enables("v");
+        story.settles();
+        assert_eq!(story.place("v"), format!("started on {starts}"), "{row}: start");
+        if !comes.is_empty() {
+            story.returns(comes);
+            assert!(story.settles().is_empty(), "{row}");
+            assert_eq!(story.place("v"), format!("started on {starts}"), "{row}: end");
+        }
+    }
+    // An operator may send it to any.
+    let mut story = Story::with_nodes(&["a", "b"]);
+    story.running("v", "a", VmPolicy::default());
+    story.migrates("v", "b");
+    story.settles();
+    assert_eq!(story.place("v"), "started on b");
+}
+
 #[test]
 fn failback_is_by_migration_and_stops_nothing() {
     let mut story = Story::with_nodes(&["a", "b"]);
