@@ -24,7 +24,7 @@ pub(super) enum Fate {
         /// ClusterLabs' agent for the same, where the hosts have RGManager's no more.
         successor: &'static str,
     },
-    /// It would not be safe, or would not work without cman.
+    /// It would not be safe, or would not work without cman; and what to do.
     Refused { why: &'static str, instead: &'static str },
     /// Not one of RGManager's.
     Unknown,
@@ -55,38 +55,83 @@ pub(super) fn fate(kind: &str) -> Fate {
         "db2" => kept(120, 120, &[(0, 20, 60)], "heartbeat:db2"),
         "SAPInstance" => kept(180, 240, &[(0, 120, 60)], "heartbeat:SAPInstance"),
         "SAPDatabase" => kept(1_800, 1_800, &[(0, 120, 60)], "heartbeat:SAPDatabase"),
-        "apache" => refused(PID_FILE, "the OCF agent heartbeat:apache"),
-        "mysql" => refused(PID_FILE, "the OCF agent heartbeat:mysql"),
-        "named" => refused(SAYS_1, "the OCF agent heartbeat:named"),
-        "openldap" => refused(SAYS_1, "the OCF agent heartbeat:slapd"),
-        "postgres-8" => refused(SAYS_1, "the OCF agent heartbeat:pgsql"),
-        "samba" | "smb" => refused(SAYS_1, "the systemd units of Samba, smb and nmb"),
-        "tomcat-5" | "tomcat-6" => refused(SAYS_1, "the OCF agent heartbeat:tomcat"),
-        "oracledb" | "orainstance" | "oradg" => {
-            refused(ORACLE, "the OCF agents heartbeat:oracle and heartbeat:oralsnr")
-        }
-        "oralistener" => refused(ORACLE, "the OCF agent heartbeat:oralsnr"),
-        "ASEHAagent" => refused(ORACLE, "the OCF agent heartbeat:sybaseASE"),
+        "apache" => refused(
+            PID_FILE,
+            "put the OCF agent heartbeat:apache into the service before you enable it",
+        ),
+        "mysql" => refused(
+            PID_FILE,
+            "put the OCF agent heartbeat:mysql into the service before you enable it",
+        ),
+        "named" => refused(
+            SAYS_1,
+            "put the OCF agent heartbeat:named into the service before you enable it",
+        ),
+        "openldap" => refused(
+            SAYS_1,
+            "put the OCF agent heartbeat:slapd into the service before you enable it",
+        ),
+        "postgres-8" => refused(
+            SAYS_1,
+            "put the OCF agent heartbeat:pgsql into the service before you enable it",
+        ),
+        "samba" | "smb" => refused(
+            SAYS_1,
+            "put the systemd units of Samba, smb and nmb into the service before you enable it",
+        ),
+        "tomcat-5" | "tomcat-6" => refused(
+            SAYS_1,
+            "put the OCF agent heartbeat:tomcat into the service before you enable it",
+        ),
+        "oracledb" | "orainstance" | "oradg" => refused(
+            ORACLE,
+            "put the OCF agents heartbeat:oracle and heartbeat:oralsnr into the service before you enable it",
+        ),
+        "oralistener" => refused(
+            ORACLE,
+            "put the OCF agent heartbeat:oralsnr into the service before you enable it",
+        ),
+        "ASEHAagent" => refused(
+            ORACLE,
+            "put the OCF agent heartbeat:sybaseASE into the service before you enable it",
+        ),
         "lvm" => refused(
             "it marks volumes with cman's name of the node, and its status switches off those that another node has",
-            "the OCF agent heartbeat:LVM-activate",
+            "put the OCF agent heartbeat:LVM-activate into the service before you enable it",
         ),
         "clusterfs" => refused(
             "a cluster file system is mounted on several nodes at once, and its stop leaves it mounted",
-            "a mount at boot on every node",
+            "mount it on every node at boot",
         ),
         "nfsserver" => refused(
             "its status says down as soon as one of the daemons is, though the others may run",
-            "the OCF agent heartbeat:nfsserver",
+            "put the OCF agent heartbeat:nfsserver into the service before you enable it",
         ),
         "nfsexport" => refused(
             "its status says only whether the NFS daemons run, on whichever node",
-            "one of the OCF agent heartbeat:exportfs for each client",
+            "put one of the OCF agent heartbeat:exportfs for each client into the service before you enable it",
         ),
         "nfsclient" => refused(
             "its status asks a tool of RGManager's for the client's name, and exits with 1 without it",
-            "one of the OCF agent heartbeat:exportfs for each client",
+            "put one of the OCF agent heartbeat:exportfs for each client into the service before you enable it",
         ),
         _ => Fate::Unknown,
+    }
+}
+
+/// Why the init script of this name is no member of a service here.
+pub(super) fn keeps_out(script: &str) -> Option<&'static str> {
+    match script {
+        "libvirtd" | "virtqemud" | "virtlockd" | "sanlock" | "wdmd" => Some(
+            "Berth works through it, and a service that stops it or moves takes it from every VM of the host: let the boot start it",
+        ),
+        "libvirt-guests" => {
+            Some("it stops and starts guests behind Berth's back: disable it on every host")
+        }
+        "cman" | "rgmanager" | "corosync" | "clvmd" | "gfs" | "gfs2" | "qdiskd" | "ricci"
+        | "modclusterd" => Some(
+            "it belongs to the old cluster: what is needed without that is started by the boot",
+        ),
+        _ => None,
     }
 }

@@ -149,6 +149,7 @@ impl Import<'_> {
         for (key, value) in known.attributes.iter().chain(&device.attributes) {
             match key.as_str() {
                 "name" | "agent" => {}
+                "delay" => self.differs(device, format!("{agent}: the delay of {value} is left out: it let one of two nodes win that fence each other, and here the leader alone fences")),
                 "action" | "option" => {
                     self.differs(device, format!("{agent}: the action {value:?} is left out, Berth asks for off and status"));
                 }
@@ -284,7 +285,12 @@ impl Import<'_> {
                 .collect();
         self.maps(
             domain,
-            format!("failover domain {name}: {} nodes{}", members.len(), words.concat()),
+            format!(
+                "failover domain {name}: {} node{}{}",
+                members.len(),
+                if members.len() == 1 { "" } else { "s" },
+                words.concat()
+            ),
         );
         let made = v1::FailoverDomain {
             name,

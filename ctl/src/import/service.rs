@@ -155,6 +155,10 @@ impl Import<'_> {
         let mut script = Script::default();
         let times = if kind == "script" {
             let file = required(element, "file")?;
+            if let Some(why) = agents::keeps_out(file.rsplit('/').next().unwrap_or(file)) {
+                self.cannot(element, format!("{what} ({file}) is left out: {why}"));
+                return Ok(None);
+            }
             script.program = Some(Program::Lsb(file.to_owned()));
             self.maps(element, format!("{what} runs {file}"));
             agents::SCRIPT
@@ -169,7 +173,7 @@ impl Import<'_> {
                     times
                 }
                 Fate::Refused { why, instead } => {
-                    self.cannot(element, format!("{what} is left out: {why}; put {instead} into the service before you enable it"));
+                    self.cannot(element, format!("{what} is left out: {why}; {instead}"));
                     return Ok(None);
                 }
                 Fate::Unknown => {
@@ -186,6 +190,9 @@ impl Import<'_> {
             script.program = Some(Program::Ocf(agent));
             times
         };
+        if kind != "script" && flag(element, "self_fence")? {
+            self.differs(element, format!("{what}: with self_fence the agent reboots the whole host, all its VMs with it, when a stop fails; without it the service is failed"));
+        }
         let enforced = flag(element, "__enforce_timeouts")?;
         if !enforced && element.get("__enforce_timeouts").is_some() {
             self.differs(element, format!("{what}: time-outs are always enforced"));
@@ -207,11 +214,11 @@ impl Import<'_> {
         enforced: bool,
         script: &mut Script,
     ) {
-        let mut said = Vec::new();
         let given_by_hand = |word: &str| {
             let mut actions = element.all("action").filter(|it| it.get("name") == Some(word));
             actions.any(|it| it.get("timeout").is_some())
         };
+        let (mut unlimited, mut longer) = (Vec::new(), Vec::new());
         let mut limit = |word: &str, given: u64| {
             let taken = match given {
                 0 if word == "status" => DEFAULT_S,
@@ -221,10 +228,8 @@ impl Import<'_> {
             };
             match given {
                 _ if given_by_hand(word) => {}
-                0 => said.push(format!("a {word} had no limit and gets {taken} s")),
-                given if given < taken => {
-                    said.push(format!("a {word} gets {taken} s: RGManager did not enforce the {given} s of the metadata"));
-                }
+                0 => unlimited.push(format!("{taken} s for a {word}")),
+                given if given < taken => longer.push(format!("{taken} s for a {word}")),
                 _ => {}
             }
             taken * 1_000
@@ -239,8 +244,16 @@ impl Import<'_> {
                 timeout_ms: timeout_s * 1_000,
             });
         }
-        if !said.is_empty() {
-            self.differs(element, format!("{what}: {}", said.join("; ")));
+        if !unlimited.is_empty() {
+            let limits = unlimited.join(", ");
+            self.differs(
+                element,
+                format!("{what}: it had no limit of time, and has here: {limits}"),
+            );
+        }
+        if !longer.is_empty() {
+            let limits = longer.join(", ");
+            self.differs(element, format!("{what}: {limits}, more than its metadata says, for RGManager did not enforce that"));
         }
     }
 

@@ -217,6 +217,37 @@ fn a_file_without_an_end_is_not_read_to_it() {
 }
 
 #[test]
+fn what_the_host_itself_needs_is_no_member_of_a_service() {
+    for (file, said) in [
+        ("/etc/init.d/libvirtd", "Berth works through it"),
+        ("/etc/rc.d/init.d/libvirt-guests", "behind Berth's back"),
+        ("/etc/init.d/clvmd", "belongs to the old cluster"),
+    ] {
+        let (scripts, report) =
+            service(&format!("<script name='m' file='{file}'/><script name='k' file='/k'/>"));
+        assert_eq!(scripts.len(), 1, "{report:#?}");
+        let line = format!("cannot  line 4: service s: script m ({file}) is left out: ");
+        assert!(report.iter().any(|it| it.starts_with(&line) && it.contains(said)), "{report:#?}");
+    }
+    let (_, report) = service("<fs name='f' self_fence='1'/>");
+    assert!(says(&report, "differs line 4: service s: fs f: with self_fence the agent reboots"));
+}
+
+#[test]
+fn a_delay_that_let_one_of_two_nodes_win_is_not_waited_for() {
+    let nowhere = Path::new("/nonexistent");
+    let text = "<cluster><clusternodes><clusternode name='a'><fence><method name='1'><device name='i' delay='15'/></method></fence></clusternode></clusternodes><fencedevices><fencedevice name='i' agent='fence_ipmilan' ipaddr='10.0.0.1'/></fencedevices><rm/></cluster>";
+    let imported = import(text, Places { root: nowhere, libvirt: nowhere }).unwrap();
+    let nodes = file::read(&imported.file).unwrap().nodes.unwrap();
+    let options = &nodes["a"].fence_devices.as_ref().unwrap()[0].options;
+    assert_eq!(options.keys().collect::<Vec<_>>(), ["ipaddr"]);
+    let said = "fence_ipmilan: the delay of 15 is left out";
+    assert!(
+        imported.report.iter().any(|line| line.word == Word::Differs && line.text.contains(said))
+    );
+}
+
+#[test]
 fn what_nothing_uses_is_said_and_left_out() {
     let nowhere = Path::new("/nonexistent");
     let text = "<cluster><clusternodes><clusternode name='a'><altname name='a2'/><fence><method name='1'><device name='used'/></method></fence></clusternode></clusternodes>\n\
