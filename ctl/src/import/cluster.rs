@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use proto::v1;
 
 use super::xml::Element;
-use super::{Import, flag, number, required};
+use super::{Import, Word, flag, number, required};
 use crate::fleet::file::{FenceEntry, NodeEntry};
 
 /// How often an hour a fenced node is switched on again: cman's fencing rebooted it each time.
@@ -222,6 +222,16 @@ impl Import<'_> {
                 "vm" => self.vm(child, &resources, &mut vms)?,
                 "service" => self.service(child, &resources, &mut services, &mut vms)?,
                 other => self.cannot(child, format!("<{other}> at this place is not known")),
+            }
+        }
+        for (line, of, on) in std::mem::take(&mut self.depends) {
+            let known = match on.split_once(':') {
+                Some(("vm", name)) => self.fleet.vms.iter().any(|vm| vm.name == name),
+                Some((_, name)) => self.fleet.services.iter().any(|service| service.name == name),
+                None => false,
+            };
+            if !known {
+                self.say(Word::Cannot, line, format!("{of} depends on {on}, which is not in the file: RGManager took that for met, here {of} does not start before it is there; define it, or take the dependency out"));
             }
         }
         for ((kind, name), resource) in &resources {

@@ -84,6 +84,8 @@ struct Import<'p> {
     defaults: BTreeMap<String, Element>,
     /// Resources and fence devices that something refers to, by type and name.
     used: BTreeSet<(String, String)>,
+    /// What was said of dependencies: the line, whose it is, and on what.
+    depends: Vec<(usize, String, String)>,
     report: Vec<Line>,
 }
 
@@ -139,6 +141,7 @@ pub fn import(text: &str, places: Places<'_>) -> Result<Imported, String> {
         xml_files: BTreeMap::new(),
         defaults: BTreeMap::new(),
         used: BTreeSet::new(),
+        depends: Vec::new(),
         report: Vec::new(),
     };
     import.cluster(&root)?;

@@ -9,7 +9,7 @@ use uuid::Uuid;
 
 use super::agents::{self, Fate};
 use super::cluster::{primary, unique};
-use super::vm::{dependency, exclusive};
+use super::vm::exclusive;
 use super::xml::Element;
 use super::{Import, flag, number, required, span_ms};
 
@@ -57,7 +57,7 @@ impl Import<'_> {
                 "restart_expire_time" => policy.restart_expire_ms = span_ms(element, key)?.unwrap_or_default(),
                 "exclusive" => policy.exclusive = exclusive(element)?,
                 "autostart" => policy.autostart = Some(flag(element, key)?),
-                "depend" => policy.depend.push(dependency(element, value)?),
+                "depend" => policy.depend.push(self.depends(element, format!("service {name}"), value)?),
                 "depend_mode" if element.get("depend").is_some() => {}
                 "depend_mode" => self.differs(element, format!("service {name}: depend_mode without depend is left out")),
                 "priority" => policy.start_priority = number(element, key)?.unwrap_or_default(),

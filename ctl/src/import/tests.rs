@@ -234,6 +234,23 @@ fn what_the_host_itself_needs_is_no_member_of_a_service() {
 }
 
 #[test]
+fn a_dependency_on_what_is_not_in_the_file_is_said() {
+    let (_, report) = report(
+        "<vm name='local' depend='service:gone'/>\n<vm name='x' depend='vm:local'/>\n<service name='s' depend='libvirt'><ip address='10.0.0.1'/></service>\n<service name='libvirt'><script name='l' file='/etc/init.d/libvirtd'/></service>",
+    );
+    let said: Vec<_> = report.iter().filter(|line| line.contains("depends on")).collect();
+    assert_eq!(said.len(), 2, "{report:#?}");
+    assert!(
+        said[0].starts_with(
+            "cannot  line 3: VM local depends on service:gone, which is not in the file"
+        )
+    );
+    assert!(
+        said[1].starts_with("cannot  line 5: service s depends on service:libvirt, which is not")
+    );
+}
+
+#[test]
 fn a_delay_that_let_one_of_two_nodes_win_is_not_waited_for() {
     let nowhere = Path::new("/nonexistent");
     let text = "<cluster><clusternodes><clusternode name='a'><fence><method name='1'><device name='i' delay='15'/></method></fence></clusternode></clusternodes><fencedevices><fencedevice name='i' agent='fence_ipmilan' ipaddr='10.0.0.1'/></fencedevices><rm/></cluster>";

@@ -124,7 +124,7 @@ impl Import<'_> {
                 handling.save_dir = value.to_owned();
                 self.differs(element, format!("VM {name}: snapshot: a save is restored only where it was made; say save_shared where all nodes see {value}"));
             }
-            "depend" => policy.depend.push(dependency(element, value)?),
+            "depend" => policy.depend.push(self.depends(element, format!("VM {name}"), value)?),
             "depend_mode" if element.get("depend").is_some() => {}
             "depend_mode" => self.differs(element, format!("VM {name}: depend_mode without depend is left out")),
             "max_restarts" => policy.max_restarts = number(element, key)?.unwrap_or_default(),
@@ -189,6 +189,18 @@ impl Import<'_> {
             other => self.differs(action, format!("VM {name}: the action {other} has no settings")),
         }
         Ok(())
+    }
+
+    /// A dependency, which is looked at again when all is known.
+    pub(super) fn depends(
+        &mut self,
+        element: &Element,
+        of: String,
+        on: &str,
+    ) -> Result<v1::Dependency, String> {
+        let dependency = dependency(element, on)?;
+        self.depends.push((element.line, of, dependency.on.clone()));
+        Ok(dependency)
     }
 
     /// Adds each of these to the VM's migration options. One that cannot be taken is said, and the others are.
@@ -380,7 +392,7 @@ fn add(element: &mut Element, other: &Element) {
 }
 
 /// `depend` and `depend_mode`, of a VM and of a service alike.
-pub(super) fn dependency(element: &Element, on: &str) -> Result<v1::Dependency, String> {
+fn dependency(element: &Element, on: &str) -> Result<v1::Dependency, String> {
     let mode = match element.get("depend_mode") {
         None | Some("" | "hard") => "hard",
         Some("soft") => "soft",
