@@ -121,3 +121,23 @@ fn a_script_that_was_found_running_is_not_edited_away() {
     story.report("n1", absent);
     story.does(Operation::EditService(Box::new(spec)));
 }
+
+#[test]
+fn a_script_of_a_newer_spec_than_a_backup_knows_is_named_where_it_runs() {
+    let mut story = Story::started(scripts());
+    story.asks(ServiceAsk::Disable);
+    for _ in 0..5 {
+        story.plans_once();
+        let orders: Vec<_> =
+            work(&story.state).into_values().flat_map(|work| work.orders).collect();
+        for order in orders {
+            if matches!(order.kind, ScriptOrderKind::Stop { .. }) {
+                story.obey_script("n1", order.id, order.kind);
+            }
+        }
+    }
+    let members = vec![MemberName::new("cache").unwrap()];
+    story.report("n1", vec![Report::ScriptsSeen { service: SERVICE, members }]);
+    let why = story.reason();
+    assert!(why.is_stuck() && why.to_string().contains("cache may run on n1"), "{why}");
+}

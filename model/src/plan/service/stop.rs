@@ -23,9 +23,25 @@ impl Planner<'_> {
         }
         match record.held_by_owner() {
             Some(owner) if !self.has_session(owner) => self.owner_silent(owner),
-            Some(owner) => Reason::MayRunOn { nodes: vec![self.place_text(owner)] },
+            Some(owner) => self
+                .strays(owner)
+                .unwrap_or_else(|| Reason::MayRunOn { nodes: vec![self.place_text(owner)] }),
             None => self.decide(ServiceDecision::Down, "all of it is down"),
         }
+    }
+
+    /// Scripts that were its members once, as before a restore, and that nobody can order about any more.
+    fn strays(&self, owner: NodeId) -> Option<Reason> {
+        let record = self.record;
+        let strays = record.seen.get(&owner)?.iter().filter(|it| record.spec.member(it).is_none());
+        let names: Vec<_> = strays.map(ToString::to_string).collect();
+        let place = self.state.node_name(owner);
+        (!names.is_empty()).then(|| Reason::MemberStuck {
+            why: format!(
+                "{} may run on {place} from when it was a member of this service: stop it there, and its node will say so",
+                names.join(" and ")
+            ),
+        })
     }
 
     /// Something of it may run there. What of it runs elsewhere does not wait for a node that runs nothing any more.

@@ -16,6 +16,8 @@ pub(super) struct OrdersAreFresh {
     /// Starts that had their effect, by host, ledger, VM and generation: nobody remembers what a lost ledger said, and the
     /// order that is still outstanding may be carried out once more.
     started: BTreeSet<(usize, u64, Uuid, u64)>,
+    /// By which ledger a start was last asked of libvirt, by host, VM and generation: its effect may come when that is lost.
+    asked: BTreeMap<(usize, Uuid, u64), u64>,
     /// The newest term that an agent has obeyed, by host, agent and session.
     terms: BTreeMap<(usize, u64, u64), u64>,
 }
@@ -41,6 +43,7 @@ impl Invariant for OrdersAreFresh {
                         "{place} starts {uuid} at generation {generation} for the second time"
                     ));
                 }
+                self.asked.insert((*host, *uuid, generation), ledger);
                 let truth = world.truth();
                 let node = truth.nodes.values().find(|node| node.name.as_str() == place);
                 if let (Some(record), Some(node)) = (truth.vm_with_uuid(uuid), node)
@@ -83,8 +86,9 @@ impl Invariant for OrdersAreFresh {
             }
             Observation::Called { host, uuid, call: Call::Create { xml }, done: true } => {
                 let generation = mark::in_domain(xml).map_or(0, |mark| mark.generation);
-                let ledger = world.hosts[*host].ledgers_lost;
-                self.started.insert((*host, ledger, *uuid, generation));
+                if let Some(ledger) = self.asked.get(&(*host, *uuid, generation)) {
+                    self.started.insert((*host, *ledger, *uuid, generation));
+                }
                 Ok(())
             }
             _ => Ok(()),
