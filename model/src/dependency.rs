@@ -126,6 +126,35 @@ impl ClusterState {
         !depend.is_empty() && !met_before && self.unmet(depend).next().is_none()
     }
 
+    /// Whether that is among what has to be started before this one is, over any number of steps. A service and its VMs are one
+    /// for this.
+    pub fn needs(&self, depend: &[Dependency], that: &Dependee) -> bool {
+        let mut seen = BTreeSet::new();
+        let mut left: Vec<Dependee> = depend.iter().map(|it| it.on.clone()).collect();
+        while let Some(on) = left.pop() {
+            if on == *that {
+                return true;
+            }
+            if !seen.insert(on.clone()) {
+                continue;
+            }
+            match &on {
+                Dependee::Vm(vm) => {
+                    left.extend(self.service_of.get(vm).cloned().map(Dependee::Service));
+                    let record = self.vms.get(vm);
+                    let depend = record.into_iter().flat_map(|it| &it.spec.policy.depend);
+                    left.extend(depend.map(|it| it.on.clone()));
+                }
+                Dependee::Service(service) => {
+                    let Some(record) = self.services.get(service) else { continue };
+                    left.extend(record.spec.vms().cloned().map(Dependee::Vm));
+                    left.extend(record.spec.policy.depend.iter().map(|it| it.on.clone()));
+                }
+            }
+        }
+        false
+    }
+
     /// What has to be started before this one is, and is not.
     pub fn waits_for(&self, depend: &[Dependency]) -> Vec<String> {
         self.unmet(depend)

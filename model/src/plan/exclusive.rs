@@ -8,7 +8,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use crate::cluster::ClusterState;
 use crate::command::{Decision, MoveCause, Operation, ServiceDecision};
-use crate::dependency::Dependee;
+use crate::dependency::{Dependee, Dependency};
 use crate::id::{NodeId, ServiceName, VmName};
 use crate::liveness::Liveness;
 use crate::plan::load::Load;
@@ -201,7 +201,7 @@ impl Tenants {
 pub(super) fn displace(
     (state, liveness, now): (&ClusterState, &Liveness, Timestamp),
     load: &Load,
-    (name, priority): (String, u32),
+    (name, priority, depend): (String, u32, &[Dependency]),
     takes: impl Fn(&Load, NodeId) -> bool,
 ) -> Option<(String, Operation)> {
     if priority == 0 {
@@ -222,7 +222,7 @@ pub(super) fn displace(
     let cause = MoveCause::Exclusive;
     outranked.into_iter().find_map(|(_, node, victim)| {
         let mut without = load.clone();
-        let here = BTreeSet::from([node]);
+        let (here, needed) = (BTreeSet::from([node]), victim);
         let operation = match victim {
             Dependee::Vm(vm) => {
                 let victim = state.vms.get(vm)?;
@@ -234,8 +234,11 @@ pub(super) fn displace(
                     }
                     _ => (node, None),
                 };
-                if mode.is_some() {
-                    without.add(to, victim);
+                match mode {
+                    Some(_) => without.add(to, victim),
+                    // Nothing would ever run of the two.
+                    None if state.needs(depend, needed) => return None,
+                    None => {}
                 }
                 let decision = Decision::Move { from: node, to, mode, cause, why: why.clone() };
                 Operation::Decide { vm: vm.clone(), changed: victim.changed, decision }
@@ -253,6 +256,7 @@ pub(super) fn displace(
                         }
                         ServiceDecision::AskMove { to, live, cause, why: why.clone() }
                     }
+                    None if state.needs(depend, needed) => return None,
                     None => ServiceDecision::Stop,
                 };
                 let service = service.clone();

@@ -1,6 +1,9 @@
 //! Section 6.2: a VM that has its node for itself.
 
 use model::Operation;
+use model::dependency::{DependMode, Dependee, Dependency};
+use model::id::PlacementRuleName;
+use model::placement_rule::{PlacementRule, PlacementRuleKind};
 use model::vm::{VmPolicy, VmState};
 
 use crate::story::{Story, vm};
@@ -101,4 +104,34 @@ fn one_that_is_made_exclusive_while_it_shares_a_node_moves_while_it_runs() {
     story.edits("plain", |policy| policy.exclusive = 2);
     story.adds("third", VmPolicy::default());
     assert!(story.settles().is_empty());
+}
+
+#[test]
+fn one_that_it_depends_on_makes_no_room_where_it_could_not_go_on_running() {
+    let mut story = Story::with_nodes(&["a"]);
+    story.running("base", "a", exclusive(9));
+    let on = Dependee::Vm(vm("base"));
+    let depend = vec![Dependency { on, mode: DependMode::Hard }];
+    story.adds("high", VmPolicy { depend, ..exclusive(2) });
+    story.enables("high");
+    assert!(
+        story.settles().is_empty(),
+        "one would be stopped for the other and started again, for ever"
+    );
+    assert_eq!(story.place("base"), "started on a");
+}
+
+#[test]
+fn one_that_is_kept_with_what_would_make_room_moves_nothing_to_and_fro() {
+    let mut story = Story::with_nodes(&["a", "b"]);
+    story.running("base", "a", exclusive(9));
+    story.adds("high", exclusive(2));
+    story.does(Operation::PutPlacementRule(PlacementRule {
+        name: PlacementRuleName::new("both").unwrap(),
+        kind: PlacementRuleKind::Together,
+        vms: [vm("base"), vm("high")].into(),
+    }));
+    story.enables("high");
+    assert!(story.settles().is_empty());
+    assert_eq!(story.place("base"), "started on a");
 }

@@ -53,7 +53,8 @@ impl Planner<'_> {
             asked(at, load, record, |planner| planner.refusal(node).is_none())
         };
         let number = exclusive::number_of(self.state, record);
-        let first = (format!("service:{}", record.spec.name), number);
+        let depend = record.spec.policy.depend.as_slice();
+        let first = (format!("service:{}", record.spec.name), number, depend);
         match exclusive::displace(at, self.load, first, takes) {
             Some((victim, operation)) => {
                 self.plan.operations.push(operation);

@@ -128,7 +128,8 @@ impl Planner<'_> {
                 .iter()
                 .any(|candidate| candidate.node == node && candidate.refused.is_none())
         };
-        let first = (record.spec.name.to_string(), record.spec.policy.exclusive);
+        let policy = &record.spec.policy;
+        let first = (record.spec.name.to_string(), policy.exclusive, policy.depend.as_slice());
         match exclusive::displace((state, liveness, self.now), self.load, first, takes) {
             Some((victim, operation)) => {
                 self.plan.operations.push(operation);
