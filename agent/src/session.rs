@@ -51,11 +51,15 @@ pub struct Servers {
     current: Arc<watch::Sender<usize>>,
 }
 
+/// What a registration is answered with names every VM of the cluster: 100,000 of them take 5 MB. As the replicas' own limit.
+const MAX_MESSAGE_BYTES: usize = 64 * 1024 * 1024;
+
 impl Servers {
     /// Connections are made when they are first used.
     pub fn new(addresses: &[String], tls: Option<&TlsFiles>) -> Result<Self, ChannelError> {
         let client = |address: &String| {
-            Ok((address.clone(), Client::new(endpoint(address, tls)?.connect_lazy())))
+            let client = Client::new(endpoint(address, tls)?.connect_lazy());
+            Ok((address.clone(), client.max_decoding_message_size(MAX_MESSAGE_BYTES)))
         };
         let clients = addresses.iter().map(client).collect::<Result<Vec<_>, ChannelError>>()?;
         Ok(Self { clients: Arc::new(clients), current: Arc::new(watch::Sender::new(0)) })

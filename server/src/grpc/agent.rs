@@ -19,6 +19,7 @@ use proto::v1::agent_session_server::AgentSession;
 use proto::v1::{self, OrderList};
 use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
+use tonic::transport::Channel;
 use tonic::{Request, Response, Status};
 
 use crate::clock;
@@ -27,6 +28,7 @@ use crate::grpc::questions::Questions;
 use crate::grpc::status;
 use crate::leader::{LeaderHandle, OrderBook, lead};
 use crate::raft::RaftHandle;
+use crate::server::MAX_MESSAGE_BYTES;
 
 type Answer<T> = Result<Response<T>, Status>;
 
@@ -88,11 +90,16 @@ impl AgentService {
     }
 }
 
+/// Of the leader. What a registration is answered with names every VM of the cluster.
+fn client(channel: &Channel) -> AgentSessionClient<Channel> {
+    AgentSessionClient::new(channel.clone()).max_decoding_message_size(MAX_MESSAGE_BYTES)
+}
+
 #[tonic::async_trait]
 impl AgentSession for AgentService {
     async fn announce(&self, request: Request<v1::AnnounceRequest>) -> Answer<v1::AnnounceReply> {
         if let Route::Leader(leader) = self.router.route(&request)? {
-            let mut client = AgentSessionClient::new(leader.channel.clone());
+            let mut client = client(&leader.channel);
             return leader.answer(client.announce(forwarded(request))).await;
         }
         let name = convert::control::node(&request.into_inner().node)
@@ -110,7 +117,7 @@ impl AgentSession for AgentService {
     async fn register(&self, request: Request<v1::RegisterRequest>) -> Answer<v1::RegisterReply> {
         self.check_epoch(request.get_ref().epoch)?;
         if let Route::Leader(leader) = self.router.route(&request)? {
-            let mut client = AgentSessionClient::new(leader.channel.clone());
+            let mut client = client(&leader.channel);
             return leader.answer(client.register(forwarded(request))).await;
         }
         let message = request.into_inner();
@@ -156,7 +163,7 @@ impl AgentSession for AgentService {
         let message = request.get_ref();
         self.leader.carry(NodeId(message.node_id), SessionId(message.session));
         if let Route::Leader(leader) = self.router.route(&request)? {
-            let mut client = AgentSessionClient::new(leader.channel.clone());
+            let mut client = client(&leader.channel);
             return leader.answer(client.heartbeat(forwarded(request))).await;
         }
         let message = request.into_inner();
@@ -208,7 +215,7 @@ impl AgentSession for AgentService {
 
     async fn leave(&self, request: Request<v1::LeaveRequest>) -> Answer<v1::LeaveReply> {
         if let Route::Leader(leader) = self.router.route(&request)? {
-            let mut client = AgentSessionClient::new(leader.channel.clone());
+            let mut client = client(&leader.channel);
             return leader.answer(client.leave(forwarded(request))).await;
         }
         let message = request.into_inner();
@@ -223,7 +230,7 @@ impl AgentSession for AgentService {
         request: Request<v1::AnnounceShutdownRequest>,
     ) -> Answer<v1::AnnounceShutdownReply> {
         if let Route::Leader(leader) = self.router.route(&request)? {
-            let mut client = AgentSessionClient::new(leader.channel.clone());
+            let mut client = client(&leader.channel);
             return leader.answer(client.announce_shutdown(forwarded(request))).await;
         }
         let message = request.into_inner();
@@ -252,7 +259,7 @@ impl AgentSession for AgentService {
 
     async fn report(&self, request: Request<v1::ReportRequest>) -> Answer<v1::ReportReply> {
         if let Route::Leader(leader) = self.router.route(&request)? {
-            let mut client = AgentSessionClient::new(leader.channel.clone());
+            let mut client = client(&leader.channel);
             return leader.answer(client.report(forwarded(request))).await;
         }
         let message = request.into_inner();
@@ -273,7 +280,7 @@ impl AgentSession for AgentService {
         request: Request<v1::WatchOrdersRequest>,
     ) -> Answer<Self::WatchQuestionsStream> {
         if let Route::Leader(leader) = self.router.route(&request)? {
-            let mut client = AgentSessionClient::new(leader.channel.clone());
+            let mut client = client(&leader.channel);
             let stream = leader.answer(client.watch_questions(forwarded(request))).await?;
             return Ok(Response::new(Box::pin(leader.stream(stream.into_inner()))));
         }
@@ -287,7 +294,7 @@ impl AgentSession for AgentService {
 
     async fn answer(&self, request: Request<v1::AnswerRequest>) -> Answer<v1::AnswerReply> {
         if let Route::Leader(leader) = self.router.route(&request)? {
-            let mut client = AgentSessionClient::new(leader.channel.clone());
+            let mut client = client(&leader.channel);
             return leader.answer(client.answer(forwarded(request))).await;
         }
         let message = request.into_inner();
@@ -306,7 +313,7 @@ impl AgentSession for AgentService {
         request: Request<v1::WatchOrdersRequest>,
     ) -> Answer<Self::WatchOrdersStream> {
         if let Route::Leader(leader) = self.router.route(&request)? {
-            let mut client = AgentSessionClient::new(leader.channel.clone());
+            let mut client = client(&leader.channel);
             let stream = leader.answer(client.watch_orders(forwarded(request))).await?;
             return Ok(Response::new(Box::pin(leader.stream(stream.into_inner()))));
         }
@@ -329,7 +336,7 @@ impl AgentSession for AgentService {
         request: Request<v1::WatchOrdersRequest>,
     ) -> Answer<Self::WatchFencesStream> {
         if let Route::Leader(leader) = self.router.route(&request)? {
-            let mut client = AgentSessionClient::new(leader.channel.clone());
+            let mut client = client(&leader.channel);
             let stream = leader.answer(client.watch_fences(forwarded(request))).await?;
             return Ok(Response::new(Box::pin(leader.stream(stream.into_inner()))));
         }
@@ -346,7 +353,7 @@ impl AgentSession for AgentService {
         request: Request<v1::FenceDoneRequest>,
     ) -> Answer<v1::FenceDoneReply> {
         if let Route::Leader(leader) = self.router.route(&request)? {
-            let mut client = AgentSessionClient::new(leader.channel.clone());
+            let mut client = client(&leader.channel);
             return leader.answer(client.fence_done(forwarded(request))).await;
         }
         self.take_fence_answer(request.into_inner())
