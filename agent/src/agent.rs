@@ -142,6 +142,7 @@ pub async fn run(config: Config) -> anyhow::Result<()> {
         jobs: jobs.clone(),
         feed,
         runner: Runner::new(Programs::default(), notes),
+        looking: Arc::default(),
     };
     for orphan in orphans {
         let inputs = inputs.clone();
@@ -226,6 +227,8 @@ struct Shell {
     jobs: Jobs,
     feed: watch::Sender<FeedState>,
     runner: Runner,
+    /// Held while the processes are looked at.
+    looking: Arc<tokio::sync::Mutex<()>>,
 }
 
 impl Shell {
@@ -298,8 +301,11 @@ impl Shell {
 
     /// What runs here, whether libvirt says so or not.
     fn look_at_processes(&self) {
+        // One at a time: a process that hangs in the kernel may keep its command line from whoever reads it.
+        let Ok(looking) = self.looking.clone().try_lock_owned() else { return };
         let (hypervisor, inputs) = (self.hypervisor.clone(), self.inputs.clone());
         tokio::spawn(async move {
+            let _looking = looking;
             match hypervisor.call_to_its_end(|it| it.processes()).await {
                 Ok(running) => drop(inputs.send(Input::Processes(running))),
                 Err(error) => info!(%error, "the processes cannot be listed now"),

@@ -128,6 +128,8 @@ pub struct AgentCore {
     drivers: BTreeMap<Uuid, Driver>,
     services: BTreeMap<Uuid, ServiceDriver>,
     next_call: u64,
+    /// A heartbeat of this agent was answered while the lease held.
+    heard: bool,
     /// libvirt has said once what runs here: before that nothing is known to be safe.
     inventory_known: bool,
     /// The ledger was empty when this agent began, and what was asked of libvirt before may be in it no more.
@@ -154,6 +156,7 @@ impl AgentCore {
             term: 0,
             drivers,
             next_call: 1,
+            heard: false,
             inventory_known: false,
             isolated: false,
             effects: Effects::default(),
@@ -204,10 +207,10 @@ impl AgentCore {
         let ledger = &self.ledger;
         let unknown_until = self.unknown_until.filter(|until| now.boot_ms < *until);
         let forgotten = self.ledger_is_new || unknown_until.is_some();
-        let driver = self
-            .drivers
-            .entry(uuid)
-            .or_insert_with(|| Driver::new(uuid, ledger, unknown_until).forgotten(forgotten));
+        let inherits = !self.heard;
+        let driver = self.drivers.entry(uuid).or_insert_with(|| {
+            Driver::new(uuid, ledger, unknown_until).forgotten(forgotten).inheriting(inherits)
+        });
         let mut scene = Scene {
             now: now.boot_ms,
             lease: self.lease.holds(now),
@@ -346,7 +349,14 @@ impl AgentCore {
         let Some(given) = &self.session else { return };
         let before = self.lease.holds(now);
         self.lease.renew(sent, given.lease_ttl_ms, now);
-        if self.lease.holds(now) && (self.isolated || !before) {
+        if !self.lease.holds(now) {
+            return;
+        }
+        if !std::mem::replace(&mut self.heard, true) && before {
+            // The lease of the agent before this one held on, and with it all that it had stopped had its lease back.
+            self.with_all(now, Driver::has_its_lease);
+        }
+        if self.isolated || !before {
             if std::mem::take(&mut self.isolated) {
                 info!("the lease is back: what was stopped waits for the leader's word");
             }

@@ -207,6 +207,12 @@ impl Driver {
         self
     }
 
+    /// What an agent before this one noted of a hold may go on: none of this agent's heartbeats was answered yet.
+    pub(crate) fn inheriting(mut self, inherits: bool) -> Self {
+        self.inherits_hold = inherits;
+        self
+    }
+
     /// A name for it where libvirt has none yet.
     pub(crate) fn name(&self) -> String {
         match &self.work {
@@ -875,9 +881,18 @@ impl Driver {
         }
     }
 
+    /// Its hold is over, however it ended: what is noted of its beginning is not the next one's, nor another agent's.
+    pub(crate) fn has_its_lease(&mut self, scene: &mut Scene<'_>) {
+        self.inherits_hold = false;
+        let noted = scene.ledger.suspension(self.uuid);
+        if let Some(noted) = noted.filter(|noted| noted.since_ms.is_some()) {
+            self.note_suspended(scene, Suspension { since_ms: None, ..noted });
+        }
+    }
+
     /// The lease is back: what was stopped waits for the leader's order.
     pub(crate) fn end_isolation(&mut self, scene: &mut Scene<'_>) {
-        self.inherits_hold = false;
+        self.has_its_lease(scene);
         if let Some(isolation) = self.isolation.take() {
             self.isolation_calls = isolation.calls();
             self.look(scene);

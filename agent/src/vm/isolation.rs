@@ -330,7 +330,11 @@ impl Isolation {
             return self.call(Doing::Looking, Call::Look);
         }
         self.safe = true;
-        self.wait((now + LOOK_PERIOD_MS).min(self.hold_until.max(now + AGAIN_MS)))
+        let next = now + LOOK_PERIOD_MS;
+        self.wait(match self.suspended {
+            true => next.min(self.hold_until.max(now + AGAIN_MS)),
+            false => next,
+        })
     }
 }
 

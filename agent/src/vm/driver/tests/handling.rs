@@ -382,6 +382,32 @@ fn the_hold_of_a_copy_that_was_being_created_as_the_lease_ran_out_counts_from_th
 }
 
 #[test]
+fn a_copy_that_waits_with_its_lease_is_not_at_the_end_of_its_hold_when_its_agent_is_started_again()
+{
+    for lease_held_on in [false, true] {
+        let mut bench = bench();
+        bench.give(vec![start(10)]);
+        bench.pass(10_000, false);
+        assert_eq!(bench.presence(), Some(Presence::Paused));
+        // The lease is back, and the leader does not let it run: another node may.
+        bench.heartbeat();
+        bench.pass(120_000, true);
+        let lease = if lease_held_on { bench.core.lease() } else { Lease::default() };
+        bench.restart(lease);
+        let domains = bench.fake.domains().unwrap();
+        bench.core.inventory(&domains, bench.at());
+        if lease_held_on {
+            bench.register(2);
+            bench.pass(5_000, true);
+        }
+        bench.pass(30_000, false);
+        assert_eq!(bench.presence(), Some(Presence::Paused), "lease held on: {lease_held_on}");
+        bench.pass(35_000, false);
+        assert_eq!(bench.presence(), None);
+    }
+}
+
+#[test]
 fn a_migration_whose_answer_is_lost_is_followed_and_not_called_failed() {
     for (arrives, told) in [(true, "done 11: ok"), (false, "libvirt's word on why was lost")] {
         let mut bench = bench();
