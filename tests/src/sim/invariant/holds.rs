@@ -51,13 +51,17 @@ impl Invariant for HoldsEnd {
             let here = here.1;
             // It goes by what was said last, if it has not lost that.
             let hold = agent.core.ledger().terms().hold_ms;
+            // By the lease alone nothing of what outlives it is started elsewhere, and so nothing waits for the end of its hold.
+            let truth = world.truth();
+            let outlives =
+                |uuid: &Uuid| truth.vm_with_uuid(uuid).is_some_and(|it| it.outlives_lease());
             let held: Vec<Uuid> = {
                 let machine = host.hypervisor.machine();
                 let down = machine.libvirt_down;
                 let suspended = machine.domains.iter().filter(|(_, domain)| {
                     !down && domain.paused_by == Some(PausedBy::Agent) && domain.mark.is_some()
                 });
-                suspended.map(|(uuid, _)| *uuid).collect()
+                suspended.map(|(uuid, _)| *uuid).filter(|it| !outlives(it)).collect()
             };
             self.kept.retain(|(host, uuid), _| *host != number || held.contains(uuid));
             for uuid in held {
