@@ -229,14 +229,22 @@ impl MigrationOptions {
     pub fn route(&self, node: &NodeName, connection: &str) -> Route {
         let own = Route { connection: connection.to_owned(), data: None };
         let Some(target) = self.routes.get(node) else { return own };
-        match target.split_once("://").map(|(scheme, _)| scheme) {
-            Some("tcp" | "rdma" | "unix") => Route { data: Some(target.clone()), ..own },
-            Some(_) => Route { connection: target.clone(), data: None },
+        if let Some((scheme, _)) = target.split_once("://") {
+            return match scheme {
+                "tcp" | "rdma" | "unix" => Route { data: Some(target.clone()), ..own },
+                _ => Route { connection: target.clone(), data: None },
+            };
+        }
+        // `tcp:HOST` is virsh's older way to write it, and RGManager's.
+        let host = target.strip_prefix("tcp:").unwrap_or(target);
+        let target = match host.parse::<std::net::Ipv6Addr>() {
+            Ok(address) => format!("[{address}]"),
+            Err(_) => host.to_owned(),
+        };
+        match self.tunnelled {
             // Tunnelled data has no way of its own: the connection takes it.
-            None if self.tunnelled => {
-                Route { connection: with_host(connection, target), data: None }
-            }
-            None => Route { data: Some(format!("tcp://{target}")), ..own },
+            true => Route { connection: with_host(connection, &target), data: None },
+            false => Route { data: Some(format!("tcp://{target}")), ..own },
         }
     }
 }
@@ -272,6 +280,15 @@ mod tests {
             ("an unmapped member", ("a", "a-hb"), false, own, None),
             ("a host", ("b", "b-hb"), false, own, Some("tcp://b-hb")),
             ("a host with a port", ("b", "b-hb:49152"), false, own, Some("tcp://b-hb:49152")),
+            ("a host, as virsh wrote it", ("b", "tcp:b-hb"), false, own, Some("tcp://b-hb")),
+            ("an IPv6 address", ("b", "fd00::2"), false, own, Some("tcp://[fd00::2]")),
+            (
+                "an IPv6 address, tunnelled",
+                ("b", "fd00::2"),
+                true,
+                "qemu+tls://root@[fd00::2]:16514/system",
+                None,
+            ),
             ("a data URI", ("b", "rdma://10.0.0.2"), false, own, Some("rdma://10.0.0.2")),
             (
                 "a connection URI",
