@@ -331,4 +331,34 @@ pub enum Rejection {
         /// Of which service.
         service: String,
     },
+    /// An operator works on it.
+    #[error(
+        "service {service} is frozen{until}: {why} ({by}); `berthctl unfreeze service:{service}` if that is over"
+    )]
+    ServiceFrozen {
+        /// Which.
+        service: String,
+        /// Who froze it.
+        by: String,
+        /// Why.
+        why: String,
+        /// " for another ..." or nothing.
+        until: String,
+    },
+    /// It is not frozen.
+    #[error("service {service} is not frozen")]
+    ServiceNotFrozen {
+        /// Which.
+        service: String,
+    },
+    /// Its members are not to migrate, or one of them cannot.
+    #[error(
+        "service {service} cannot be migrated: {why}; `berthctl relocate service:{service}` stops it and starts it elsewhere"
+    )]
+    ServiceCannotMigrate {
+        /// Which.
+        service: String,
+        /// Why.
+        why: String,
+    },
 }

@@ -39,6 +39,8 @@ struct Story {
     broken: BTreeSet<String>,
     /// What is said to be done and is not.
     deaf: BTreeSet<String>,
+    /// What is under way and does not end.
+    hung: BTreeSet<String>,
     /// What was done.
     log: Vec<String>,
 }
@@ -102,6 +104,7 @@ impl Story {
             guest: BTreeSet::new(),
             broken: BTreeSet::new(),
             deaf: BTreeSet::new(),
+            hung: BTreeSet::new(),
             log: Vec::new(),
         };
         let cluster = ClusterId(Uuid::from_u128(1));
@@ -345,6 +348,9 @@ impl Story {
         };
         let text = format!("{word} {member} on {place}");
         let key = (place.to_owned(), member.to_string());
+        if self.hung.contains(&text) {
+            return false;
+        }
         if self.broken.contains(&text) {
             self.report(place, vec![done(Some("no".into()))]);
             return true;
@@ -791,5 +797,7 @@ fn a_vm_and_a_service_never_go_by_one_id() {
     (other.name, other.uuid) = (VmName::new("w").unwrap(), SERVICE);
     story.does(Operation::AddVm(Box::new(other)));
 }
+#[path = "services/state_commands.rs"]
+mod state_commands;
 #[path = "services/unpaused.rs"]
 mod unpaused;

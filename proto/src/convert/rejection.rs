@@ -69,6 +69,9 @@ fn word_and_code(rejection: &Rejection) -> (&'static str, Code) {
         Rejection::RulesClash { .. } => ("rules-clash", Code::FailedPrecondition),
         Rejection::Paused { .. } => ("paused", Code::FailedPrecondition),
         Rejection::NotPaused => ("not-paused", Code::FailedPrecondition),
+        Rejection::ServiceFrozen { .. } => ("frozen", Code::FailedPrecondition),
+        Rejection::ServiceNotFrozen { .. } => ("not-frozen", Code::FailedPrecondition),
+        Rejection::ServiceCannotMigrate { .. } => ("cannot-migrate", Code::FailedPrecondition),
         Rejection::RequestReused(_) => ("request-reused", Code::InvalidArgument),
     }
 }

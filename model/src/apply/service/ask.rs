@@ -10,6 +10,7 @@ use crate::id::{NodeId, NodeName, ServiceName};
 use crate::node::NodeState;
 use crate::rejection::Rejection;
 use crate::service::{MemberMode, ServiceOperation, ServiceRecord, ServiceState, ServiceVerb};
+use crate::time::Timestamp;
 use crate::vm::{Desired, OperationPhase, VmState};
 
 impl ClusterState {
@@ -20,14 +21,12 @@ impl ClusterState {
         ask: &ServiceAsk,
     ) -> Result<(), Rejection> {
         let record = self.service(name)?;
-        if let Some(freeze) = record.frozen.as_ref().filter(|_| record.is_frozen(cx.at))
-            && *ask != ServiceAsk::Unfreeze
-        {
-            let why = format!(
-                "it was frozen by {} ({}); `berthctl unfreeze service:{name}` first",
-                freeze.by, freeze.why
-            );
-            return Err(record.wrong_state(&why));
+        if let Some(freeze) = record.frozen.as_ref().filter(|_| record.is_frozen(cx.at)) {
+            // As of a VM: who froze it may do so anew, with another reason or another end.
+            let anew = matches!(ask, ServiceAsk::Freeze { .. }) && freeze.by == cx.by;
+            if *ask != ServiceAsk::Unfreeze && !anew {
+                return Err(frozen(&record, freeze, cx.at));
+            }
         }
         let touches_vms = matches!(
             ask,
@@ -68,11 +67,7 @@ impl ClusterState {
                 self.start_over(cx, &record, ServiceVerb::Relocate { to })
             }
             ServiceAsk::Migrate { to, mode } => {
-                if !record.spec.policy.migrate_together {
-                    return Err(record.wrong_state(
-                        "its members do not migrate unless it says `migrate_together`; `relocate` moves it cold",
-                    ));
-                }
+                self.must_migrate_together(&record)?;
                 if record.state != ServiceState::Started || record.desired != Desired::Enabled {
                     return Err(record.wrong_state("only a started service can be migrated"));
                 }
@@ -100,11 +95,17 @@ impl ClusterState {
                 "a stop of a member failed, so it may still run; make sure that it is down and `disable` the service first",
             ));
         }
+        let running = record.desired == Desired::Enabled && record.state == ServiceState::Started;
+        if !running {
+            self.must_not_be_locked()?;
+        }
+        if record.state == ServiceState::Migrating && record.open_operation().is_some() {
+            must_be_idle(record)?;
+        }
         let on = match on {
             Some(on) => Some(self.allowed_node(record, on)?),
             None => None,
         };
-        let running = record.desired == Desired::Enabled && record.state == ServiceState::Started;
         if running && on.is_some() && on != record.owner {
             return Err(record.wrong_state("it runs elsewhere; use `relocate` to move it"));
         }
@@ -146,28 +147,67 @@ impl ClusterState {
         Ok(())
     }
 
-    /// Restart and relocate: of a started service stop and start, of one that is down start.
+    /// Its VMs may move while they run, and each of them can.
+    fn must_migrate_together(&self, record: &ServiceRecord) -> Result<(), Rejection> {
+        let refused = |why: String| Rejection::ServiceCannotMigrate {
+            service: record.spec.name.to_string(),
+            why,
+        };
+        if !record.spec.policy.migrate_together {
+            return Err(refused(
+                "its members do not migrate unless it says `migrate_together`".into(),
+            ));
+        }
+        for vm in record.spec.vms() {
+            if let Some(why) = self.vm(vm)?.spec.cannot_migrate() {
+                return Err(refused(format!("its member VM {vm} cannot: {why}")));
+            }
+        }
+        Ok(())
+    }
+
+    /// Restart and relocate: of a started service stop and start, of one that is down start. What is under way is waited
+    /// for: RGManager queued them too.
     fn start_over(
         &mut self,
         cx: &mut Context,
         record: &ServiceRecord,
         verb: ServiceVerb,
     ) -> Result<(), Rejection> {
-        let down = match record.state {
-            ServiceState::Started if record.desired == Desired::Enabled => false,
-            ServiceState::Stopped | ServiceState::Recovering => true,
-            _ => {
-                return Err(record.wrong_state(
-                    "only a started or stopped service can be; `enable` starts one that is disabled",
-                ));
+        self.must_not_be_locked()?;
+        let wanted = record.desired == Desired::Enabled;
+        let why = match record.state {
+            ServiceState::Started if wanted => must_be_idle(record).map(|()| None)?,
+            ServiceState::Stopped => None,
+            ServiceState::Starting
+            | ServiceState::Stopping
+            | ServiceState::Migrating
+            | ServiceState::Recovering
+                if wanted =>
+            {
+                None
             }
+            ServiceState::Failed => {
+                Some("a stop of it failed, so it may still run; `disable` it first")
+            }
+            ServiceState::Disabled => Some("it stays down; `enable` starts it"),
+            _ => Some("it is to be down; `enable` starts it"),
         };
-        must_be_idle(record)?;
+        if let Some(why) = why {
+            return Err(record.wrong_state(why));
+        }
+        // Only the start is left of it; one that stops already has its phase when it is down.
+        let down = matches!(record.state, ServiceState::Stopped | ServiceState::Recovering);
         self.take_members(cx, record)?;
         let record = self.note_ask(cx, &record.spec.name, verb)?;
         record.desired = Desired::Enabled;
         if let (true, Some(operation)) = (down, &mut record.operation) {
             operation.phase = OperationPhase::Halfway;
+        }
+        if let Some(failure) = &mut record.failure {
+            // The operator asks now: no waiting out a backoff.
+            failure.not_before = cx.at;
+            failure.tried.clear();
         }
         Ok(())
     }
@@ -231,7 +271,7 @@ impl ClusterState {
         record: &ServiceRecord,
     ) -> Result<(), Rejection> {
         if record.frozen.is_none() {
-            return Err(record.wrong_state("it is not frozen"));
+            return Err(Rejection::ServiceNotFrozen { service: record.spec.name.to_string() });
         }
         let name = record.spec.name.clone();
         self.ask_for_scripts(cx, &name, record.owner)?;
@@ -305,6 +345,16 @@ impl ClusterState {
             return Err(bad_node(record, name, &why));
         }
         Ok(node.id)
+    }
+}
+
+fn frozen(record: &ServiceRecord, freeze: &Freeze, at: Timestamp) -> Rejection {
+    let left = freeze.until.map(|until| until.since(at).div_ceil(1_000));
+    Rejection::ServiceFrozen {
+        service: record.spec.name.to_string(),
+        by: freeze.by.clone(),
+        why: freeze.why.clone(),
+        until: left.map(|seconds| format!(" for another {seconds} s")).unwrap_or_default(),
     }
 }
 

@@ -205,7 +205,7 @@ impl ClusterState {
             return Err(record.wrong_state("it is not starting"));
         }
         let (owner, before, partial) = (record.owner, record.state, record.is_partial());
-        let verb = record.open_operation().map(|operation| operation.verb.clone());
+        let asked = record.open_operation().cloned();
         let record = self.service_mut(cx, name)?;
         record.failure = None;
         record.set_state(cx, ServiceState::Started);
@@ -219,13 +219,19 @@ impl ClusterState {
             let text = format!("service {name} is started{place}{rest}");
             self.emit_service(cx, EventKind::ServiceStarted, name, owner, text);
         }
-        match verb {
-            Some(ServiceVerb::Migrate { to, .. }) if Some(to) != owner => self
+        match asked.as_ref().map(|operation| &operation.verb) {
+            Some(ServiceVerb::Migrate { to, .. }) if Some(*to) != owner => self
                 .end_service_operation(
                     cx,
                     name,
                     OperationPhase::Failed("it is back where it was".into()),
                 ),
+            // Asked while it was starting or migrating: it has not been stopped for that yet.
+            Some(ServiceVerb::Restart | ServiceVerb::Relocate { .. })
+                if asked.as_ref().is_some_and(|it| it.phase == OperationPhase::Pending) =>
+            {
+                Ok(())
+            }
             Some(ServiceVerb::Disable | ServiceVerb::Stop) | None => Ok(()),
             Some(_) => self.end_service_operation(cx, name, OperationPhase::Done),
         }

@@ -6,12 +6,15 @@ use super::Planner;
 use crate::command::ServiceDecision;
 use crate::plan::Reason;
 use crate::recovery::{Remedy, remedy, start_retry_ms};
-use crate::service::ServiceFailure;
+use crate::service::{ServiceFailure, ServiceVerb};
 
 impl Planner<'_> {
     pub(super) fn recover(&mut self) -> Reason {
         let record = self.record;
         let Some(failure) = &record.failure else { return self.begin() };
+        if self.start_is_asked_for(failure) {
+            return self.begin();
+        }
         if let Some(lock) = &self.state.lock {
             return Reason::Locked { by: lock.by.clone(), why: lock.why.clone() };
         }
@@ -57,6 +60,19 @@ impl Planner<'_> {
                 }
             }
         }
+    }
+
+    /// An operator wants it up since it failed, and said where if that matters: that goes before the policy, until it fails
+    /// again.
+    fn start_is_asked_for(&self, failure: &ServiceFailure) -> bool {
+        let asked = self.record.open_operation().filter(|it| it.cause.is_none());
+        asked.is_some_and(|it| {
+            let start = matches!(
+                it.verb,
+                ServiceVerb::Enable { .. } | ServiceVerb::Restart | ServiceVerb::Relocate { .. }
+            );
+            start && it.at >= failure.at
+        })
     }
 
     fn wait_for(&mut self, failure: &ServiceFailure, wait_ms: u64) -> Reason {
