@@ -3,7 +3,7 @@
 CARGO ?= cargo
 ROOT := $(shell [ "$$(id -u)" -eq 0 ] || echo sudo --preserve-env=PATH)
 
-.PHONY: install demo lab test sim fuzz fence-test check bench dependencies simulators build
+.PHONY: install install-files check-units demo lab test sim fuzz fence-test check bench dependencies simulators build
 
 demo: dependencies build
 	$(ROOT) ./target/debug/demo
@@ -65,13 +65,26 @@ bench: dependencies
 install:
 	$(CARGO) build --release -p berth-server -p berth-agent -p berthctl
 	install -D -m 0755 -t $(DESTDIR)/usr/bin target/release/berth-server target/release/berth-agent target/release/berthctl
+	$(MAKE) install-files
+	$(MAKE) check-units
+
+# Everything that is not built. What berthctl reads holds no secret, and is for every operator.
+install-files:
 	install -D -m 0644 -t $(DESTDIR)/etc/systemd/system deploy/systemd/*.service
+	@for file in deploy/hooks/*; do \
+	    to=$(DESTDIR)/etc/berth/hooks/$${file##*/}; [ -e $$to ] || install -D -m 0755 $$file $$to; \
+	done
 	@for file in deploy/config/*.toml; do \
-	    to=$(DESTDIR)/etc/berth/$${file##*/}; [ -e $$to ] || install -D -m 0600 $$file $$to; \
+	    to=$(DESTDIR)/etc/berth/$${file##*/}; mode=0600; \
+	    case $$file in */ctl.toml) mode=0644;; esac; \
+	    [ -e $$to ] || install -D -m $$mode $$file $$to; \
 	done
 	@install -d $(DESTDIR)/usr/sbin; for name in clustat clusvcadm; do \
 	    link=$(DESTDIR)/usr/sbin/$$name; [ -e $$link ] || ln -sf ../bin/berthctl $$link; \
 	done
+
+check-units:
+	@./deploy/check-units.sh $(DESTDIR)
 
 build:
 	$(CARGO) build --workspace --all-targets

@@ -15,14 +15,11 @@ pub mod placing;
 #[derive(Debug, Parser)]
 #[command(name = "berthctl", version, about, after_help = exit::TABLE)]
 pub struct Arguments {
-    /// The replicas, as HOST:PORT.
-    #[arg(
-        long,
-        global = true,
-        env = "BERTH_SERVERS",
-        value_delimiter = ',',
-        default_value = "127.0.0.1:7480"
-    )]
+    /// The file with what is not said here; /etc/berth/ctl.toml, if that is there.
+    #[arg(long, global = true, env = "BERTH_CTL_CONFIG")]
+    pub config: Option<PathBuf>,
+    /// The replicas, as HOST:PORT [default: those of the file, or 127.0.0.1:7480].
+    #[arg(long, global = true, env = "BERTH_SERVERS", value_delimiter = ',')]
     pub servers: Vec<String>,
     /// Print JSON for programs.
     #[arg(long, global = true)]
@@ -37,7 +34,7 @@ pub struct Arguments {
     #[arg(long, global = true, env = "BERTH_OPERATOR")]
     pub operator: Option<String>,
     /// The authority that signed the replicas' certificates.
-    #[arg(long, global = true, env = "BERTH_TLS_CA", requires_all = ["tls_cert", "tls_key"])]
+    #[arg(long, global = true, env = "BERTH_TLS_CA")]
     pub tls_ca: Option<PathBuf>,
     /// The operator's certificate.
     #[arg(long, global = true, env = "BERTH_TLS_CERT")]
@@ -481,6 +478,9 @@ pub enum Service {
         /// As for `add`; it names the service.
         #[arg(short, long)]
         file: PathBuf,
+        /// Refuse unless its definition is still that of this revision, as `service show` tells it.
+        #[arg(long, value_name = "REVISION")]
+        if_definition: Option<u64>,
     },
     /// Take a service out of management. Stops nothing.
     Forget {

@@ -32,6 +32,7 @@ pub struct Cluster {
     clients: Vec<(String, Client)>,
     deadline: Instant,
     patience: Instant,
+    attempt: Duration,
     operator: String,
 }
 
@@ -62,8 +63,14 @@ impl Cluster {
             clients: arguments.servers.iter().map(client).collect::<Result<_, Failure>>()?,
             deadline: Instant::now() + arguments.timeout,
             patience: Instant::now() + arguments.timeout.min(LEADER_PATIENCE),
+            attempt: ATTEMPT,
             operator,
         })
+    }
+
+    /// The same, with so long for one replica to answer.
+    pub fn hurried(self, attempt: Duration) -> Self {
+        Self { attempt, ..self }
     }
 
     /// When the command has to end.
@@ -80,7 +87,8 @@ impl Cluster {
         loop {
             complaints.clear();
             for (address, client) in &self.clients {
-                let limit = ATTEMPT.min(self.deadline.saturating_duration_since(Instant::now()));
+                let limit =
+                    self.attempt.min(self.deadline.saturating_duration_since(Instant::now()));
                 let answer = tokio::time::timeout(limit, ask(client.clone())).await;
                 match answer.unwrap_or_else(|_| Err(Status::deadline_exceeded("no answer in time")))
                 {
@@ -103,11 +111,20 @@ impl Cluster {
         &self,
         operation: submit_request::Operation,
     ) -> Result<(String, v1::SubmitReply), Failure> {
+        self.submit_if(operation, None).await
+    }
+
+    /// The same; refused as `superseded` unless the VM or service that it is about is still as at that revision of it.
+    pub async fn submit_if(
+        &self,
+        operation: submit_request::Operation,
+        expected_revision: Option<u64>,
+    ) -> Result<(String, v1::SubmitReply), Failure> {
         let request_id = Uuid::new_v4().to_string();
         let message = v1::SubmitRequest {
             request_id: request_id.clone(),
             operator: self.operator.clone(),
-            expected_revision: None,
+            expected_revision,
             operation: Some(operation),
         };
         let reply = self

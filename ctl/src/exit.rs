@@ -72,6 +72,8 @@ pub struct Failure {
     pub message: String,
     /// The word of the cluster's rejection, where there is one.
     pub rejection: Option<String>,
+    /// The word of the leader's reason, where it cannot be carried out now.
+    pub reason: Option<String>,
 }
 
 #[derive(Serialize)]
@@ -89,7 +91,7 @@ struct JsonError<'a> {
 impl Failure {
     /// A failure of this kind.
     pub fn new(kind: Kind, message: impl Into<String>) -> Self {
-        Self { kind, message: message.into(), rejection: None }
+        Self { kind, message: message.into(), rejection: None, reason: None }
     }
 
     /// An error of our own.

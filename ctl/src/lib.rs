@@ -3,6 +3,7 @@
 pub mod args;
 pub mod client;
 pub mod cmd;
+pub mod config;
 pub mod domain_file;
 pub mod exit;
 pub mod fleet;

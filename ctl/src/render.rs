@@ -51,6 +51,7 @@ pub fn table<const N: usize>(
 #[derive(Debug, Serialize)]
 pub struct Vm {
     name: String,
+    measured: Option<Measured>,
     uuid: String,
     state: String,
     desired: String,
@@ -318,6 +319,7 @@ impl From<&v1::Vm> for Vm {
             }),
             home: vm.home.clone(),
             waits_for: vm.waits_for.clone(),
+            measured: vm.measured.as_ref().map(Measured::from),
             revision: vm.revision,
         }
     }
@@ -327,9 +329,31 @@ fn reason(reason: &v1::Reason) -> Reason {
     Reason { code: reason.code.clone(), text: reason.text.clone(), stuck: reason.stuck }
 }
 
+/// What guests used lately, as agents measured it.
+#[derive(Debug, Serialize)]
+struct Measured {
+    cpu_milli: u64,
+    memory_mib: u64,
+}
+
+impl From<&v1::MeasuredLoad> for Measured {
+    fn from(load: &v1::MeasuredLoad) -> Self {
+        Self { cpu_milli: load.cpu_milli, memory_mib: load.memory_mib }
+    }
+}
+
+/// The same for people; nothing where nobody measured it.
+pub fn measured(load: Option<&v1::MeasuredLoad>) -> String {
+    load.map_or_else(String::new, |load| {
+        let (whole, rest) = (load.cpu_milli / 1_000, load.cpu_milli % 1_000 / 10);
+        format!("{whole}.{rest:02} processors, {} MiB", load.memory_mib)
+    })
+}
+
 /// A node.
 #[derive(Debug, Serialize)]
 pub struct Node {
+    measured: Option<Measured>,
     id: u64,
     name: String,
     state: String,
@@ -390,6 +414,7 @@ impl From<&v1::Node> for Node {
     fn from(node: &v1::Node) -> Self {
         let node = node.clone();
         Self {
+            measured: node.measured.as_ref().map(Measured::from),
             id: node.id,
             name: node.name,
             state: node.state,
@@ -454,6 +479,7 @@ pub struct Service {
     operation: Option<Operation>,
     reason: Option<Reason>,
     failure: Option<String>,
+    definition_revision: u64,
     revision: u64,
 }
 
@@ -503,6 +529,7 @@ impl From<&v1::Service> for Service {
             }),
             reason: service.reason.as_ref().map(reason),
             failure: service.failure,
+            definition_revision: service.spec_revision,
             revision: service.revision,
         }
     }
@@ -782,6 +809,13 @@ mod tests {
         let long = "x".repeat(300);
         let text = table(["VM", "OWNER"], [[long.clone(), owner(&vm)]]);
         assert!(text.contains(&long) && text.ends_with("(node1)"), "{text}");
+    }
+
+    #[test]
+    fn what_guests_use_is_told_where_it_was_measured() {
+        let load = v1::MeasuredLoad { cpu_milli: 2_050, memory_mib: 300 };
+        assert_eq!(measured(Some(&load)), "2.05 processors, 300 MiB");
+        assert_eq!(measured(None), "");
     }
 
     #[test]

@@ -21,7 +21,12 @@ pub enum Verdict {
     /// Not yet.
     Pending,
     /// Not yet, and the leader does not see how.
-    Stuck(String),
+    Stuck {
+        /// The word of the leader's reason.
+        code: String,
+        /// The same for people.
+        why: String,
+    },
     /// It holds.
     Done,
     /// It was carried out and failed.
@@ -43,7 +48,9 @@ pub fn judge(request_id: &str, vm: &v1::Vm) -> Verdict {
         "done" => Verdict::Done,
         "failed" => Verdict::Failed(operation.failure.clone().unwrap_or_default()),
         _ => match &vm.reason {
-            Some(reason) if reason.stuck => Verdict::Stuck(reason.text.clone()),
+            Some(reason) if reason.stuck => {
+                Verdict::Stuck { code: reason.code.clone(), why: reason.text.clone() }
+            }
             _ => Verdict::Pending,
         },
     }
@@ -104,22 +111,25 @@ async fn follow<T>(
 ) -> Result<T, Failure> {
     let begun = Instant::now();
     let mut display = Display::new(quiet);
-    let mut stuck: Option<(Instant, String)> = None;
+    let mut stuck: Option<(Instant, String, String)> = None;
     loop {
         let mut stream = open().await?;
         loop {
             let wake = stuck
                 .as_ref()
-                .map_or(cluster.deadline(), |(since, _)| cluster.deadline().min(*since + STUCK));
+                .map_or(cluster.deadline(), |(since, ..)| cluster.deadline().min(*since + STUCK));
             let next = match timeout_at(wake, stream.message()).await {
                 Ok(next) => next,
                 Err(_) => {
                     display.clear();
                     return Err(match stuck {
-                        Some((since, why)) if since.elapsed() >= STUCK => Failure::new(
-                            Kind::CannotNow,
-                            format!("accepted, but it cannot be carried out now: {why}"),
-                        ),
+                        Some((since, code, why)) if since.elapsed() >= STUCK => Failure {
+                            reason: Some(code),
+                            ..Failure::new(
+                                Kind::CannotNow,
+                                format!("accepted, but it cannot be carried out now: {why}"),
+                            )
+                        },
                         _ => Failure::new(
                             Kind::Deadline,
                             format!("not done after {} s; it goes on", begun.elapsed().as_secs()),
@@ -138,7 +148,9 @@ async fn follow<T>(
             display.show(&vm);
             match judge(request_id, &vm) {
                 Verdict::Pending => stuck = None,
-                Verdict::Stuck(why) => stuck = stuck.or_else(|| Some((Instant::now(), why))),
+                Verdict::Stuck { code, why } => {
+                    stuck = stuck.or_else(|| Some((Instant::now(), code, why)));
+                }
                 Verdict::Done => {
                     display.clear();
                     return Ok(seen);
@@ -245,7 +257,10 @@ mod tests {
     fn each_view_has_its_verdict() {
         assert_eq!(judge("a", &vm("a", "pending", None)), Verdict::Pending);
         assert_eq!(judge("a", &vm("a", "halfway", Some(false))), Verdict::Pending);
-        assert_eq!(judge("a", &vm("a", "pending", Some(true))), Verdict::Stuck("why".into()));
+        assert_eq!(
+            judge("a", &vm("a", "pending", Some(true))),
+            Verdict::Stuck { code: "c".into(), why: "why".into() }
+        );
         assert_eq!(judge("a", &vm("a", "done", Some(true))), Verdict::Done);
         assert_eq!(judge("a", &vm("a", "failed", None)), Verdict::Failed("no".into()));
         assert_eq!(

@@ -23,6 +23,7 @@ use clap::CommandFactory;
 
 use crate::args::{Arguments, Command};
 use crate::client::Cluster;
+use crate::config;
 use crate::exit::Failure;
 
 /// What a command works with.
@@ -34,13 +35,14 @@ pub(crate) struct Context {
 
 /// Carries out the command line.
 pub async fn run(arguments: Arguments) -> Result<(), Failure> {
+    let arguments = config::complete(arguments)?;
     let context = Context {
         cluster: Cluster::new(&arguments)?,
         json: arguments.json,
         no_wait: arguments.no_wait,
     };
     let cx = &context;
-    if let Some((service, ask)) = service::asked(&arguments.command) {
+    if let Some((service, ask)) = service::asked(&arguments.command)? {
         return service::ask(cx, service, ask).await;
     }
     match plain_vm(arguments.command) {

@@ -167,6 +167,7 @@ fn text(node: &v1::Node) -> String {
         ("VMs", node.vms.join(", ")),
         ("memory", format!("{} of {} MiB", node.used_memory_mib, node.memory_mib)),
         ("processors", format!("{} of {}", node.used_vcpus, node.cpus)),
+        ("its VMs use", render::measured(node.measured.as_ref())),
         ("fence devices", node.fence_devices.join(", ")),
         ("fence history", history(node)),
         ("after a fence", node.after_fence.clone()),

@@ -6,7 +6,7 @@ use proto::v1::submit_request::Operation;
 use proto::v1::{EnableVm, MigrateVm, RelocateVm, ResolveVm, StopVm};
 
 use crate::args::Command;
-use crate::cmd::Context;
+use crate::cmd::{Context, service};
 use crate::exit::Failure;
 use crate::render::{self, Vm};
 use crate::wait::wait;
@@ -41,12 +41,19 @@ pub(super) async fn run(cx: &Context, command: Command) -> Result<(), Failure> {
         }
         other => return Err(Failure::internal(format!("{other:?} is not an operation"))),
     };
+    let wish = match &operation {
+        Operation::Enable(enable) => enable.on.clone(),
+        _ => None,
+    };
     let begun = Instant::now();
     let (request_id, _) = cx.cluster.submit(operation).await?;
     if cx.no_wait {
         return say(cx, &vm, "accepted").await;
     }
     let last = wait(&cx.cluster, &request_id, &vm, cx.json).await?;
+    if let Some(note) = service::elsewhere(&vm, wish, last.owner.as_deref()) {
+        eprintln!("berthctl: {note}");
+    }
     if cx.json {
         render::json(&Vm::from(&last));
     } else {

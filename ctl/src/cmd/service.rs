@@ -31,10 +31,10 @@ pub(super) async fn run(cx: &Context, command: Command) -> Result<(), Failure> {
             say(cx, &name, "added; it is disabled until it is enabled");
             Ok(())
         }
-        Command::Edit { file } => {
+        Command::Edit { file, if_definition } => {
             let spec = read(&file)?;
             let name = spec.name.clone();
-            cx.cluster.submit(Operation::EditService(spec)).await?;
+            edit(cx, spec, if_definition).await?;
             say(cx, &name, "edited; nothing was stopped");
             Ok(())
         }
@@ -66,6 +66,41 @@ pub(super) async fn run(cx: &Context, command: Command) -> Result<(), Failure> {
             Ok(())
         }
     }
+}
+
+/// How often a definition is looked at anew because its service changed state meanwhile.
+const LOOKS: usize = 10;
+
+/// The file replaces all of the definition: one that somebody else changed since it was shown is not replaced unseen.
+async fn edit(cx: &Context, spec: v1::ServiceSpec, known: Option<u64>) -> Result<(), Failure> {
+    let Some(known) = known else {
+        return cx.cluster.submit(Operation::EditService(spec)).await.map(|_| ());
+    };
+    let mut last = None;
+    for _ in 0..LOOKS {
+        let service = get(cx, &spec.name).await?;
+        may_replace(&spec.name, known, service.spec_revision)?;
+        let operation = Operation::EditService(spec.clone());
+        match cx.cluster.submit_if(operation, Some(service.revision)).await {
+            Ok(_) => return Ok(()),
+            // Its state changed between the two, or its definition.
+            Err(failure) if failure.rejection.as_deref() == Some("superseded") => {
+                last = Some(failure);
+            }
+            Err(failure) => return Err(failure),
+        }
+    }
+    Err(last.unwrap_or_else(|| Failure::internal("nothing was tried")))
+}
+
+fn may_replace(name: &str, known: u64, now: u64) -> Result<(), Failure> {
+    if known == now {
+        return Ok(());
+    }
+    let text = format!(
+        "the definition of service {name} was changed at revision {now}, and the file is based on that of {known}; look at `berthctl service show {name}` and try again"
+    );
+    Err(Failure::new(Kind::Refused, text))
 }
 
 fn say(cx: &Context, service: &str, done: &str) {
@@ -106,10 +141,16 @@ async fn get_of(cx: &Context, name: &str, stale: bool) -> Result<v1::Service, Fa
 }
 
 /// What a command asks of a service, if it names one.
-pub(super) fn asked(command: &Any) -> Option<(String, Ask)> {
+pub(super) fn asked(command: &Any) -> Result<Option<(String, Ask)>, Failure> {
     let (name, ask) = match command {
         Any::Enable { vm, on } => (vm, Ask::Enable(AskEnable { on: on.clone() })),
         Any::Disable { vm } => (vm, Ask::Disable(true)),
+        Any::Stop { vm, now: true } if named(vm).is_some() => {
+            let text = format!(
+                "--now is for VMs: the members of {vm} stop in reverse order, each within its own stop time-out; nothing was asked"
+            );
+            return Err(Failure::new(Kind::Input, text));
+        }
         Any::Stop { vm, .. } => (vm, Ask::Stop(true)),
         Any::Restart { vm } => (vm, Ask::Restart(true)),
         Any::Relocate { vm, to } => (vm, Ask::Relocate(AskRelocate { to: to.clone() })),
@@ -128,9 +169,9 @@ pub(super) fn asked(command: &Any) -> Option<(String, Ask)> {
         }
         Any::Unfreeze { vm } => (vm, Ask::Unfreeze(true)),
         Any::Convalesce { vm } => (vm, Ask::Convalesce(true)),
-        _ => return None,
+        _ => return Ok(None),
     };
-    named(name).map(|name| (name.to_owned(), ask))
+    Ok(named(name).map(|name| (name.to_owned(), ask)))
 }
 
 /// Asks, and waits for its end where it has one.
@@ -141,6 +182,10 @@ pub(super) async fn ask(cx: &Context, service: String, ask: Ask) -> Result<(), F
         Ask::Unfreeze(_) => Some("unfrozen; its scripts are checked first"),
         _ => None,
     };
+    let wish = match &ask {
+        Ask::Enable(enable) => enable.on.clone(),
+        _ => None,
+    };
     let begun = Instant::now();
     let message = AskService { service: service.clone(), ask: Some(ask) };
     let (request_id, _) = cx.cluster.submit(Operation::AskService(message)).await?;
@@ -149,6 +194,9 @@ pub(super) async fn ask(cx: &Context, service: String, ask: Ask) -> Result<(), F
         return Ok(());
     }
     let last = wait_service(&cx.cluster, &request_id, &service, cx.json).await?;
+    if let Some(note) = elsewhere(&format!("service:{service}"), wish, last.owner.as_deref()) {
+        eprintln!("berthctl: {note}");
+    }
     if cx.json {
         render::json(&Service::from(&last));
         return Ok(());
@@ -157,6 +205,15 @@ pub(super) async fn ask(cx: &Context, service: String, ask: Ask) -> Result<(), F
     let spent = begun.elapsed().as_secs_f64();
     render::line(&format!("service:{service} is {}{place} ({spent:.1} s)", state(&last)));
     Ok(())
+}
+
+/// What is said where it does not run where an operator wanted it started: what ran already is tracked where it runs.
+pub(super) fn elsewhere(what: &str, wish: Option<String>, owner: Option<&str>) -> Option<String> {
+    let wish = wish.filter(|wish| owner.is_some_and(|owner| owner != wish))?;
+    let owner = owner.unwrap_or_default();
+    Some(format!(
+        "{what} is on {owner} and not on {wish}: it ran there already, or {wish} could not take it; `berthctl migrate` or `relocate` moves it"
+    ))
 }
 
 /// Why it is as it is.
@@ -269,6 +326,7 @@ fn text(service: &v1::Service) -> String {
         ("depends on", depend(&policy.depend)),
         ("start priority", policy.start_priority.to_string()),
         ("frozen", service.frozen.clone().unwrap_or_default()),
+        ("definition of", format!("revision {}", service.spec_revision)),
         ("note", note(service.reason.as_ref())),
     ];
     let head = rows
@@ -277,4 +335,34 @@ fn text(service: &v1::Service) -> String {
         .collect::<Vec<_>>()
         .join("\n");
     format!("{head}\n\n{}", members(service))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_service_is_not_stopped_at_once_and_it_is_said() {
+        let stop = |vm: &str, now| asked(&Any::Stop { vm: vm.into(), now });
+        assert!(stop("service:web", true).unwrap_err().message.contains("--now is for VMs"));
+        assert!(matches!(stop("service:web", false), Ok(Some((_, Ask::Stop(true))))));
+        assert!(matches!(stop("web", true), Ok(None)));
+    }
+
+    #[test]
+    fn a_definition_that_somebody_else_changed_is_not_replaced_unseen() {
+        assert!(may_replace("web", 7, 7).is_ok());
+        let refused = may_replace("web", 7, 9).unwrap_err();
+        assert_eq!(refused.kind.code(), 3);
+        assert!(refused.message.contains("changed at revision 9"), "{refused}");
+    }
+
+    #[test]
+    fn it_is_said_when_it_runs_elsewhere_than_it_was_wanted() {
+        let note = |wish: Option<&str>, owner| elsewhere("v", wish.map(Into::into), owner);
+        assert!(note(Some("n2"), Some("n1")).unwrap().starts_with("v is on n1 and not on n2"));
+        assert_eq!(note(Some("n1"), Some("n1")), None);
+        assert_eq!(note(None, Some("n1")), None);
+        assert_eq!(note(Some("n1"), None), None);
+    }
 }

@@ -67,7 +67,30 @@ async fn add(cx: &Context, files: &[PathBuf], policy: &Policy) -> Result<(), Fai
     Ok(())
 }
 
+/// How often a VM is read anew because it changed while it was edited.
+const LOOKS: usize = 10;
+
 async fn edit(
+    cx: &Context,
+    name: &str,
+    file: Option<&Path>,
+    policy: &Policy,
+) -> Result<(), Failure> {
+    // What is not named by a flag is written back as it was read: never over what somebody else changed meanwhile.
+    let mut looks = LOOKS;
+    loop {
+        looks -= 1;
+        match edit_once(cx, name, file, policy).await {
+            Err(failure) if looks > 0 && failure.rejection.as_deref() == Some("superseded") => {}
+            Err(failure) => return Err(failure),
+            Ok(()) => break,
+        }
+    }
+    say(cx, name, "edited; a changed domain XML holds from its next start");
+    Ok(())
+}
+
+async fn edit_once(
     cx: &Context,
     name: &str,
     file: Option<&Path>,
@@ -90,9 +113,8 @@ async fn edit(
         None => vm.xml.clone(),
     };
     let policy = apply(policy, vm.policy.unwrap_or_else(defaults))?;
-    cx.cluster.submit(Operation::EditVm(AddVm { xml, policy: Some(policy) })).await?;
-    say(cx, name, "edited; a changed domain XML holds from its next start");
-    Ok(())
+    let edit = Operation::EditVm(AddVm { xml, policy: Some(policy) });
+    cx.cluster.submit_if(edit, Some(vm.revision)).await.map(|_| ())
 }
 
 fn defaults() -> VmPolicy {
@@ -213,6 +235,7 @@ fn text(vm: &v1::Vm) -> String {
         ("generation", vm.generation.to_string()),
         ("memory", format!("{} MiB", vm.memory_mib)),
         ("processors", vm.vcpus.to_string()),
+        ("its guest uses", render::measured(vm.measured.as_ref())),
         ("disks", vm.disks.iter().map(disk).collect::<Vec<_>>().join(", ")),
         (
             "recovery",

@@ -1,7 +1,5 @@
 //! What `clusvcadm` asks, carried out with Berth's operations.
 
-use std::time::Duration;
-
 use proto::v1;
 use proto::v1::ask_service::Ask;
 use proto::v1::submit_request::Operation;
@@ -14,13 +12,11 @@ use tonic::Response;
 use super::clusvcadm::{Answer, Request, Verb, answer};
 use super::{is_up, status};
 use crate::client::Cluster;
-use crate::exit::{Failure, Kind};
-use crate::wait::wait;
+use crate::exit::Failure;
+use crate::wait::{wait, wait_service};
 
 /// What stands beside a freeze or a lock that no reason was given for.
 const WHY: &str = "asked by clusvcadm";
-/// Between two looks at a service.
-const POLL: Duration = Duration::from_millis(200);
 
 /// Where a group is to run.
 pub(super) struct Place<'n> {
@@ -46,7 +42,16 @@ impl Place<'_> {
 type Refusal = (Answer, Option<String>);
 
 fn refusal(verb: Verb, failure: &Failure, state: &str) -> Refusal {
-    (answer(verb, failure, state), Some(failure.message.clone()))
+    match answer(verb, failure, state) {
+        // It is so already.
+        Answer::Success => (Answer::Success, None),
+        answer => (answer, Some(failure.message.clone())),
+    }
+}
+
+/// To RGManager what migrates was `started` on its source.
+fn runs_as_wanted(state: &str, desired: &str) -> bool {
+    matches!(state, "started" | "migrating") && desired == "enabled"
 }
 
 /// Does it, and returns where the group runs then.
@@ -70,11 +75,7 @@ async fn act_on_vm(
     place: &Place<'_>,
 ) -> Result<Option<String>, Refusal> {
     let vm = cluster.vm(name, false).await.map_err(|failure| refusal(verb, &failure, ""))?;
-    if verb == Verb::Enable
-        && vm.frozen.is_none()
-        && vm.state == "started"
-        && vm.desired == "enabled"
-    {
+    if verb == Verb::Enable && vm.frozen.is_none() && runs_as_wanted(&vm.state, &vm.desired) {
         return Err((Answer::Running, None));
     }
     let done = async {
@@ -125,8 +126,7 @@ async fn act_on_service(
     let known = service(cluster, name).await.map_err(|failure| refusal(verb, &failure, ""))?;
     if verb == Verb::Enable
         && known.frozen.is_none()
-        && known.state == "started"
-        && known.desired == "enabled"
+        && runs_as_wanted(&known.state, &known.desired)
     {
         return Err((Answer::Running, None));
     }
@@ -136,7 +136,7 @@ async fn act_on_service(
         let (request_id, _) = cluster.submit(Operation::AskService(ask)).await?;
         match verb {
             Verb::Freeze | Verb::Unfreeze | Verb::Convalesce => Ok(known.owner),
-            _ => wait_for_service(cluster, &request_id, name).await,
+            _ => wait_service(cluster, &request_id, name, true).await.map(|it| it.owner),
         }
     };
     done.await.map_err(|failure| refusal(verb, &failure, &known.state))
@@ -156,33 +156,6 @@ fn service_ask(verb: Verb, state: &str, place: &Place<'_>) -> Ask {
         Verb::Freeze => Ask::Freeze(AskFreeze { why: WHY.into(), for_ms: None }),
         Verb::Unfreeze => Ask::Unfreeze(true),
         Verb::Convalesce => Ask::Convalesce(true),
-    }
-}
-
-async fn wait_for_service(
-    cluster: &Cluster,
-    request_id: &str,
-    name: &str,
-) -> Result<Option<String>, Failure> {
-    loop {
-        let service = service(cluster, name).await?;
-        let Some(operation) =
-            service.operation.filter(|operation| operation.request_id == request_id)
-        else {
-            return Err(Failure::new(Kind::Superseded, "another operation took its place"));
-        };
-        match operation.phase.as_str() {
-            "done" => return Ok(service.owner),
-            "failed" => {
-                let why = operation.failure.unwrap_or_default();
-                return Err(Failure::new(Kind::OperationFailed, why));
-            }
-            _ => {}
-        }
-        if tokio::time::Instant::now() >= cluster.deadline() {
-            return Err(Failure::new(Kind::Deadline, "it goes on"));
-        }
-        tokio::time::sleep(POLL).await;
     }
 }
 

@@ -435,19 +435,34 @@ fn print(text: &str) {
     }
 }
 
+/// How long the leader is waited for: whoever asks for the state of a cluster in trouble does not want to wait.
+const PATIENCE: Duration = Duration::from_secs(2);
+/// How long a replica is looked for that says what it knows.
+const STALE_PATIENCE: Duration = Duration::from_secs(4);
+/// One replica's time to answer.
+const ATTEMPT: Duration = Duration::from_secs(1);
+
 /// With the leader's word there is quorum. Without a leader a replica says what it knows of the members.
 async fn look(request: &Request) -> Result<View, String> {
     let cluster = cluster().map_err(|failure| failure.message)?;
-    let (found, quorate) = match status(&cluster, request.fast).await {
-        Ok(status) => {
-            let quorate = !request.fast || status.leader.is_some();
-            (status, quorate)
+    let cluster = cluster.hurried(ATTEMPT);
+    let asked = tokio::time::timeout(PATIENCE, status(&cluster, request.fast)).await;
+    let why = match asked {
+        Ok(Ok(found)) => {
+            let quorate = !request.fast || found.leader.is_some();
+            return Ok(seen(&found, quorate));
         }
-        Err(failure) => {
-            let stale = status(&cluster, true).await.map_err(|_| failure.message)?;
-            (stale, false)
-        }
+        Ok(Err(failure)) => failure.message,
+        Err(_) => format!("no leader within {} s", PATIENCE.as_secs()),
     };
+    let stale = tokio::time::timeout(STALE_PATIENCE, status(&cluster, true)).await;
+    let Ok(Ok(stale)) = stale else { return Err(why) };
+    // RGManager's output has no place for it.
+    eprintln!("clustat: {why}; what is shown is one replica's own state, which may be old");
+    Ok(seen(&stale, false))
+}
+
+fn seen(found: &v1::Status, quorate: bool) -> View {
     let local = own_node(&found.nodes).map(|node| node.name.clone());
-    Ok(View::new(&found, quorate, local.as_deref()))
+    View::new(found, quorate, local.as_deref())
 }

@@ -218,22 +218,55 @@ pub(super) fn answer(verb: Verb, failure: &Failure, state: &str) -> Answer {
         Some("bad-target") if failure.message.contains("runs there already") => {
             return Answer::Invalid;
         }
-        Some("bad-target") if failure.message.contains("exclusive") => return Answer::Dependency,
+        Some("bad-target") if is_exclusive(&failure.message) => return Answer::Dependency,
         Some("bad-target") => return Answer::Node,
         Some("dependency-cycle") => return Answer::Dependency,
-        Some("busy" | "restoring" | "locked" | "not-frozen") => return Answer::Again,
+        Some("cannot-migrate") => return Answer::Invalid,
+        Some("not-frozen") => return not_frozen(state),
+        // The copy began after the VM was looked at.
+        Some("busy") if verb == Verb::Enable && state == "migrating" => return Answer::Running,
+        Some("busy" | "restoring" | "locked" | "paused") => return Answer::Again,
         Some("wrong-state") => return wrong_state(verb, state),
         Some(_) | None => {}
     }
     match failure.kind {
         Kind::NotFound => Answer::NoService,
         Kind::Unreachable => Answer::Quorum,
-        Kind::CannotNow => Answer::Domain,
+        Kind::CannotNow => cannot_now(failure, state),
         Kind::Deadline | Kind::Superseded => Answer::Again,
+        Kind::OperationFailed if is_exclusive(&failure.message) => Answer::Dependency,
         // It goes on where it was: the copy failed, and the guest did not.
         Kind::OperationFailed if matches!(verb, Verb::Migrate | Verb::Relocate) => Answer::RanOn,
         Kind::OperationFailed => Answer::Fail,
         Kind::Refused | Kind::Input | Kind::Internal => Answer::Fail,
+    }
+}
+
+/// A node is taken by one that is exclusive, or an exclusive one would not be alone there: RGManager reference, section 6.2.
+fn is_exclusive(message: &str) -> bool {
+    [model::plan::EXCLUSIVE_IS_THERE, model::plan::OTHERS_ARE_THERE]
+        .iter()
+        .any(|words| message.contains(words))
+}
+
+/// Accepted, and the leader does not see how. RGManager refused what it could not begin.
+fn cannot_now(failure: &Failure, state: &str) -> Answer {
+    match failure.reason.as_deref() {
+        Some("depends-on") => Answer::Dependency,
+        _ if is_exclusive(&failure.message) => Answer::Dependency,
+        Some("frozen") => Answer::Frozen,
+        Some("stop-failed" | "conflict" | "lost") => Answer::Abort,
+        Some("no-place" | "cannot-leave") | None => Answer::Domain,
+        Some(_) if matches!(state, "failed" | "conflict" | "lost") => Answer::Abort,
+        Some(_) => Answer::Again,
+    }
+}
+
+/// What is not frozen is thawed already; in states that pass RGManager said to try again.
+fn not_frozen(state: &str) -> Answer {
+    match state {
+        "stopped" | "started" | "migrating" | "disabled" => Answer::Success,
+        _ => Answer::Again,
     }
 }
 
@@ -276,17 +309,26 @@ fn print(text: &str, quiet: bool) {
 }
 
 async fn run(request: Request) -> u8 {
-    let connected = match cluster() {
-        Ok(cluster) => status(&cluster, true).await.map(|status| (cluster, status)),
-        Err(failure) => Err(failure),
+    let no_cluster = |failure: &Failure| {
+        print("Could not connect to cluster service\n", false);
+        eprintln!("clusvcadm: {failure}");
+        1
     };
-    let (cluster, known) = match connected {
-        Ok(connected) => connected,
-        Err(failure) => {
-            print("Could not connect to cluster service\n", false);
-            eprintln!("{failure}");
-            return 1;
-        }
+    let cluster = match cluster() {
+        Ok(cluster) => cluster,
+        Err(failure) => return no_cluster(&failure),
+    };
+    // The leader's view: what a replica last heard of a node may be old, and must not keep an operator from it.
+    let known = match status(&cluster, false).await {
+        Ok(known) => known,
+        Err(failure) => match status(&cluster, true).await {
+            Ok(_) => {
+                print(&format!("{}\n", Answer::Quorum.sentence()), false);
+                eprintln!("clusvcadm: {failure}");
+                return Answer::Quorum.exit_code();
+            }
+            Err(_) => return no_cluster(&failure),
+        },
     };
     match request {
         Request::Lock | Request::Unlock | Request::ShowLock => {

@@ -22,6 +22,7 @@ use tonic::Response;
 
 use crate::args::Arguments;
 use crate::client::Cluster;
+use crate::config;
 use crate::exit::Failure;
 
 /// What a tool says when it cannot go on.
@@ -95,12 +96,13 @@ fn value(flags: &mut ShortFlags<'_>) -> Option<String> {
     flags.next_value_os().map(|value| value.to_string_lossy().into_owned())
 }
 
-/// The cluster as the environment names it: `BERTH_SERVERS`, `BERTH_TLS_CA` and so on, as for `berthctl`. RGManager's
+/// The cluster as the environment (`BERTH_SERVERS`, `BERTH_TLS_CA` and so on) or `/etc/berth/ctl.toml` names it, as for
+/// `berthctl`. RGManager's
 /// tools waited as long as an operation took.
 fn cluster() -> Result<Cluster, Failure> {
     let arguments = Arguments::try_parse_from(["berthctl", "--timeout", "1h", "status"])
         .map_err(|error| Failure::internal(error.to_string()))?;
-    Cluster::new(&arguments)
+    Cluster::new(&config::complete(arguments)?)
 }
 
 async fn status(cluster: &Cluster, stale: bool) -> Result<v1::Status, Failure> {

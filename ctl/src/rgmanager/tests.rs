@@ -2,6 +2,7 @@ use std::ffi::OsString;
 
 use jiff::Timestamp;
 use jiff::tz::TimeZone;
+use model::plan::{EXCLUSIVE_IS_THERE, OTHERS_ARE_THERE};
 use proto::v1;
 
 use super::clustat::{self, View};
@@ -277,6 +278,8 @@ fn exit_codes_are_rgmanagers_modulo_256() {
         (Answer::Fail, 255),
         (Answer::Abort, 254),
         (Answer::NoService, 252),
+        (Answer::Dependency, 249),
+        (Answer::Quorum, 247),
         (Answer::Again, 250),
         (Answer::Invalid, 248),
         (Answer::Frozen, 245),
@@ -295,6 +298,11 @@ fn each_no_has_rgmanagers_number() {
         rejection: Some(word.into()),
         ..Failure::new(Kind::Refused, message)
     };
+    let stuck = |code: &str, why: &str| Failure {
+        reason: Some(code.into()),
+        ..Failure::new(Kind::CannotNow, why)
+    };
+    let failed = |why: &str| Failure::new(Kind::OperationFailed, why);
     for (verb, failure, state, expected) in [
         (Verb::Enable, no("unknown-vm", ""), "", Answer::NoService),
         (Verb::Disable, no("unknown-service", ""), "", Answer::NoService),
@@ -313,6 +321,30 @@ fn each_no_has_rgmanagers_number() {
         (Verb::Relocate, no("wrong-state", ""), "conflict", Answer::Abort),
         (Verb::Stop, no("wrong-state", ""), "failed", Answer::Fail),
         (Verb::Enable, no("locked", ""), "stopped", Answer::Again),
+        // A failover domain that the node is not in, which is restricted: also where the node is only the one that was asked.
+        (
+            Verb::Enable,
+            no("bad-target", "restricted failover domain d"),
+            "disabled",
+            Answer::Domain,
+        ),
+        (Verb::Enable, no("busy", "a migration"), "migrating", Answer::Running),
+        (Verb::Enable, no("wrong-state", ""), "migrating", Answer::Running),
+        (Verb::Unfreeze, no("not-frozen", ""), "started", Answer::Success),
+        (Verb::Unfreeze, no("not-frozen", ""), "stopped", Answer::Success),
+        (Verb::Unfreeze, no("not-frozen", ""), "disabled", Answer::Success),
+        (Verb::Unfreeze, no("not-frozen", ""), "recovering", Answer::Again),
+        (Verb::Unfreeze, no("not-frozen", ""), "failed", Answer::Again),
+        (Verb::Migrate, no("cannot-migrate", ""), "started", Answer::Invalid),
+        (Verb::Relocate, failed(EXCLUSIVE_IS_THERE), "started", Answer::Dependency),
+        (Verb::Migrate, failed(OTHERS_ARE_THERE), "started", Answer::Dependency),
+        (Verb::Migrate, failed("VM exclusive: no"), "started", Answer::RanOn),
+        (Verb::Enable, stuck("depends-on", ""), "stopped", Answer::Dependency),
+        (Verb::Enable, stuck("no-place", EXCLUSIVE_IS_THERE), "stopped", Answer::Dependency),
+        (Verb::Enable, stuck("no-place", "b: it is lost"), "stopped", Answer::Domain),
+        (Verb::Enable, stuck("locked", ""), "stopped", Answer::Again),
+        (Verb::Enable, stuck("frozen", ""), "stopped", Answer::Frozen),
+        (Verb::Enable, stuck("stop-failed", ""), "failed", Answer::Abort),
         (Verb::Migrate, Failure::new(Kind::OperationFailed, ""), "started", Answer::RanOn),
         (Verb::Enable, Failure::new(Kind::OperationFailed, ""), "disabled", Answer::Fail),
         (Verb::Enable, Failure::new(Kind::CannotNow, ""), "disabled", Answer::Domain),

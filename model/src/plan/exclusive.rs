@@ -17,6 +17,11 @@ use crate::service::{ServiceRecord, ServiceState};
 use crate::time::Timestamp;
 use crate::vm::{Desired, VmRecord, VmState};
 
+/// What is said of a node that an exclusive one has, after that one's name.
+pub const EXCLUSIVE_IS_THERE: &str = "is exclusive and has it for itself";
+/// What is said of a node where an exclusive one would not be alone.
+pub const OTHERS_ARE_THERE: &str = "it is exclusive, and other VMs or services are there";
+
 /// Who is on each node, as far as that matters here.
 #[derive(Debug, Clone, Default)]
 pub(super) struct Tenants {
@@ -150,11 +155,10 @@ impl Tenants {
                 Dependee::Vm(vm) => vm.to_string(),
                 Dependee::Service(_) => name.to_string(),
             };
-            return Some(format!("{name} is exclusive and has it for itself"));
+            return Some(format!("{name} {EXCLUSIVE_IS_THERE}"));
         }
         let others = self.others(node, tenant);
-        (tenant.exclusive > 0 && others > 0)
-            .then(|| format!("it is exclusive, and other VMs or services are there ({others})"))
+        (tenant.exclusive > 0 && others > 0).then(|| format!("{OTHERS_ARE_THERE} ({others})"))
     }
 
     fn others(&self, node: NodeId, tenant: &Tenant) -> u32 {

@@ -33,6 +33,7 @@ use crate::liveness::Liveness;
 use crate::plan::flow::{Flow, Turn};
 use crate::time::Timestamp;
 
+pub use exclusive::{EXCLUSIVE_IS_THERE, OTHERS_ARE_THERE};
 pub use load::Load;
 pub use placement::{Candidate, NoPlace, Placement};
 pub use reason::Reason;

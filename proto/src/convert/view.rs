@@ -14,6 +14,8 @@ use model::service::{MemberKind, MemberMode, MemberSpec, ServiceOperation, Servi
 use model::settings::Settings;
 use model::vm::{MigrationMode, OperationPhase, VmPolicy, VmRecord};
 
+use uuid::Uuid;
+
 use crate::v1;
 
 /// What the leader knows beyond the state; a follower has none of it.
@@ -114,7 +116,20 @@ pub fn vm(
             shared: it.shared,
             at_ms: it.at.0,
         }),
+        measured: leader.and_then(|leader| measured(leader, [record.spec.uuid])),
     }
+}
+
+/// What these guests used together, if any of them was measured lately.
+fn measured(leader: &LeaderView, vms: impl IntoIterator<Item = Uuid>) -> Option<v1::MeasuredLoad> {
+    let found = vms.into_iter().filter_map(|uuid| leader.liveness.measured.get(&uuid));
+    found.fold(None, |sum: Option<v1::MeasuredLoad>, load| {
+        let sum = sum.unwrap_or_default();
+        Some(v1::MeasuredLoad {
+            cpu_milli: sum.cpu_milli + load.cpu_milli,
+            memory_mib: sum.memory_mib + load.memory_mib,
+        })
+    })
 }
 
 /// The lock of the cluster.
@@ -182,6 +197,7 @@ pub fn service(
         may_run: record.may_run.keys().map(|node| name(*node)).collect(),
         restart_count: record.restart_count,
         state_since_ms: record.state_since.0,
+        spec_revision: record.spec_revision,
         revision: record.changed,
         operation: record.operation.as_ref().map(service_operation),
         reason: leader.and_then(|leader| leader.plan.services.get(&record.spec.name)).map(reason),
@@ -258,6 +274,10 @@ pub fn node(
                 memory_mib: domain.memory_mib,
             })
             .collect(),
+        measured: leader.and_then(|leader| {
+            let own = state.vms.values().filter(|vm| vm.owner == Some(record.id));
+            measured(leader, own.map(|vm| vm.spec.uuid))
+        }),
         vms: state
             .vms
             .values()

@@ -103,6 +103,38 @@ fn a_request_without_a_leader_or_a_replica_says_so() -> Result<()> {
     Ok(())
 }
 
+/// The replica is named in a file, for `berthctl` and the old tools alike.
+#[test]
+fn berthctl_and_the_old_tools_find_the_replicas_in_a_file() -> Result<()> {
+    let directory = tempfile::tempdir()?;
+    let server = single(&directory.path().join("data"))?;
+    let file = directory.path().join("ctl.toml");
+    std::fs::write(&file, format!("servers = ['{}']\n", server.address))?;
+    let tool = |name: &str, arguments: &[&str]| -> Result<Output> {
+        let link = directory.path().join(name);
+        if !link.exists() {
+            std::os::unix::fs::symlink(binary("berthctl")?, &link)?;
+        }
+        let mut command = Command::new(link);
+        let command = command.args(arguments).env("BERTH_CTL_CONFIG", &file);
+        Ok(command.env_remove("BERTH_SERVERS").output()?)
+    };
+    let output = tool("clustat", &[])?;
+    let text = String::from_utf8_lossy(&output.stdout);
+    ensure!(output.status.success() && text.contains("Member Status: Quorate"), "{output:?}");
+    let output = tool("clusvcadm", &["-S"])?;
+    ensure!(output.stdout == b"Resource groups unlocked\n", "{output:?}");
+    let output = tool("berthctl", &["status"])?;
+    ensure!(output.status.success(), "{output:?}");
+    std::fs::write(&file, "server = 'x'\n")?;
+    for (name, arguments) in [("clustat", &[] as &[&str]), ("berthctl", &["status"])] {
+        let output = tool(name, arguments)?;
+        ensure!(said(&output).contains("unknown field `server`"), "{name}: {output:?}");
+        ensure!(!output.status.success(), "{name}: {output:?}");
+    }
+    Ok(())
+}
+
 #[test]
 fn a_request_whose_answer_was_lost_is_done_once() -> Result<()> {
     let directory = tempfile::tempdir()?;

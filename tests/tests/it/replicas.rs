@@ -1,11 +1,13 @@
 //! Replicas that die, come back, are added and removed, under load.
 
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
 use tests::cluster::{Cluster, Fencing, PATIENCE};
 use tests::lab::{Options, enter_test};
+
+use crate::way_over::old_tool;
 
 /// Acknowledged commands while one replica is killed and comes back.
 const ENOUGH: usize = 25;
@@ -180,5 +182,12 @@ fn without_a_quorum_one_thing_and_lists_are_shown_where_stale_was_said_and_only_
     }
     let said = cluster.refused(&["vm", "show", "nobody", "--stale"], 4)?;
     ensure!(said.contains("nobody"), "{said}");
+    // The old tools do not keep anybody waiting who looks at a cluster in trouble.
+    let begun = Instant::now();
+    let (code, said) = old_tool(&cluster, "clustat", &[])?;
+    ensure!(code == 0 && said.contains("Member Status: Inquorate"), "{code} {said}");
+    ensure!(begun.elapsed() < Duration::from_secs(6), "{:?}", begun.elapsed());
+    let (code, said) = old_tool(&cluster, "clusvcadm", &["-e", "vm:g"])?;
+    ensure!((code, said.as_str()) == (247, "Operation requires quorum\n"), "{code} {said}");
     Ok(())
 }

@@ -30,7 +30,7 @@ const CLUSTER_CONF: &str = r#"<?xml version="1.0"?>
 "#;
 
 /// The tool by a name of RGManager's, as the package's symbolic links call it.
-fn old_tool(cluster: &Cluster, name: &str, arguments: &[&str]) -> Result<(i32, String)> {
+pub(super) fn old_tool(cluster: &Cluster, name: &str, arguments: &[&str]) -> Result<(i32, String)> {
     let berthctl = PathBuf::from(cluster.ctl_command(&[])?.get_program());
     let link = cluster.lab.directory().join(name);
     if !link.exists() {
@@ -48,6 +48,49 @@ fn old_tool(cluster: &Cluster, name: &str, arguments: &[&str]) -> Result<(i32, S
     let said = String::from_utf8_lossy(&output.stdout).into_owned();
     println!("# {name} {}\n{said}(exit code {:?})\n", arguments.join(" "), output.status.code());
     Ok((output.status.code().context("no exit code")?, said))
+}
+
+/// A service of one VM, which no rule lets migrate with it, in a restricted domain without this node.
+fn the_old_tools_act_on_a_service(cluster: &Cluster, directory: &Path) -> Result<()> {
+    let act = |arguments: &[&str]| old_tool(cluster, "clusvcadm", arguments);
+    cluster.ctl(&["failover-domain", "set", "only_2", "--restricted", "--node", "node2"])?;
+    let file = directory.join("shop.yaml");
+    std::fs::write(
+        &file,
+        "name: shop\npolicy: {failover_domain: only_2}\nmembers: [{vm: idle}]\n",
+    )?;
+    let file = text(&file);
+    cluster.ctl(&["service", "add", "--file", &file])?;
+    let (code, said) = act(&["-e", "shop"])?;
+    ensure!(code == 241 && said.ends_with("Service not runnable\n"), "{code} {said}");
+    ensure!(act(&["-l"])?.0 == 0);
+    let begun = std::time::Instant::now();
+    let (code, said) = act(&["-e", "shop", "-F"])?;
+    ensure!(code == 250 && said.ends_with("Temporary failure; try again\n"), "{code} {said}");
+    ensure!(begun.elapsed().as_secs() < 10, "a lock is not waited for: {:?}", begun.elapsed());
+    ensure!(act(&["-u"])?.0 == 0);
+    let (code, said) = act(&["-e", "shop", "-F"])?;
+    ensure!(code == 0 && said.ends_with("service:shop is now running on node2\n"), "{code} {said}");
+    let (code, said) = act(&["-e", "shop"])?;
+    ensure!(code == 0 && said.ends_with("Service is already running\n"), "{code} {said}");
+    let (code, said) = act(&["-M", "shop", "-m", "node1"])?;
+    ensure!(code == 248 && said.ends_with("Invalid operation for resource\n"), "{code} {said}");
+    ensure!(act(&["-U", "shop"])?.0 == 0, "what is not frozen is thawed already");
+    ensure!(act(&["-Z", "shop"])?.0 == 0);
+    let (code, said) = act(&["-e", "shop"])?;
+    ensure!(code == 245 && said.ends_with("Failure: Service is frozen\n"), "{code} {said}");
+    ensure!(act(&["-U", "shop"])?.0 == 0);
+    ensure!(old_tool(cluster, "clustat", &["-s", "shop"])?.0 == 0);
+    let refused = cluster.ctl_output(&["stop", "service:shop", "--now"])?;
+    ensure!(String::from_utf8_lossy(&refused.stderr).contains("--now is for VMs"));
+    let refused =
+        cluster.ctl_output(&["service", "edit", "--file", &file, "--if-definition", "1"])?;
+    ensure!(refused.status.code() == Some(3), "{refused:?}");
+    let (code, said) = act(&["-d", "shop"])?;
+    ensure!(code == 0, "{code} {said}");
+    ensure!(old_tool(cluster, "clustat", &["-s", "shop"])?.0 == 119);
+    cluster.ctl(&["service", "forget", "shop"])?;
+    Ok(())
 }
 
 fn text(path: &Path) -> String {
@@ -183,6 +226,7 @@ fn a_live_rgmanager_cluster_moves_over_and_its_vms_run_through_it() -> Result<()
     ensure!(act(&["-l"])? == (0, "Resource groups locked\n".into()));
     ensure!(act(&["-S"])? == (0, "Resource groups locked\n".into()));
     ensure!(act(&["-u"])? == (0, "Resource groups unlocked\n".into()));
+    the_old_tools_act_on_a_service(&cluster, &directory)?;
 
     // And what it is for: the host is lost, its VMs start on the other.
     cluster.lab.host(1)?.power_cut()?;

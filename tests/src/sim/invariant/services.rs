@@ -75,7 +75,7 @@ impl Invariant for MembersBeginAlone {
 /// An order to start it is out.
 fn starts(state: &ClusterState, vm: &VmName) -> bool {
     let order = state.vms.get(vm).and_then(|vm| vm.order.as_ref());
-    order.is_some_and(|order| matches!(order.intent, OrderIntent::Start { .. }))
+    order.is_some_and(|order| matches!(order.intent, OrderIntent::Start))
 }
 
 /// Wherever anything of a service may be running.
