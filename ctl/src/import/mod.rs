@@ -19,6 +19,7 @@ use std::path::{Path, PathBuf};
 use proto::convert::fleet::canonical;
 use proto::v1;
 use serde::Serialize;
+use uuid::Uuid;
 
 use crate::fleet::file::{self, NodeEntry};
 use xml::Element;
@@ -81,6 +82,8 @@ struct Import<'p> {
     fleet: v1::Fleet,
     nodes: BTreeMap<String, NodeEntry>,
     xml_files: BTreeMap<String, PathBuf>,
+    /// Whose each UUID is.
+    uuids: BTreeMap<Uuid, String>,
     defaults: BTreeMap<String, Element>,
     /// Resources and fence devices that something refers to, by type and name.
     used: BTreeSet<(String, String)>,
@@ -139,6 +142,7 @@ pub fn import(text: &str, places: Places<'_>) -> Result<Imported, String> {
         fleet: v1::Fleet::default(),
         nodes: BTreeMap::new(),
         xml_files: BTreeMap::new(),
+        uuids: BTreeMap::new(),
         defaults: BTreeMap::new(),
         used: BTreeSet::new(),
         depends: Vec::new(),

@@ -234,6 +234,32 @@ fn what_the_host_itself_needs_is_no_member_of_a_service() {
 }
 
 #[test]
+fn what_would_be_refused_or_would_kill_later_is_said_now() {
+    let root = tempfile::tempdir().unwrap();
+    for name in ["one", "two"] {
+        let xml = format!(
+            "<domain type='kvm'><name>{name}</name><uuid>5e0e8a7e-0000-4000-8000-000000000001</uuid><memory>1024</memory></domain>"
+        );
+        std::fs::write(root.path().join(format!("{name}.xml")), xml).unwrap();
+    }
+    let text = rm(
+        "<vm name='one' path='/'/>\n<vm name='two' path='/'/>\n<vm name='x' migration_mapping='a:a-hb,z:z-hb'>\n<action name='stop' timeout='0'/></vm>",
+    );
+    let imported = import(&text, Places { root: root.path(), libvirt: root.path() }).unwrap();
+    let report: Vec<String> = imported.report.iter().map(|line| line.text()).collect();
+    for said in [
+        "cannot  line 4: VM two has the UUID 5e0e8a7e-0000-4000-8000-000000000001 of VM one",
+        "differs line 5: VM x: migration_mapping: z is no node of this cluster",
+        "differs line 6: VM x: a time of 0 is left out",
+    ] {
+        assert!(says(&report, said), "{said}: {report:#?}");
+    }
+    // A stop that had no limit is no kill.
+    let policy = file::read(&imported.file).unwrap().vms.unwrap().remove("x").unwrap().policy;
+    assert_eq!(policy.stop_timeout_ms, proto::file::vm_policy().stop_timeout_ms);
+}
+
+#[test]
 fn a_dependency_on_what_is_not_in_the_file_is_said() {
     let (_, report) = report(
         "<vm name='local' depend='service:gone'/>\n<vm name='x' depend='vm:local'/>\n<service name='s' depend='libvirt'><ip address='10.0.0.1'/></service>\n<service name='libvirt'><script name='l' file='/etc/init.d/libvirtd'/></service>",

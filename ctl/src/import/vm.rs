@@ -102,9 +102,16 @@ impl Import<'_> {
             "recovery" => policy.recovery = value.to_ascii_lowercase(),
             "migrate" if value == "live" => policy.migration = "live".into(),
             "migrate" => policy.migration = "pause".into(),
-            "migration_mapping" => self.migration(element, name, handling, value.split(','), |options, pair| {
-                options.add_mapping(pair)
-            })?,
+            "migration_mapping" => {
+                for (member, _) in value.split(',').filter_map(|pair| pair.trim().split_once(':')) {
+                    if !self.nodes.contains_key(member.trim()) {
+                        self.differs(element, format!("VM {name}: migration_mapping: {member} is no node of this cluster; it is kept all the same"));
+                    }
+                }
+                self.migration(element, name, handling, value.split(','), |options, pair| {
+                    options.add_mapping(pair)
+                })?;
+            }
             "migrate_options" => {
                 let options = virsh_options(value);
                 self.say_what_differs(element, name, &options);
@@ -161,7 +168,16 @@ impl Import<'_> {
         policy: &mut v1::VmPolicy,
     ) -> Result<(), String> {
         let handling = policy.handling.get_or_insert_with(proto::file::vm_handling);
-        let (timeout, interval) = (span_ms(action, "timeout")?, span_ms(action, "interval")?);
+        let given = (span_ms(action, "timeout")?, span_ms(action, "interval")?);
+        if given.0 == Some(0) || given.1 == Some(0) {
+            // A stop without time would be a kill here.
+            self.differs(
+                action,
+                format!("VM {name}: a time of 0 is left out, and the usual one taken"),
+            );
+        }
+        let some = |span: Option<u64>| span.filter(|span| *span > 0);
+        let (timeout, interval) = (some(given.0), some(given.1));
         let depth = action.get("depth").unwrap_or("*");
         match required(action, "name")? {
             "start" => handling.start_timeout_ms = timeout.unwrap_or(handling.start_timeout_ms),
@@ -305,7 +321,7 @@ impl Import<'_> {
         if let Some(xml) = self.look(element, name, &path, "libvirt's, taken into the log") {
             return Ok(xml);
         }
-        self.cannot(element, format!("VM {name}: no domain XML is to be found here; `berthctl adopt {name}` takes it from the host that has it, before this file is applied"));
+        self.cannot(element, format!("VM {name}: no domain XML is to be found here; `berthctl adopt {name}` takes it from the host that has it, before this file is applied; or name its file here, as xml_file of the VM"));
         Ok(String::new())
     }
 
@@ -316,12 +332,16 @@ impl Import<'_> {
             let Some(xml) = xml else { return Ok(None) };
             let domain = domain_xml::parse(&xml).map_err(|error| error.to_string())?;
             match domain.name.as_str() == name {
-                true => Ok(Some(xml)),
+                true => Ok(Some((xml, domain.uuid))),
                 false => Err(format!("it is of the domain {}", domain.name)),
             }
         });
         match found {
-            Ok(Some(xml)) => {
+            Ok(Some((xml, uuid))) => {
+                let other = uuid.and_then(|uuid| self.uuids.insert(uuid, name.to_owned()));
+                if let (Some(uuid), Some(other)) = (uuid, other) {
+                    self.cannot(element, format!("VM {name} has the UUID {uuid} of VM {other}: one of them needs another, or `apply` refuses both"));
+                }
                 self.maps(element, format!("VM {name}: domain XML {place} ({how})"));
                 self.xml_files.insert(name.to_owned(), path.to_owned());
                 Some(xml)
