@@ -1,4 +1,5 @@
-//! The file: YAML, whose objects are the wire's own messages, so that every field can be written.
+//! The file: YAML, whose objects are the wire's own messages, so that every field can be written; a service is as
+//! `berthctl service add` reads it.
 //!
 //! ```yaml
 //! format: berth-fleet/1
@@ -26,6 +27,8 @@ use proto::v1;
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
+
+use crate::service_file::ServiceFile;
 
 /// What the file begins with.
 pub const FORMAT: &str = "berth-fleet/1";
@@ -60,7 +63,7 @@ pub struct FleetFile {
     pub placement_rules: Option<BTreeMap<String, v1::PlacementRule>>,
     /// By name.
     #[serde(default)]
-    pub services: Option<BTreeMap<String, v1::ServiceSpec>>,
+    pub services: Option<BTreeMap<String, ServiceFile>>,
 }
 
 /// What is said of a node; what is not said is left alone.
@@ -162,7 +165,11 @@ pub fn wanted(file: FleetFile, now: &v1::Fleet, directory: &Path) -> Result<v1::
     if let Some(services) = file.services {
         fleet.services = services
             .into_iter()
-            .map(|(name, spec)| Ok(v1::ServiceSpec { name: key(name, &spec.name)?, ..spec }))
+            .map(|(name, file)| {
+                let name = key(name, &file.name)?;
+                let spec = file.spec().map_err(|error| format!("service {name}: {error}"))?;
+                Ok(v1::ServiceSpec { name, ..spec })
+            })
             .collect::<Result<_, String>>()?;
     }
     if let Some(rules) = file.placement_rules {
@@ -349,9 +356,10 @@ fn written(
         written.placement_rules.insert(rule.name.clone(), value);
     }
     for spec in &fleet.services {
-        let mut value = lean(named(serde_json::to_value(spec).map_err(failure)?));
+        let file = ServiceFile::from(spec);
+        let mut value = lean(named(serde_json::to_value(&file).map_err(failure)?));
         // Empty is not the default of all that is said of it.
-        let policy = spec.policy.as_ref().map(short).transpose().map_err(failure)?;
+        let policy = Some(short(&file.policy).map_err(failure)?);
         if let Some(fields) = value.as_object_mut() {
             fields.remove("policy");
             let said = policy.filter(|policy| policy.as_object().is_some_and(|it| !it.is_empty()));

@@ -151,6 +151,21 @@ fn different(value: &Value) -> Value {
     }
 }
 
+/// What is exported of a service is what `service add` and `edit` take, and the other way round.
+#[test]
+fn a_service_is_written_one_way_for_all_commands() {
+    let fleet = fleet();
+    let text = file::write(&fleet, None, None).unwrap();
+    let all: serde_json::Value = serde_saphyr::from_str(&text).unwrap();
+    let mut shop = all["services"]["shop"].clone();
+    shop["name"] = json!("shop");
+    let read = crate::service_file::read(&shop.to_string()).unwrap().spec().unwrap();
+    let canonical =
+        proto::convert::fleet::canonical(v1::Fleet { services: vec![read], ..fleet.clone() });
+    assert_eq!(canonical.unwrap().services, fleet.services, "{text}");
+    assert!(!text.contains("kind:\n"), "{text}");
+}
+
 #[test]
 fn no_field_is_lost_on_the_way_through_a_file() {
     let mut fleet = fleet();
@@ -163,7 +178,8 @@ fn no_field_is_lost_on_the_way_through_a_file() {
     fleet.services[0].policy = Some(treated.clone());
     let text = file::write(&fleet, None, None).unwrap();
     let read = file::read(&text).unwrap();
-    assert_eq!(read.services.unwrap()["shop"].policy, Some(treated), "{text}");
+    let shop = read.services.unwrap()["shop"].clone().spec().unwrap();
+    assert_eq!(shop.policy, Some(treated), "{text}");
     assert_eq!(read.settings, fleet.settings, "{text}");
     assert_eq!(read.vms.unwrap()["a"].policy, policy, "{text}");
     let domain = read.failover_domains.unwrap().remove("web").unwrap();

@@ -373,7 +373,7 @@ fn service(inside: &str) -> (Vec<Script>, Vec<String>) {
     let text = rm(&format!("<service name='s'>\n{inside}\n</service>"));
     let imported = import(&text, Places { root: nowhere, libvirt: nowhere }).unwrap();
     let services = file::read(&imported.file).unwrap().services.unwrap_or_default();
-    let members = services.into_values().flat_map(|service| service.members);
+    let members = services.into_values().flat_map(|service| service.spec().unwrap().members);
     let scripts = members.filter_map(|member| match member.kind {
         Some(Kind::Script(script)) => Some(script),
         _ => None,
