@@ -224,6 +224,9 @@ impl Import<'_> {
                 other => self.cannot(child, format!("<{other}> at this place is not known")),
             }
         }
+        if !self.fleet.vms.is_empty() || !self.fleet.services.is_empty() {
+            self.differs(rm, "nothing starts because it is applied: `berthctl enable` what shall run and does not; autostart says what starts by itself after the whole cluster was down");
+        }
         for (line, of, on) in std::mem::take(&mut self.depends) {
             let known = match on.split_once(':') {
                 Some(("vm", name)) => self.fleet.vms.iter().any(|vm| vm.name == name),
