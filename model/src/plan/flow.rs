@@ -1,11 +1,11 @@
 //! What VMs and services hold up for each other: the order of starts, and how many move at a time.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use crate::cluster::ClusterState;
 use crate::dependency::Dependee;
-use crate::id::FailoverDomainName;
+use crate::id::{FailoverDomainName, VmName};
 use crate::plan::exclusive;
 use crate::service::{ServiceRecord, ServiceState};
 use crate::vm::{Desired, VmRecord, VmState};
@@ -161,5 +161,14 @@ pub(super) fn in_order(state: &ClusterState) -> Vec<Turn<'_>> {
     let plain = |turn: &Turn<'_>| turn.exclusive(state) == u32::MAX && turn.rank() == u32::MAX;
     let (plain, mut special): (Vec<_>, Vec<_>) = vms.chain(services).partition(plain);
     special.sort_by_cached_key(|turn| (turn.exclusive(state), turn.rank(), turn.dependee()));
-    special.into_iter().chain(plain).collect()
+    // What is said of a service goes by what is said of its VMs.
+    let first = special.iter().filter_map(|turn| match turn {
+        Turn::Service(record) => Some(record.spec.vms()),
+        Turn::Vm(_) => None,
+    });
+    let first: BTreeSet<&VmName> = first.flatten().collect();
+    let (early, plain): (Vec<_>, Vec<_>) = plain
+        .into_iter()
+        .partition(|turn| matches!(turn, Turn::Vm(vm) if first.contains(&vm.spec.name)));
+    early.into_iter().chain(special).chain(plain).collect()
 }

@@ -99,10 +99,12 @@ pub struct ServiceRecord {
 }
 
 impl ServiceRecord {
-    /// Whether an operator wants all of it down, and this VM of it runs though Berth did not start it.
+    /// Whether this VM of it runs though Berth did not start it, and goes down with it: an operator wants all of it down, or it is
+    /// wanted, so that its VMs are its own, and stops to start again.
     pub fn takes_down(&self, vm: &VmRecord) -> bool {
         let asked = self.open_operation().map(|operation| &operation.verb);
-        matches!(asked, Some(ServiceVerb::Disable | ServiceVerb::Stop))
+        let all = matches!(asked, Some(ServiceVerb::Disable | ServiceVerb::Stop));
+        (all || self.desired == Desired::Enabled)
             && matches!(vm.state, VmState::Disabled | VmState::Stopped)
             && vm.seen_with_guest().count() == 1
             && vm.order.is_none()

@@ -11,7 +11,7 @@ use crate::service::{
     MemberKind, MemberMode, MemberSpec, ScriptIntent, ScriptOrderRecord, ScriptState,
     ServiceRecord, ServiceState,
 };
-use crate::vm::{Desired, MayRun, MigrationMode, Verb, VmState};
+use crate::vm::{Desired, MayRun, MigrationMode, OperationPhase, Verb, VmState};
 
 impl ClusterState {
     fn member_of(
@@ -85,7 +85,6 @@ impl ClusterState {
         self.must_not_be_frozen(cx, vm)?;
         let before = self.vm(vm)?;
         self.hands_on(cx, vm)?;
-        // What the service has begun is no operation of the VM's own any more.
         let record = self.vm_mut(cx, vm)?;
         record.desired = Desired::Enabled;
         if record.state == VmState::Disabled {
@@ -106,8 +105,16 @@ impl ClusterState {
         if done.is_err() {
             // A refused command changes nothing.
             self.vms.insert(vm.clone(), before);
+            return done;
         }
-        done
+        // What the service has begun is no operation of the VM's own any more: one that was to bring it elsewhere would do so for
+        // ever.
+        let open = before.open_operation().map(|operation| &operation.verb);
+        if matches!(open, Some(Verb::Relocate { .. } | Verb::Migrate { .. } | Verb::Restart)) {
+            let why = format!("it starts with its service {name}");
+            self.end_operation(cx, vm, OperationPhase::Failed(why))?;
+        }
+        Ok(())
     }
 
     pub(super) fn stop_member(
@@ -201,7 +208,7 @@ impl ClusterState {
                 // It had not got there yet: what still runs where it came from is where the service is.
                 record.last_owner = record.owner.replace(back);
                 let why = "the target died".to_owned();
-                self.end_service_operation(cx, &name, crate::vm::OperationPhase::Failed(why))?;
+                self.end_service_operation(cx, &name, OperationPhase::Failed(why))?;
                 continue;
             }
             if record.desired == Desired::Enabled {
