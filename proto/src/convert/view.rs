@@ -459,3 +459,24 @@ pub fn failover_domain(domain: &model::failover_domain::FailoverDomain) -> v1::F
         }),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use model::liveness::Measured;
+
+    use super::*;
+
+    #[test]
+    fn what_guests_use_is_added_up_and_nothing_is_not_zero() {
+        let [one, other, silent] = [1, 2, 3].map(Uuid::from_u128);
+        let mut leader = LeaderView::default();
+        leader.liveness.measured = [
+            (one, Measured { cpu_milli: 900, memory_mib: 64 }),
+            (other, Measured { cpu_milli: 200, memory_mib: 32 }),
+        ]
+        .into();
+        let sum = v1::MeasuredLoad { cpu_milli: 1_100, memory_mib: 96 };
+        assert_eq!(measured(&leader, [one, silent, other]), Some(sum));
+        assert_eq!(measured(&leader, [silent]), None);
+    }
+}

@@ -86,6 +86,15 @@ fn the_old_tools_act_on_a_service(cluster: &Cluster, directory: &Path) -> Result
     let refused =
         cluster.ctl_output(&["service", "edit", "--file", &file, "--if-definition", "1"])?;
     ensure!(refused.status.code() == Some(3), "{refused:?}");
+    // As it is exported it can be given back to it.
+    let all: serde_json::Value = serde_saphyr::from_str(&cluster.ctl(&["export"])?)?;
+    let mut shop = all["services"]["shop"].clone();
+    shop["name"] = "shop".into();
+    std::fs::write(&file, shop.to_string())?;
+    let known = cluster.ctl(&["service", "show", "shop", "--json"])?;
+    let known: serde_json::Value = serde_json::from_str(&known)?;
+    let revision = known["definition_revision"].to_string();
+    cluster.ctl(&["service", "edit", "--file", &file, "--if-definition", &revision])?;
     let (code, said) = act(&["-d", "shop"])?;
     ensure!(code == 0, "{code} {said}");
     ensure!(old_tool(cluster, "clustat", &["-s", "shop"])?.0 == 119);
@@ -227,6 +236,21 @@ fn a_live_rgmanager_cluster_moves_over_and_its_vms_run_through_it() -> Result<()
     ensure!(act(&["-S"])? == (0, "Resource groups locked\n".into()));
     ensure!(act(&["-u"])? == (0, "Resource groups unlocked\n".into()));
     the_old_tools_act_on_a_service(&cluster, &directory)?;
+
+    cluster.wait("what guests use to be measured", |status| {
+        let uses = |it: Option<&serde_json::Value>| {
+            it.is_some_and(|it| it["measured"]["memory_mib"].as_u64().is_some_and(|mib| mib > 0))
+        };
+        uses(find(status, "web")) && uses(find_node(status, "node1"))
+    })?;
+    let said = cluster.ctl(&["vm", "show", "web"])?;
+    let told = said.lines().find(|line| line.starts_with("its guest uses"));
+    ensure!(told.is_some_and(|line| line.ends_with("MiB")), "{said}");
+    let said = cluster.ctl(&["node", "show", "node1"])?;
+    ensure!(
+        said.lines().any(|line| line.starts_with("its VMs use") && line.ends_with("MiB")),
+        "{said}"
+    );
 
     // And what it is for: the host is lost, its VMs start on the other.
     cluster.lab.host(1)?.power_cut()?;
