@@ -535,8 +535,12 @@ pub enum Node {
     },
     /// Say that a lost node is off, having made sure: its VMs start elsewhere.
     ConfirmOff(Deed),
-    /// Many nodes seem lost at once and nothing is fenced: say that they are lost indeed.
-    Release,
+    /// Many nodes seem lost at once and nothing is fenced: say that these are lost indeed, having looked at each.
+    Release {
+        /// All that seem lost, as `berthctl status` names them; refused where others do as well. Without any, the list is shown
+        /// and asked about.
+        nodes: Vec<String>,
+    },
     /// How a node's death may be proven, and what follows a fence.
     Policy {
         /// The node.

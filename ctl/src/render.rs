@@ -679,6 +679,7 @@ pub struct Status {
     pause: Option<Pause>,
     lock: Option<Lock>,
     mass_loss: Option<String>,
+    mass_loss_nodes: Vec<String>,
     unguarded: Vec<String>,
     stale: bool,
 }
@@ -704,6 +705,7 @@ impl From<&v1::Status> for Status {
             services: status.services.iter().map(Service::from).collect(),
             failover_domains: status.failover_domains.iter().map(FailoverDomain::from).collect(),
             mass_loss: status.mass_loss.clone(),
+            mass_loss_nodes: status.mass_loss_nodes.clone(),
             unguarded: status.unguarded.clone(),
             stale: status.stale,
             lock: status.lock.as_ref().map(|lock| Lock {

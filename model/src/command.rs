@@ -181,7 +181,10 @@ pub enum Operation {
         keep: NodeName,
     },
     /// Operator: the nodes that seem lost are lost; go on.
-    ReleaseMassLoss,
+    ReleaseMassLoss {
+        /// Those that the operator was shown, and no others.
+        nodes: Vec<NodeName>,
+    },
     /// Leader: too many nodes seem lost at once.
     MassLoss {
         /// Which.
@@ -847,7 +850,7 @@ impl Operation {
             | Self::ChangeSettings(_)
             | Self::ConfirmOff { .. }
             | Self::FenceNode { .. }
-            | Self::ReleaseMassLoss
+            | Self::ReleaseMassLoss { .. }
             | Self::MassLoss { .. }
             | Self::MassLossOver
             | Self::Away { .. }
@@ -929,7 +932,7 @@ impl Operation {
             Self::ConfirmOff { node, .. } => format!("confirm-off {node}"),
             Self::FenceNode { node, .. } => format!("fence-node {node}"),
             Self::Resolve { vm, keep } => format!("resolve {vm} {keep}"),
-            Self::ReleaseMassLoss => "release-mass-loss".into(),
+            Self::ReleaseMassLoss { .. } => "release-mass-loss".into(),
             Self::MassLoss { .. } => "mass-loss".into(),
             Self::MassLossOver => "mass-loss-over".into(),
             Self::Away { node, .. } => format!("away {node}"),

@@ -243,6 +243,8 @@ kinds! {
     VmMemoryLost = "vm-memory-lost", Warning;
     /// A node could not take over what runs there, and is asked again.
     VmAdoptionFailed = "vm-adoption-failed", Warning;
+    /// A domain that the cluster does not know was suspended by its node's self-fence, and nothing lets it run on.
+    UnmanagedSuspended = "unmanaged-suspended", Alarm;
 }
 
 /// One thing that happened.

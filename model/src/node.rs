@@ -246,6 +246,8 @@ pub struct NodeRecord {
     pub hardware: Uuid,
     /// The kernel's boot id at its last registration.
     pub boot_id: String,
+    /// When that boot first registered in this epoch; `None` where a backup told of it.
+    pub booted: Option<Timestamp>,
     /// The last session that was committed; of this one a death is proven.
     pub last_session: SessionId,
     /// Where it is in its life.

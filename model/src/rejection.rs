@@ -361,4 +361,12 @@ pub enum Rejection {
         /// Why.
         why: String,
     },
+    /// A release that does not name all that are lost.
+    #[error(
+        "{nodes} seem lost as well, and fell silent after you looked: look at them, and name them too in `berthctl node release`"
+    )]
+    OthersLost {
+        /// Which.
+        nodes: String,
+    },
 }

@@ -129,7 +129,7 @@ fn only_definitions_and_enable_can_be_made_together() {
     let now = story.state.configuration;
     for operation in [
         Operation::Disable(vm("a")),
-        Operation::ReleaseMassLoss,
+        Operation::ReleaseMassLoss { nodes: Vec::new() },
         Operation::RestoreEnd,
         Operation::ApplyChanges { batch: BATCH, parts: 0, based_on: now, changes: Vec::new() },
     ] {

@@ -7,7 +7,9 @@ use std::collections::BTreeMap;
 
 use model::command::{Operation, Report};
 use model::id::OrderId;
-use model::node::{FenceDevice, NodeState, ProofOfDeath, SeenDomain};
+use model::node::{AfterFence, FenceDevice, NodeState, ProofOfDeath, SeenDomain};
+use model::plan::fencing::power_on_is_due;
+use model::time::Timestamp;
 use model::vm::{MigrationPhase, OnIsolation, Presence, VmPolicy, VmState};
 
 use story::{Story, node, vm};
@@ -473,4 +475,28 @@ fn what_a_lease_did_not_bind_is_fenced_until_a_fence_proves_its_death() {
     story.does(off);
     let decided = story.pass(0);
     assert!(decided.iter().any(|what| what.starts_with("v: start on")), "{decided:?}");
+}
+
+#[test]
+fn a_fence_that_ends_after_an_operator_cut_the_power_does_not_have_the_host_switched_on() {
+    let mut story = Story::with_nodes(&["a", "b"]);
+    let (node_name, power_on) = (node("a"), AfterFence::PowerOn { per_hour: 6 });
+    story.does(Operation::SetNodePolicy {
+        node: node_name,
+        vouched: None,
+        after_fence: Some(power_on),
+    });
+    story.falls_silent("a");
+    let (id, session) = (story.id("a"), story.session("a"));
+    story.does(Operation::FenceAsked { node: id, session });
+    story.does(Operation::ConfirmOff { node: node("a"), why: "its plug is out".into() });
+    let proof = ProofOfDeath::Fenced { device: "fence_test".into() };
+    story.does(Operation::NodeDead { node: id, session, proof });
+    let dead = &story.state.nodes[&id];
+    assert!(matches!(dead.state, NodeState::Dead(ProofOfDeath::Confirmed { .. })), "{dead:?}");
+    assert!(!dead.fence_under_way, "it may register again");
+    let noted = dead.fence_history.last().unwrap();
+    assert!(noted.outcome.contains("fence_test"), "{noted:?}");
+    let now = Timestamp(story.now + 3_600_000);
+    assert!(!power_on_is_due(dead, &story.state.settings, now), "his hands are in it");
 }

@@ -473,7 +473,13 @@ fn the_release_of_a_mass_loss_is_of_the_nodes_it_names_and_ends_with_it() {
     let named = Operation::MassLoss { nodes: others[..3].to_vec() };
     assert_eq!(planned(&story), (Some(named.clone()), 0));
     story.does(named.clone());
-    story.does(Operation::ReleaseMassLoss);
+    let release = |story: &Story, of: &[NodeId]| Operation::ReleaseMassLoss {
+        nodes: of.iter().map(|id| name(&story.state.node_name(*id))).collect(),
+    };
+    let refused = story.tries(release(&story, &others[..2])).unwrap_err();
+    let third = story.state.node_name(others[2]);
+    assert_eq!(refused, Rejection::OthersLost { nodes: third });
+    story.does(release(&story, &others[..3]));
     assert_eq!(planned(&story), (None, 3), "they go the way of any lost node");
     let refused = story.tries(named).unwrap_err();
     assert!(matches!(refused, Rejection::Superseded { .. }), "{refused}");
@@ -483,7 +489,14 @@ fn the_release_of_a_mass_loss_is_of_the_nodes_it_names_and_ends_with_it() {
     assert_eq!(planned(&story), (Some(anew.clone()), 0));
     story.does(anew);
     assert!(story.state.braked());
-    story.does(Operation::ReleaseMassLoss);
+    let refused = story.tries(release(&story, &others[..3])).unwrap_err();
+    assert!(matches!(refused, Rejection::OthersLost { .. }), "{refused}");
+    story.does(release(&story, &others));
+    // One that came back and falls silent again is another loss, also while the others are still out.
+    let back = story.state.node_name(others[0]);
+    story.register(&back, "boot1", &[]);
+    story.silent.insert(others[0], 3_001);
+    assert_eq!(planned(&story), (Some(Operation::MassLoss { nodes: others.clone() }), 0));
     // One of them never comes back: what falls silent days later is no part of that.
     story.silent.clear();
     story.silent.insert(others[0], 3_001);

@@ -94,7 +94,7 @@ pub async fn run(config: Config) -> anyhow::Result<()> {
         signal = told_to_stop() => signal,
         // The sender lives as long as the services above.
         epoch = superseded.wait_for(Option::is_some) => Err(anyhow!(
-            "an agent has met epoch {}: a restored control plane has taken this one's place; shut this one down for good, and keep its data directory only as long as it may be looked into",
+            "an agent has met epoch {}: a restored control plane has taken this one's place; shut this one down for good, and keep its data directory only as long as it may be looked into (if this one is the one that was restored last, the clock here was behind the restore before it: set the clock, empty the data directory and restore the backup again)",
             epoch.ok().and_then(|epoch| *epoch).unwrap_or_default()
         )),
     };

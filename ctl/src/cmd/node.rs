@@ -3,7 +3,7 @@
 use proto::v1::submit_request::Operation;
 use std::io::IsTerminal;
 
-use proto::v1::{self, FenceDevice, NodeAct, SetFenceDevices, SetNodePolicy};
+use proto::v1::{self, FenceDevice, NodeAct, ReleaseMassLoss, SetFenceDevices, SetNodePolicy};
 
 use crate::args::placing::Switch;
 use crate::args::{Deed, Node as Command};
@@ -39,9 +39,14 @@ pub(super) async fn run(cx: &Context, command: Command) -> Result<(), Failure> {
             say(cx, &node, "is off, by your word");
             Ok(())
         }
-        Command::Release => {
-            cx.cluster.submit(Operation::ReleaseMassLoss(true)).await?;
-            say(cx, "all nodes", "those that seem lost are fenced now");
+        Command::Release { nodes } => {
+            let nodes = match nodes.as_slice() {
+                [] => shown_and_agreed(&status::get(cx, false).await?.mass_loss_nodes)?,
+                _ => nodes,
+            };
+            let release = ReleaseMassLoss { nodes: nodes.clone() };
+            cx.cluster.submit(Operation::ReleaseMassLoss(release)).await?;
+            say(cx, &nodes.join(", "), "lost by your word, and fenced now");
             Ok(())
         }
         Command::Policy { node, vouch_clock, no_vouch_clock, after_fence } => {
@@ -126,6 +131,31 @@ pub(super) fn confirm(node: &str, given: Option<&str>, what: &str) -> Result<(),
         return Ok(());
     }
     Err(Failure::new(Kind::Input, format!("{again:?} is not {node}: nothing was done")))
+}
+
+/// The nodes that a release is of: the operator sees their names before their word is taken.
+fn shown_and_agreed(lost: &[String]) -> Result<Vec<String>, Failure> {
+    if lost.is_empty() {
+        return Err(Failure::new(Kind::Refused, "no mass loss is holding anything up"));
+    }
+    let names = lost.join(" ");
+    if !std::io::stdin().is_terminal() {
+        let text = format!(
+            "nobody can be asked here; look at each, and say `berthctl node release {names}`"
+        );
+        return Err(Failure::new(Kind::Input, text));
+    }
+    eprint!(
+        "These seem lost: {names}. Is each of them lost indeed, so that it may be fenced? [y/N] "
+    );
+    let mut line = String::new();
+    std::io::stdin()
+        .read_line(&mut line)
+        .map_err(|error| Failure::new(Kind::Input, error.to_string()))?;
+    match line.trim() {
+        "y" | "Y" | "yes" => Ok(lost.to_vec()),
+        _ => Err(Failure::new(Kind::Input, "nothing was released")),
+    }
 }
 
 pub(super) fn say(cx: &Context, node: &str, what: &str) {

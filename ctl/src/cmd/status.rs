@@ -65,7 +65,8 @@ fn text(status: &v1::Status) -> String {
     }
     if let Some(alarm) = &status.mass_loss {
         notes.push_str(&format!(
-            "\n\nALARM: {alarm}; `berthctl node release` if they are lost indeed"
+            "\n\nALARM: {alarm}; `berthctl node release {}` if they are lost indeed",
+            status.mass_loss_nodes.join(" ")
         ));
     }
     for node in &status.nodes {
@@ -73,6 +74,11 @@ fn text(status: &v1::Status) -> String {
             let name = &node.name;
             notes.push_str(&format!("\n\nALARM: a fence device of {name} does not answer: {dark}"));
         }
+    }
+    for (node, name) in suspended_strangers(status) {
+        notes.push_str(&format!(
+            "\n\nALARM: {name} is suspended on {node}, which had lost its lease, and the cluster does not know it; `berthctl adopt {name}` takes it up and lets it run on"
+        ));
     }
     let belt = second_belt(status);
     if !belt.is_empty() {
@@ -150,6 +156,15 @@ fn second_belt(status: &v1::Status) -> Vec<String> {
     lines
 }
 
+/// Domains that Berth has suspended and that are no VMs of the cluster, as after a restore from a backup that is older than
+/// they are: nothing else lets them run on. Each with its node.
+fn suspended_strangers(status: &v1::Status) -> impl Iterator<Item = (&str, &str)> {
+    status.nodes.iter().flat_map(|node| {
+        let suspended = node.unmanaged.iter().filter(|it| it.presence == "suspended");
+        suspended.map(|domain| (node.name.as_str(), domain.name.as_str()))
+    })
+}
+
 fn verdict(status: &v1::Status) -> Result<(), Failure> {
     let nodes = status
         .nodes
@@ -174,7 +189,11 @@ fn verdict(status: &v1::Status) -> Result<(), Failure> {
     let dark = status.nodes.iter().filter(|node| !node.dark_fence.is_empty());
     let dark = dark.map(|node| format!("a fence device of {} does not answer", node.name));
     let mass = status.mass_loss.iter().cloned();
-    let all: Vec<_> = nodes.chain(vms).chain(services).chain(dark).chain(mass).collect();
+    let strangers = suspended_strangers(status).map(|(node, name)| {
+        format!("{name}, which the cluster does not know, is suspended on {node}")
+    });
+    let all: Vec<_> =
+        nodes.chain(vms).chain(services).chain(dark).chain(mass).chain(strangers).collect();
     if all.is_empty() { Ok(()) } else { Err(Failure::new(Kind::OperationFailed, all.join("; "))) }
 }
 
@@ -197,6 +216,20 @@ mod tests {
         assert_eq!(failure.kind.code(), 1);
         let many = v1::Status { mass_loss: Some("n1, n2 seem lost".into()), ..node(|_| {}) };
         assert!(verdict(&many).is_err());
+    }
+
+    #[test]
+    fn a_suspended_domain_that_the_cluster_does_not_know_is_an_alarm_and_fails_the_check() {
+        for (presence, told) in [("suspended", true), ("running", false)] {
+            let domain = |name: &str| v1::UnmanagedDomain {
+                name: name.into(),
+                presence: presence.into(),
+                ..Default::default()
+            };
+            let status = node(|node| node.unmanaged = vec![domain("web")]);
+            assert_eq!(text(&status).contains("`berthctl adopt web`"), told, "{presence}");
+            assert_eq!(verdict(&status).is_err(), told, "{presence}");
+        }
     }
 
     #[test]

@@ -10,6 +10,7 @@ use crate::id::{NodeId, ServiceName};
 use crate::node::NodeRecord;
 use crate::rejection::Rejection;
 use crate::service::ServiceState;
+use crate::time::Timestamp;
 use crate::vm::{Desired, VmState};
 
 impl ClusterState {
@@ -27,43 +28,62 @@ impl ClusterState {
         let cold: Vec<_> = self
             .vms
             .values()
-            .filter(|vm| !vm.spec.policy.autostart && vm.desired == Desired::Enabled && !vm.cold)
+            .filter(|vm| !vm.spec.policy.autostart && vm.desired == Desired::Enabled)
+            .filter(|vm| vm.cold.is_none())
             .map(|vm| vm.spec.name.clone())
             .collect();
         for name in cold {
-            self.vm_mut(cx, &name)?.cold = true;
+            self.vm_mut(cx, &name)?.cold = Some(cx.at);
         }
         let cold: Vec<_> = self
             .services
             .values()
-            .filter(|it| !it.spec.policy.autostart && it.desired == Desired::Enabled && !it.cold)
+            .filter(|it| !it.spec.policy.autostart && it.desired == Desired::Enabled)
+            .filter(|it| it.cold.is_none())
             .map(|it| it.spec.name.clone())
             .collect();
         for name in cold {
-            self.service_mut(cx, &name)?.cold = true;
+            self.service_mut(cx, &name)?.cold = Some(cx.at);
         }
         Ok(())
     }
 
-    /// They were only silent: what runs in their sessions never stopped.
+    /// They were only silent: what runs in their sessions never stopped. And where one of them is there as it was before all of
+    /// them were silent, the whole cluster was not down: that makes nothing cold, whatever it was doing then.
     pub(super) fn note_still_there(&mut self, cx: &Context) -> Result<(), Rejection> {
         let there = |id: NodeId| self.nodes.get(&id).is_some_and(|node| node.session().is_some());
-        let warm: Vec<_> = self
+        let never_down = |since: Timestamp| {
+            let through = |node: &NodeRecord| node.booted.is_some_and(|booted| booted < since);
+            self.nodes.values().any(|node| node.session().is_some() && through(node))
+        };
+        let warm = |cold: Option<Timestamp>, started: bool, owner: Option<NodeId>| {
+            cold.is_some_and(|since| never_down(since) || (started && owner.is_some_and(there)))
+        };
+        let vms: Vec<_> = self
             .vms
             .values()
-            .filter(|vm| vm.cold && vm.state == VmState::Started && vm.owner.is_some_and(there))
+            .filter(|vm| warm(vm.cold, vm.state == VmState::Started, vm.owner))
             .map(|vm| vm.spec.name.clone())
             .collect();
         let services: Vec<_> = self
             .services
             .values()
-            .filter(|it| it.cold && it.owner.is_some_and(there))
+            .filter(|it| warm(it.cold, it.state == ServiceState::Started, it.owner))
             .map(|it| it.spec.name.clone())
             .collect();
-        for name in warm {
-            self.vm_mut(cx, &name)?.cold = false;
+        for name in vms {
+            self.vm_mut(cx, &name)?.cold = None;
         }
-        services.iter().try_for_each(|name| self.note_service_runs(cx, name))
+        for name in services {
+            self.service_mut(cx, &name)?.cold = None;
+        }
+        Ok(())
+    }
+
+    /// It stays down after the whole cluster was. That is decided once a node is there again: only then it is known whether it
+    /// has booted or was out of sight.
+    pub(crate) fn is_cold(&self, since: Option<Timestamp>) -> bool {
+        since.is_some() && self.nodes.values().any(|node| node.session().is_some())
     }
 
     /// Something of a service is seen where it is: it did not go down with its host.
@@ -73,8 +93,8 @@ impl ClusterState {
         name: &ServiceName,
     ) -> Result<(), Rejection> {
         let record = self.service(name)?;
-        if record.cold && record.state == ServiceState::Started {
-            self.service_mut(cx, name)?.cold = false;
+        if record.cold.is_some() && record.state == ServiceState::Started {
+            self.service_mut(cx, name)?.cold = None;
         }
         Ok(())
     }

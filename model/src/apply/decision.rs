@@ -162,7 +162,7 @@ impl ClusterState {
         let record = self.vm_mut(cx, vm)?;
         record.placed_at = by_hand.then_some(cx.at);
         record.depends_met = depends_met;
-        record.cold = false;
+        record.cold = None;
         record.status_failures.clear();
         if restart {
             record.restarts.push(cx.at);
@@ -381,12 +381,13 @@ impl ClusterState {
             && record.state == VmState::Started
             && sighting.is_some_and(|it| it.presence == Presence::IoError);
         let generation = sighting.and_then(|it| it.generation);
+        let left_alone = record.desired == Desired::Ignored;
         // A later one than is known comes from before a restore: the backup was older than the last start.
         let same = generation >= Some(record.generation) || off(Rule::ResumeSameGeneration);
         if !(suspended || stuck)
             || !same
             || record.order.is_some()
-            || record.desired != Desired::Enabled
+            || !(record.desired == Desired::Enabled || (suspended && left_alone))
         {
             return Err(record.wrong_state("nothing of it may be resumed there now"));
         }

@@ -229,8 +229,7 @@ impl ClusterState {
         domain: &SeenDomain,
     ) -> Result<(), Rejection> {
         let Some(name) = self.vm_by_uuid.get(&uuid).cloned() else {
-            self.node_mut(cx, node)?.unmanaged.insert(uuid, domain.clone());
-            return Ok(());
+            return self.see_unmanaged(cx, node, uuid, domain);
         };
         let starts_itself = self.nodes.get(&node).is_some_and(|it| it.autostart.contains(&name));
         if starts_itself != domain.autostart {
@@ -265,10 +264,15 @@ impl ClusterState {
             let text =
                 format!("{name} is suspended on {}: it had lost its lease", self.node_name(node));
             self.emit(cx, EventKind::VmSuspended, Some(&name), Some(node), text);
-            return self.enter_set(cx, &name, node);
+            self.enter_set(cx, &name, node)?;
+            // Before it is let run on: whoever has their hands on it may have brought it anywhere meanwhile.
+            return match self.vm(&name)?.desired {
+                Desired::Ignored => self.ask_all(cx, &name),
+                Desired::Enabled | Desired::Stopped | Desired::Disabled => Ok(()),
+            };
         }
         let record = self.vm_mut(cx, &name)?;
-        record.cold &= !presence.holds_guest();
+        record.cold.take_if(|_| presence.holds_guest());
         // What is seen there may run there, whoever started it.
         // An entry that is there keeps its index: the agent's word is already measured against it.
         let unexpected = !record.may_run.contains_key(&node);
@@ -283,6 +287,29 @@ impl ClusterState {
             self.note_service_runs(cx, &service)?;
         }
         self.note_health(cx, &name, node, presence)
+    }
+
+    /// One that Berth has suspended and does not know, as after a restore from a backup that is older than the VM: only the
+    /// operator can have it run on.
+    fn see_unmanaged(
+        &mut self,
+        cx: &mut Context,
+        node: NodeId,
+        uuid: Uuid,
+        domain: &SeenDomain,
+    ) -> Result<(), Rejection> {
+        let before = self.node_mut(cx, node)?.unmanaged.insert(uuid, domain.clone());
+        let suspended = |it: &SeenDomain| it.presence == Some(Presence::Suspended);
+        if suspended(domain) && !before.as_ref().is_some_and(suspended) {
+            let text = format!(
+                "{} is suspended on {}, which had lost its lease, and the cluster does not know it: `berthctl adopt {}` takes it up and lets it run on",
+                domain.name,
+                self.node_name(node),
+                domain.name
+            );
+            self.emit(cx, EventKind::UnmanagedSuspended, None, Some(node), text);
+        }
+        Ok(())
     }
 
     fn enter_set(&mut self, cx: &Context, name: &VmName, node: NodeId) -> Result<(), Rejection> {

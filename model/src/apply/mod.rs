@@ -133,7 +133,7 @@ impl ClusterState {
             Operation::ConfirmOff { node, why } => self.confirm_off(cx, node, why)?,
             Operation::FenceNode { node, why } => self.fence_node(cx, node, why)?,
             Operation::Resolve { vm, keep } => self.resolve(cx, vm, keep)?,
-            Operation::ReleaseMassLoss => self.release_mass_loss(cx)?,
+            Operation::ReleaseMassLoss { nodes } => self.release_mass_loss(cx, nodes)?,
             Operation::MassLoss { nodes } => self.mass_loss(cx, nodes)?,
             Operation::MassLossOver => self.mass_loss_over(cx)?,
             Operation::Away { node, session } => self.away(cx, *node, *session)?,

@@ -81,6 +81,10 @@ impl ClusterState {
             name: registration.name.clone(),
             hardware: registration.hardware,
             boot_id: registration.boot_id.clone(),
+            booted: match &known {
+                Some(node) if !booted => node.booted,
+                _ => Some(cx.at),
+            },
             last_session: SessionId(cx.index),
             state: NodeState::Online,
             state_since,
@@ -113,11 +117,15 @@ impl ClusterState {
             changed: cx.index,
         };
         self.nodes.insert(id, Arc::new(record));
+        self.is_no_longer_lost(cx, id);
         let count = registration.inventory.len();
         let text = format!("{} registered with {count} domains", registration.name);
         self.emit(cx, EventKind::NodeRegistered, None, Some(id), text);
         if known_before {
             self.forget_sightings(cx, id)?;
+        }
+        if known_before && !booted {
+            self.note_still_there(cx)?;
         }
         if !known_before || booted {
             // Its inventory tells of domains. What it runs of scripts, as one that a backup does not know or that was removed, only
@@ -337,8 +345,11 @@ impl ClusterState {
                 // It proves the death of what the lease did not bind, too.
                 return self.bury(cx, node, proof);
             }
-            record.state = NodeState::Dead(proof.clone());
-            record.state_since = cx.at;
+            // Confirmed by an operator it stays: he may have his hands in it, and a fenced one is switched on by its policy.
+            if !matches!(earlier, ProofOfDeath::Confirmed { .. }) {
+                record.state = NodeState::Dead(proof.clone());
+                record.state_since = cx.at;
+            }
             if let ProofOfDeath::Fenced { device } = proof {
                 record.note_fence(cx.at, format!("{device} says it is off"), true);
             }
@@ -547,13 +558,45 @@ impl ClusterState {
         self.note_still_there(cx)
     }
 
-    pub(super) fn release_mass_loss(&mut self, cx: &mut Context) -> Result<(), Rejection> {
+    /// An operator's word of the nodes they were shown: what fell silent since is looked at first.
+    pub(super) fn release_mass_loss(
+        &mut self,
+        cx: &mut Context,
+        nodes: &[NodeName],
+    ) -> Result<(), Rejection> {
+        nodes.iter().try_for_each(|name| self.node(name).map(drop))?;
+        let loss = self.mass_loss.as_ref().filter(|loss| loss.released_by.is_none());
+        let lost = loss.ok_or(Rejection::NoMassLoss)?.nodes.iter();
+        let others: Vec<_> = lost
+            .filter_map(|id| self.nodes.get(id))
+            .filter(|node| !nodes.contains(&node.name) && !off(Rule::ReleaseIsOfItsNodes))
+            .map(|node| node.name.to_string())
+            .collect();
+        if !others.is_empty() {
+            return Err(Rejection::OthersLost { nodes: others.join(", ") });
+        }
         let by = cx.by.clone();
-        let loss = self.mass_loss.as_mut().filter(|loss| loss.released_by.is_none());
-        loss.ok_or(Rejection::NoMassLoss)?.released_by = Some(by.clone());
-        let text = format!("{by} says that the nodes are lost indeed: fencing and recovery go on");
+        if let Some(loss) = &mut self.mass_loss {
+            loss.released_by = Some(by.clone());
+        }
+        let names: Vec<_> = nodes.iter().map(ToString::to_string).collect();
+        let text = format!(
+            "{by} says that {} are lost indeed: fencing and recovery go on",
+            names.join(", ")
+        );
         self.emit(cx, EventKind::MassLossEnded, None, None, text);
         Ok(())
+    }
+
+    /// It is back: what an operator said of it, while it was lost, is not said of the next time.
+    fn is_no_longer_lost(&mut self, cx: &Context, node: NodeId) {
+        let Some(loss) = &mut self.mass_loss else { return };
+        if !loss.nodes.contains(&node) || off(Rule::ReleaseIsOfItsNodes) {
+            return;
+        }
+        loss.nodes.retain(|other| *other != node);
+        // The others may be on their way back, too: the calm before the end is counted anew.
+        loss.since = cx.at;
     }
 
     pub(super) fn change_settings(

@@ -57,6 +57,7 @@ impl ClusterState {
             node.state = NodeState::Lost;
         }
         node.state_since = cx.at;
+        node.booted = None;
         node.last_session = SessionId(cx.index);
         node.away = true;
         node.fence_attempts = None;
@@ -87,7 +88,8 @@ impl ClusterState {
         record.migration = None;
         // The guest may have run since the backup was made, and its disks no longer fit to what was saved then.
         record.saved = None;
-        record.cold = !record.spec.policy.autostart && record.desired == Desired::Enabled;
+        let cold = !record.spec.policy.autostart && record.desired == Desired::Enabled;
+        record.cold = cold.then_some(cx.at);
         record.stay = Stay::default();
         record.state = match record.desired {
             Desired::Enabled | Desired::Stopped | Desired::Ignored => VmState::Stopped,
@@ -107,7 +109,8 @@ impl ClusterState {
                 self.nodes.keys().map(|id| (*id, MayRun { since: cx.index })).collect();
         }
         record.last_owner = record.owner.take().or(record.last_owner);
-        record.cold = !record.spec.policy.autostart && record.desired == Desired::Enabled;
+        let cold = !record.spec.policy.autostart && record.desired == Desired::Enabled;
+        record.cold = cold.then_some(cx.at);
         record.seen = BTreeMap::new();
         record.order = None;
         record.operation = None;

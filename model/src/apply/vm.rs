@@ -14,7 +14,7 @@ use crate::rejection::Rejection;
 use crate::sabotage::{Rule, off};
 use crate::time::Timestamp;
 use crate::vm::{
-    Desired, MayRun, OnIsolation, OrderIntent, Sighting, Stay, VmRecord, VmSpec, VmState,
+    Desired, MayRun, OnIsolation, OrderIntent, Presence, Sighting, Stay, VmRecord, VmSpec, VmState,
 };
 
 impl ClusterState {
@@ -38,6 +38,9 @@ impl ClusterState {
             .map(|node| (node, MayRun { since: cx.index }))
             .collect();
         let seen = self.take_sightings(cx, spec);
+        // A copy that Berth suspended is the VM's own, and its memory goes on when it is enabled and nobody else has it.
+        let suspended = seen.values().filter(|it| it.presence == Presence::Suspended);
+        let generation = suspended.filter_map(|it| it.generation).max();
         self.vm_by_uuid.insert(spec.uuid, spec.name.clone());
         self.vms.insert(
             spec.name.clone(),
@@ -48,7 +51,7 @@ impl ClusterState {
                 state: VmState::Disabled,
                 owner: None,
                 last_owner: None,
-                generation: Generation(cx.index),
+                generation: generation.unwrap_or(Generation(cx.index)),
                 may_run,
                 seen,
                 order: None,
@@ -67,7 +70,7 @@ impl ClusterState {
                 unbound_since: None,
                 frozen: None,
                 placed_at: None,
-                cold: false,
+                cold: None,
                 depends_met: false,
                 status_failures: Vec::new(),
                 failback_not_before: Timestamp::default(),

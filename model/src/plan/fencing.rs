@@ -77,6 +77,7 @@ mod tests {
             name: NodeName::new(format!("n{id}")).unwrap(),
             hardware: uuid::Uuid::nil(),
             boot_id: "b".into(),
+            booted: None,
             last_session: SessionId(id),
             state: NodeState::Online,
             state_since: Timestamp(0),

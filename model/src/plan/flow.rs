@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use crate::cluster::ClusterState;
 use crate::dependency::Dependee;
-use crate::id::{FailoverDomainName, VmName};
+use crate::id::{FailoverDomainName, NodeId, VmName};
 use crate::plan::exclusive;
 use crate::service::{ServiceRecord, ServiceState};
 use crate::vm::{Desired, VmRecord, VmState};
@@ -84,7 +84,11 @@ impl Flow {
         let mut flow = Self::default();
         for record in state.vms.values() {
             match record.state {
-                VmState::Starting if record.order.is_some() => flow.starts((&**record).into()),
+                VmState::Starting if order_is_heard(state, record) => {
+                    flow.starts((&**record).into());
+                }
+                // One that nobody carries out holds up no start, and is on its way all the same.
+                VmState::Starting if record.order.is_some() => flow.moves((&**record).into()),
                 VmState::Migrating => flow.moves((&**record).into()),
                 VmState::Stopping if record.desired == Desired::Enabled => {
                     flow.moves((&**record).into());
@@ -150,7 +154,18 @@ impl Flow {
 /// something holds up nobody else.
 fn is_being_started(state: &ClusterState, record: &ServiceRecord) -> bool {
     let mut vms = record.spec.vms().filter_map(|vm| state.vms.get(vm));
-    record.order.is_some() || vms.any(|vm| vm.state == VmState::Starting && vm.order.is_some())
+    record.order.as_ref().is_some_and(|order| is_in_session(state, order.node))
+        || vms.any(|vm| vm.state == VmState::Starting && order_is_heard(state, vm))
+}
+
+/// Somebody carries its order out. A node that is lost may not be proven dead for hours, and what was being started there would
+/// hold up every start that comes after it for as long.
+fn order_is_heard(state: &ClusterState, record: &VmRecord) -> bool {
+    record.order.as_ref().is_some_and(|order| is_in_session(state, order.node))
+}
+
+fn is_in_session(state: &ClusterState, node: NodeId) -> bool {
+    state.nodes.get(&node).is_some_and(|node| node.session().is_some())
 }
 
 /// All in the order in which they are planned: those that need a node for themselves, the lowest number first, then by

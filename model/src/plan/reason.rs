@@ -305,7 +305,7 @@ impl std::fmt::Display for Reason {
             Self::Suspect { silent_ms } => write!(formatter, "not heard for {silent_ms} ms"),
             Self::MassLoss => write!(
                 formatter,
-                "many nodes seem lost at once, which is a broken network until proven otherwise; `berthctl node release` fences them all the same"
+                "many nodes seem lost at once, which is a broken network until proven otherwise; `berthctl node release NODE...` fences them all the same"
             ),
             Self::StoppedCopy { node, waiting_for } => {
                 write!(formatter, "a stopped copy of it is on {node}: {waiting_for}")

@@ -82,7 +82,7 @@ impl Planner<'_> {
             return self.order_out(order);
         }
         if record.desired == Desired::Ignored {
-            return Reason::Ignored;
+            return self.left_alone(&guests);
         }
         if let Some(reason) = self.paused() {
             return reason;
@@ -145,6 +145,16 @@ impl Planner<'_> {
             }
             _ => self.unknown_places().unwrap_or(Reason::AsWanted),
         }
+    }
+
+    /// Nothing is done about it, but that a guest which Berth itself suspended is let run on: that keeps what was.
+    fn left_alone(&mut self, guests: &[NodeId]) -> Reason {
+        let record = self.record;
+        let suspended = record.seen.values().any(|it| it.presence == Presence::Suspended);
+        if !suspended || record.state == VmState::Failed {
+            return Reason::Ignored;
+        }
+        self.stopped_copies(true, guests).unwrap_or(Reason::Ignored)
     }
 
     /// While the cluster is paused nothing is done, but that a guest which Berth itself suspended is let run on: that
@@ -259,8 +269,14 @@ impl Planner<'_> {
             return None;
         }
         // Which copy goes is not decided while hands are off.
-        if record.frozen.is_some() || self.state.pause.is_some() {
+        let hands_off = record.frozen.is_some() || record.desired == Desired::Ignored;
+        if hands_off || self.state.pause.is_some() {
             return None;
+        }
+        // Nobody has said yet what is wanted: to add a VM stops and destroys nothing.
+        let undecided = record.state == VmState::Disabled && record.operation.is_none();
+        if undecided && suspended {
+            return waits("`berthctl enable` lets it run on, `berthctl disable` destroys it");
         }
         if !self.may_evict(node) {
             return waits("it could not be destroyed and is tried again");

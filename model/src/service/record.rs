@@ -84,8 +84,8 @@ pub struct ServiceRecord {
     pub restart_count: u32,
     /// Set aside by an operator: nothing is checked, started, stopped or moved.
     pub frozen: Option<Freeze>,
-    /// The whole cluster was down since it last ran, and it is not to be started by itself after that.
-    pub cold: bool,
+    /// Since when the whole cluster was down, or seemed to be, after it last ran: it is not to be started by itself after that.
+    pub cold: Option<Timestamp>,
     /// All that it depends on was started since it was: what is lost from then on stops it, if it is bound hard.
     pub depends_met: bool,
     /// An operator put it where it is: no failback before a better node returns after that.

@@ -140,6 +140,29 @@ fn a_copy_that_is_not_the_present_one_is_left_in_a_pause_and_destroyed_after_it(
 }
 
 #[test]
+fn what_is_left_alone_and_was_suspended_runs_on_once_every_node_has_said_that_it_is_not_there() {
+    let (mut story, place) = Story::running(VmPolicy::default(), &["a", "b"]);
+    story.does(Operation::Ignore(vm()));
+    let mut domain = SeenDomain::active("v", Presence::Suspended, 64);
+    domain.generation = Some(story.record().generation.0);
+    story.reports(&place, vec![Report::Seen { uuid: VM, domain }]);
+    assert!(story.lead().is_empty(), "somebody may have brought it to the other one");
+    assert!(matches!(story.reason(), Reason::StoppedCopy { .. }), "{:?}", story.reason());
+    story.answer_probes();
+    assert_eq!(story.lead(), [format!("resume on {place}")]);
+    let (seen, done) = (story.seen(Presence::Running), story.done(story.order(), None));
+    story.reports(&place, vec![seen, done]);
+    assert!(story.lead().is_empty());
+    assert_eq!((story.reason(), story.record().desired), (Reason::Ignored, Desired::Ignored));
+    // A copy that is not the present one is left as it is.
+    let mut domain = SeenDomain::active("v", Presence::Suspended, 64);
+    domain.generation = Some(story.record().generation.0 - 1);
+    story.reports(&place, vec![Report::Seen { uuid: VM, domain }]);
+    story.answer_probes();
+    assert!(story.lead().is_empty());
+}
+
+#[test]
 fn to_enable_what_was_left_alone_and_suspended_is_done_when_it_is_let_run() {
     let (mut story, place) = Story::running(VmPolicy::default(), &["a", "b"]);
     story.does(Operation::Ignore(vm()));
@@ -154,4 +177,46 @@ fn to_enable_what_was_left_alone_and_suspended_is_done_when_it_is_let_run() {
     assert_eq!(story.lead(), ["fulfilled"]);
     // What is asked of it later would wait for this.
     assert!(story.record().open_operation().is_none());
+}
+
+/// Suspended there, and the cluster does not know it: it came with no backup, or was forgotten.
+fn suspended_and_unknown() -> (Story, String, u64) {
+    let (mut story, place) = Story::running(VmPolicy::default(), &["a", "b"]);
+    let generation = story.record().generation.0;
+    story.does(Operation::ForgetVm(vm()));
+    let mut domain = SeenDomain::active("v", Presence::Suspended, 64);
+    domain.generation = Some(generation);
+    for _ in 0..2 {
+        story.reports(&place, vec![Report::Seen { uuid: VM, domain: domain.clone() }]);
+    }
+    (story, place, generation)
+}
+
+#[test]
+fn a_suspended_copy_that_the_cluster_does_not_know_is_told_and_runs_on_when_it_is_taken_up() {
+    let (mut story, place, generation) = suspended_and_unknown();
+    let told = |story: &Story| {
+        let of_it =
+            |it: &&std::sync::Arc<model::event::Event>| it.kind == EventKind::UnmanagedSuspended;
+        story.state.events.iter().filter(of_it).count()
+    };
+    assert_eq!(told(&story), 1, "once");
+    story.add(VmPolicy::default());
+    assert_eq!(story.record().generation.0, generation);
+    story.answer_probes();
+    assert!(story.lead().is_empty(), "to add it destroys nothing: {:?}", story.reason());
+    let why = story.reason().to_string();
+    assert!(why.contains("`berthctl enable`"), "{why}");
+    story.enable();
+    assert_eq!(story.lead(), [format!("resume on {place}")]);
+}
+
+#[test]
+fn a_suspended_copy_of_a_vm_that_was_only_added_is_destroyed_when_the_vm_is_not_wanted() {
+    let (mut story, place, _) = suspended_and_unknown();
+    story.add(VmPolicy::default());
+    story.answer_probes();
+    assert!(story.lead().is_empty());
+    story.does(Operation::Disable(vm()));
+    assert!(story.lead().contains(&format!("evict from {place}")), "{:?}", story.reason());
 }

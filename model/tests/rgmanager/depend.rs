@@ -6,7 +6,7 @@ use model::dependency::{DependMode, Dependee, Dependency};
 use model::plan::Reason;
 use model::vm::{VmPolicy, VmState};
 
-use crate::story::{Story, vm};
+use crate::story::{Story, node, vm};
 
 fn on(names: &str, mode: DependMode) -> VmPolicy {
     let depend = names
@@ -194,4 +194,20 @@ fn one_that_cannot_be_started_holds_up_nobody() {
     story.enables("second");
     story.settles();
     assert_eq!(story.place("second"), "started on a");
+}
+
+#[test]
+fn a_start_on_a_node_that_is_lost_and_not_proven_dead_holds_up_nobody() {
+    let mut story = Story::with_nodes(&["a", "b"]);
+    story.adds("first", VmPolicy { start_priority: 1, ..VmPolicy::default() });
+    story.adds("second", VmPolicy { start_priority: 2, ..VmPolicy::default() });
+    story.settles();
+    story.hung.insert("a".into());
+    story.does(Operation::Enable { vm: vm("first"), on: Some(node("a")) });
+    assert_eq!(story.leads(), ["first: start on a"]);
+    story.does(Operation::Enable { vm: vm("second"), on: Some(node("b")) });
+    assert!(matches!(story.reason("second"), Reason::StartsLater { .. }), "it is under way");
+    story.falls_silent("a");
+    assert_eq!(story.leads(), ["second: start on b"], "{}", story.reason("second"));
+    assert_eq!(story.place("first"), "starting on a");
 }

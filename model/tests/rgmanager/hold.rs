@@ -175,7 +175,7 @@ fn a_cluster_that_was_only_out_of_sight_was_not_down() {
     story.falls_silent("a");
     story.registers("a");
     story.settles();
-    assert_eq!((story.place("v").as_str(), story.record("v").cold), ("started on a", false));
+    assert_eq!((story.place("v").as_str(), story.record("v").cold), ("started on a", None));
     story.crashes("v");
     story.settles();
     assert_eq!(story.place("v"), "started on a");
@@ -194,4 +194,71 @@ fn convalesce_forgets_what_counts_against_a_vm() {
     story.settles();
     assert_eq!(story.place("v"), "started on a");
     assert_eq!(story.record("v").desired, Desired::Enabled);
+}
+
+/// All nodes are unheard for a moment, and are there again as they were.
+fn out_of_sight(story: &mut Story) {
+    for silent_ms in [10_000, 0] {
+        for name in ["a", "b"] {
+            story.is_unheard(name, silent_ms);
+        }
+        for _ in 0..3 {
+            assert!(story.leads().is_empty(), "{}", story.reason("v"));
+        }
+        assert_eq!(story.state.mass_loss.is_some(), silent_ms > 0);
+        let is_cold = story.record("v").cold.is_some();
+        assert_eq!(is_cold, silent_ms > 0, "as long as nobody knows");
+    }
+}
+
+#[test]
+fn a_moment_in_which_no_node_is_heard_makes_nothing_cold_whatever_it_was_doing() {
+    let policy = || VmPolicy { autostart: false, ..VmPolicy::default() };
+    // It waits to be tried again.
+    let mut story = Story::with_nodes(&["a", "b"]);
+    story.adds("v", policy());
+    for place in ["a", "b"] {
+        story.bad_starts.insert(("v".into(), place.into()));
+    }
+    story.enables("v");
+    story.settles();
+    story.does(Operation::Convalesce(vm("v")));
+    story.crashes("v");
+    story.settles();
+    assert_eq!(story.state_of("v"), VmState::Recovering);
+    out_of_sight(&mut story);
+    assert_eq!((story.state_of("v"), story.record("v").cold), (VmState::Recovering, None));
+    story.bad_starts.clear();
+    story.pass(3_600);
+    assert_eq!(story.state_of("v"), VmState::Started);
+    // It is being started.
+    let mut story = Story::with_nodes(&["a", "b"]);
+    story.adds("v", policy());
+    story.settles();
+    story.enables("v");
+    story.leads();
+    out_of_sight(&mut story);
+    assert_eq!((story.state_of("v"), story.record("v").cold), (VmState::Starting, None));
+}
+
+#[test]
+fn what_waits_while_the_last_node_is_unheard_is_judged_when_that_is_there_again() {
+    for (boots, expected) in [(false, VmState::Started), (true, VmState::Disabled)] {
+        let mut story = Story::with_nodes(&["a"]);
+        story.adds("v", VmPolicy { autostart: false, ..VmPolicy::default() });
+        story.bad_starts.insert(("v".into(), "a".into()));
+        story.enables("v");
+        story.settles();
+        assert!(story.record("v").open_operation().is_none());
+        story.bad_starts.clear();
+        story.falls_silent("a");
+        assert!(story.pass(3_600).is_empty(), "nobody knows yet whether it was down");
+        if boots {
+            story.returns("a")
+        } else {
+            story.registers("a")
+        }
+        story.pass(3_600);
+        assert_eq!(story.state_of("v"), expected, "{}", story.reason("v"));
+    }
 }

@@ -183,6 +183,44 @@ fn autostart_says_whether_a_service_starts_after_the_whole_cluster_was_down() {
 }
 
 #[test]
+fn a_moment_in_which_no_node_is_heard_does_not_make_a_service_cold_that_is_being_started() {
+    let policy = ServicePolicy { autostart: false, ..ServicePolicy::default() };
+    for over in [true, false] {
+        let mut story = Story::with(ServiceSpec { policy: policy.clone(), ..scripts() });
+        story.asks(ServiceAsk::Enable { on: Some(node("n1")) });
+        story.plans_once();
+        assert_eq!(story.record().state, ServiceState::Starting);
+        let nodes = vec![story.id("n1"), story.id("n2")];
+        story.does(Operation::MassLoss { nodes });
+        assert!(story.record().cold.is_some());
+        if over {
+            story.does(Operation::MassLossOver);
+            assert_eq!(story.record().cold, None);
+        }
+        story.settle();
+        assert_eq!(story.record().state, ServiceState::Started);
+        assert_eq!(story.record().cold, None, "it has started since");
+    }
+}
+
+#[test]
+fn a_service_that_is_being_started_on_a_lost_node_holds_up_nobody() {
+    let policy = ServicePolicy { start_priority: 1, ..ServicePolicy::default() };
+    let mut story = Story::with(ServiceSpec { policy, ..scripts() });
+    story.asks(ServiceAsk::Enable { on: Some(node("n1")) });
+    story.plans_once();
+    story.plans_once();
+    assert!(story.record().order.is_some());
+    let (n1, session) = (story.id("n1"), story.state.node_named(&node("n1")).unwrap().last_session);
+    story.does(Operation::Enable { vm: vm(), on: Some(node("n2")) });
+    story.plans_once();
+    assert_eq!(story.state.vms[&vm()].state, VmState::Stopped, "the service comes first");
+    story.does(Operation::NodeLost { node: n1, session, silent_ms: 5_000 });
+    story.plans_once();
+    assert_eq!(story.state.vms[&vm()].state, VmState::Starting);
+}
+
+#[test]
 fn vms_and_services_start_in_one_order_of_their_numbers() {
     for (service, vms, expected) in [
         (1, 2, ["start ip on n1", "start log on n1", "start v on n2"]),

@@ -306,6 +306,15 @@ impl Story {
         self.does(Operation::NodeDead { node, session, proof });
     }
 
+    /// No heartbeat of it comes, for so long.
+    pub(crate) fn is_unheard(&mut self, name: &str, silent_ms: u64) {
+        let node = self.id(name);
+        match silent_ms {
+            0 => drop(self.silent.remove(&node)),
+            _ => drop(self.silent.insert(node, silent_ms)),
+        }
+    }
+
     pub(crate) fn falls_silent(&mut self, name: &str) {
         let (node, session) = (self.id(name), self.session(name));
         self.silent.insert(node, 10_000);

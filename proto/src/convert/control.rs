@@ -72,7 +72,9 @@ pub fn operation(
         Asked::Resolve(resolve) => {
             Operation::Resolve { vm: vm(&resolve.vm)?, keep: node(&resolve.keep)? }
         }
-        Asked::ReleaseMassLoss(_) => Operation::ReleaseMassLoss,
+        Asked::ReleaseMassLoss(release) => Operation::ReleaseMassLoss {
+            nodes: release.nodes.iter().map(|name| node(name)).collect::<Result<_, _>>()?,
+        },
         Asked::SetNodePolicy(set) => Operation::SetNodePolicy {
             node: node(&set.node)?,
             vouched: set.vouched,

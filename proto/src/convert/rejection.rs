@@ -51,6 +51,7 @@ fn word_and_code(rejection: &Rejection) -> (&'static str, Code) {
         Rejection::Contradiction { .. } => ("contradiction", Code::InvalidArgument),
         Rejection::NodeAlive { .. } => ("node-alive", Code::FailedPrecondition),
         Rejection::NoMassLoss => ("no-mass-loss", Code::FailedPrecondition),
+        Rejection::OthersLost { .. } => ("others-lost", Code::FailedPrecondition),
         Rejection::Braked => ("mass-loss", Code::FailedPrecondition),
         Rejection::Frozen { .. } => ("frozen", Code::FailedPrecondition),
         Rejection::NotFrozen { .. } => ("not-frozen", Code::FailedPrecondition),

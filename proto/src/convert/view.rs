@@ -383,9 +383,14 @@ pub fn settings(settings: &Settings) -> v1::Settings {
 
 /// What the mass-loss brake says, while it holds.
 pub fn mass_loss(state: &ClusterState) -> Option<String> {
-    let loss = state.mass_loss.as_ref().filter(|_| state.braked())?;
-    let names: Vec<_> = loss.nodes.iter().map(|node| state.node_name(*node)).collect();
-    Some(format!("{} seem lost at once; nothing is fenced", names.join(", ")))
+    let names = mass_loss_nodes(state);
+    state.braked().then(|| format!("{} seem lost at once; nothing is fenced", names.join(", ")))
+}
+
+/// The nodes that the mass-loss brake is for, while it holds.
+pub fn mass_loss_nodes(state: &ClusterState) -> Vec<String> {
+    let loss = state.mass_loss.iter().filter(|_| state.braked());
+    loss.flat_map(|loss| &loss.nodes).map(|node| state.node_name(*node)).collect()
 }
 
 /// VMs that run on a host without a lock manager: there nothing but Berth keeps a second copy from their disks.

@@ -194,6 +194,7 @@ impl Control for ControlService {
             replicas: replicas.replicas,
             settings: Some(view::settings(&state.settings)),
             mass_loss: view::mass_loss(&state),
+            mass_loss_nodes: view::mass_loss_nodes(&state),
             stale,
             unguarded: view::unguarded(&state),
             lock: state.lock.as_ref().map(view::lock),

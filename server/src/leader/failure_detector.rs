@@ -191,6 +191,7 @@ mod tests {
             id,
             name: model::id::NodeName::new("n").unwrap(),
             hardware: Uuid::nil(),
+            booted: None,
             boot_id: "b".into(),
             last_session: session,
             state: NodeState::Online,

@@ -579,7 +579,12 @@ fn another_node_falls_silent_after_a_release(world: &mut World) {
         world.network.isolate(Place::Host(host), true);
     }
     world.run_while(20_000, |world| world.truth().mass_loss.is_none());
-    world.submit(Operation::ReleaseMassLoss);
+    let nodes = {
+        let truth = world.truth();
+        let lost = truth.mass_loss.iter().flat_map(|loss| &loss.nodes);
+        lost.filter_map(|id| truth.nodes.get(id)).map(|node| node.name.clone()).collect()
+    };
+    world.submit(Operation::ReleaseMassLoss { nodes });
     world.run_while(20_000, |world| (1..4).any(|it| !world.node_is(it, is_lost)));
     world.network.isolate(Place::Host(4), true);
     world.run_for(10_000);

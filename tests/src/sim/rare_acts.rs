@@ -40,8 +40,10 @@ impl World {
                 ("asked-fence", Operation::FenceNode { node, why: "a look".into() })
             }
             3 => {
-                truth.mass_loss.as_ref()?;
-                ("asked-release", Operation::ReleaseMassLoss)
+                let lost = &truth.mass_loss.as_ref()?.nodes;
+                let lost = lost.iter().filter_map(|id| truth.nodes.get(id));
+                let nodes = lost.map(|node| node.name.clone()).collect();
+                ("asked-release", Operation::ReleaseMassLoss { nodes })
             }
             4 => {
                 let after = match self.acts.bool() {

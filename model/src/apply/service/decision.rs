@@ -123,7 +123,7 @@ impl ClusterState {
         let record = self.service_mut(cx, name)?;
         record.placed_at = by_hand.then_some(cx.at);
         record.depends_met = depends_met;
-        record.cold = false;
+        record.cold = None;
         if restart {
             record.restarts.push(cx.at);
             let expire = record.spec.policy.restart_limit.expire_ms;
@@ -208,6 +208,7 @@ impl ClusterState {
         let asked = record.open_operation().cloned();
         let record = self.service_mut(cx, name)?;
         record.failure = None;
+        record.cold = None;
         record.set_state(cx, ServiceState::Started);
         if before != ServiceState::Started {
             let place =

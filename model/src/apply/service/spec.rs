@@ -62,7 +62,7 @@ impl ClusterState {
             restarts: Vec::new(),
             restart_count: 0,
             frozen: None,
-            cold: false,
+            cold: None,
             depends_met: false,
             placed_at: None,
             failback_not_before: Timestamp::default(),

@@ -36,8 +36,12 @@ impl Planner<'_> {
 
     /// The whole cluster was down, and it is not to be started by itself after that.
     pub(super) fn stays_cold(&mut self) -> Option<Reason> {
-        if !self.record.cold || self.record.open_operation().is_some() {
+        if !self.state.is_cold(self.record.cold) || self.record.open_operation().is_some() {
             return None;
+        }
+        if self.state.braked() {
+            // They may only be out of sight.
+            return Some(Reason::MassLoss);
         }
         let why = "the whole cluster was down, and its autostart is off".to_owned();
         Some(self.decide(ServiceDecision::Disable { why: why.clone() }, why))

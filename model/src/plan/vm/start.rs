@@ -37,7 +37,11 @@ impl Planner<'_> {
         if let Some(reason) = self.waits_for_host() {
             return reason;
         }
-        if record.cold && record.open_operation().is_none() {
+        if self.state.is_cold(record.cold) && record.open_operation().is_none() {
+            if self.state.braked() {
+                // They may only be out of sight.
+                return Reason::MassLoss;
+            }
             let why = "the whole cluster was down, and its autostart is off".to_owned();
             return self.decide(Decision::Disable { why: why.clone() }, why);
         }
