@@ -87,6 +87,16 @@ pub struct LeaseTerms {
     pub self_fence_ms: u64,
 }
 
+impl LeaseTerms {
+    /// Whichever lasts longer, each for itself.
+    pub fn longer(self, other: Self) -> Self {
+        Self {
+            ttl_ms: self.ttl_ms.max(other.ttl_ms),
+            self_fence_ms: self.self_fence_ms.max(other.self_fence_ms),
+        }
+    }
+}
+
 /// What the agent says of its host beside what the host has to give.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, Default)]
 pub struct HostFeatures {
@@ -262,6 +272,8 @@ pub struct NodeRecord {
     pub watchdog_timeout_ms: Option<u64>,
     /// The lease its session was given.
     pub lease: LeaseTerms,
+    /// The longest that a session of this boot was given: what was answered in an earlier one may hold longer than all of this one.
+    pub longest_lease: LeaseTerms,
     /// Its clock can be paused, for it is a virtual machine itself: a lease proves nothing unless an operator vouches.
     pub pausable: bool,
     /// An operator vouches that its clock is never paused.
@@ -329,7 +341,7 @@ impl NodeRecord {
         }
         let lease = match off(Rule::LeaseTermsOfSession) {
             true => LeaseTerms { ttl_ms: 3_000, self_fence_ms: 1_000 },
-            false => self.lease,
+            false => self.longest_lease,
         };
         let longest = lease.ttl_ms
             + if off(Rule::LeaseProofWaitsForFence) {

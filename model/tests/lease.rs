@@ -9,6 +9,7 @@ use model::command::{Operation, Report};
 use model::id::OrderId;
 use model::node::{AfterFence, FenceDevice, NodeState, ProofOfDeath, SeenDomain};
 use model::plan::fencing::power_on_is_due;
+use model::settings::Settings;
 use model::time::Timestamp;
 use model::vm::{MigrationPhase, OnIsolation, Presence, VmPolicy, VmState};
 
@@ -499,4 +500,20 @@ fn a_fence_that_ends_after_an_operator_cut_the_power_does_not_have_the_host_swit
     assert!(noted.outcome.contains("fence_test"), "{noted:?}");
     let now = Timestamp(story.now + 3_600_000);
     assert!(!power_on_is_due(dead, &story.state.settings, now), "his hands are in it");
+}
+
+#[test]
+fn the_proof_outlasts_a_lease_that_an_earlier_session_of_the_boot_was_given() {
+    let mut story = with_watchdogs(&["a", "b"]);
+    let proof_ms = |story: &Story| {
+        let percent = story.state.settings.drift_percent;
+        story.state.nodes[&story.id("a")].lease_proof_ms(percent).unwrap()
+    };
+    let before = proof_ms(&story);
+    story.does(Operation::ChangeSettings(Settings::quiet_network()));
+    // Its agent is started again: a heartbeat of the one before may have been answered a moment ago.
+    story.registers("a");
+    assert_eq!(proof_ms(&story), before);
+    story.returns("a");
+    assert!(proof_ms(&story) < before);
 }

@@ -76,6 +76,11 @@ impl ClusterState {
             .and_then(|node| node.maintenance.clone())
             .filter(|it| !(booted && it.until_boot));
         let known_before = known.is_some();
+        let lease = LeaseTerms {
+            ttl_ms: self.settings.lease_ttl_ms,
+            self_fence_ms: self.settings.self_fence_ms,
+        };
+        let before = known.as_ref().filter(|_| !booted).map(|node| node.longest_lease);
         let record = NodeRecord {
             id,
             name: registration.name.clone(),
@@ -91,10 +96,8 @@ impl ClusterState {
             capacity: registration.capacity,
             migration_uri: registration.migration_uri.clone(),
             watchdog_timeout_ms: registration.watchdog_timeout_ms,
-            lease: LeaseTerms {
-                ttl_ms: self.settings.lease_ttl_ms,
-                self_fence_ms: self.settings.self_fence_ms,
-            },
+            lease,
+            longest_lease: before.map_or(lease, |before| before.longer(lease)),
             pausable: registration.pausable,
             vouched: known.as_ref().is_some_and(|node| node.vouched),
             away: false,

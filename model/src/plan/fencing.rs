@@ -85,6 +85,7 @@ mod tests {
             migration_uri: String::new(),
             watchdog_timeout_ms: None,
             lease: LeaseTerms { ttl_ms: 3_000, self_fence_ms: 1_000 },
+            longest_lease: LeaseTerms { ttl_ms: 3_000, self_fence_ms: 1_000 },
             pausable: false,
             vouched: false,
             away: false,

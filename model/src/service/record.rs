@@ -99,12 +99,10 @@ pub struct ServiceRecord {
 }
 
 impl ServiceRecord {
-    /// Whether this VM of it runs though Berth did not start it, and goes down with it: an operator wants all of it down, or it is
-    /// wanted, so that its VMs are its own, and stops to start again.
+    /// Whether this VM of it runs though Berth did not start it, and goes down with it: all of it stops, for an operator or to start
+    /// again.
     pub fn takes_down(&self, vm: &VmRecord) -> bool {
-        let asked = self.open_operation().map(|operation| &operation.verb);
-        let all = matches!(asked, Some(ServiceVerb::Disable | ServiceVerb::Stop));
-        (all || self.desired == Desired::Enabled)
+        self.state == ServiceState::Stopping
             && matches!(vm.state, VmState::Disabled | VmState::Stopped)
             && vm.seen_with_guest().count() == 1
             && vm.order.is_none()
