@@ -258,4 +258,5 @@ pub(super) fn may_be_balanced(record: &VmRecord) -> bool {
         && record.spec.cannot_migrate().is_none()
         && record.order.is_none()
         && record.open_operation().is_none()
+        && record.frozen.is_none()
 }

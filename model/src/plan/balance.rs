@@ -114,6 +114,8 @@ impl<'f> Fleet<'f> {
         let movable = state.vms.values().filter(|record| {
             record.owner == Some(busiest.id)
                 && may_be_balanced(record)
+                // A service's VMs move with it.
+                && state.governing(&record.spec.name).is_none()
                 && record.stay.not_before <= now
                 && record.stay.home.is_none()
         });
