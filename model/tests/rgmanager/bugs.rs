@@ -344,6 +344,35 @@ fn complaint_a_dependent_was_stuck_in_recovering() {
 }
 
 #[test]
+fn complaint_a_reconfiguration_while_something_was_under_way_deadlocked() {
+    let mut story = Story::with_nodes(&["a", "b"]);
+    for name in ["u", "v", "w"] {
+        story.running(name, "a", VmPolicy::default());
+    }
+    // A copy, a stop and a start under way, none of which ends yet.
+    story.migrates("v", "b");
+    story.disables("u");
+    story.does(Operation::Restart(vm("w")));
+    story.leads();
+    assert_eq!(story.state_of("v"), VmState::Migrating);
+    // All of the configuration is changed meanwhile, that of these VMs too, and nothing waits for them.
+    story.domain("d", "b a", Flags { ordered: true, nofailback: true, ..Flags::default() });
+    let failover_domain = Some(FailoverDomainName::new("d").unwrap());
+    for name in ["u", "v", "w"] {
+        story.edits(name, |policy| policy.failover_domain.clone_from(&failover_domain));
+    }
+    story.adds("x", VmPolicy::default());
+    story.enables("x");
+    story.settles();
+    let places = ["u", "v", "w", "x"].map(|name| story.place(name));
+    assert_eq!(places[..3], ["disabled", "started on b", "started on a"]);
+    assert_eq!(story.state_of("x"), VmState::Started);
+    for name in ["u", "v", "w"] {
+        assert_eq!(story.record(name).spec.policy.failover_domain, failover_domain);
+    }
+}
+
+#[test]
 fn complaint_relocations_at_the_same_time_crashed_it() {
     let mut story = Story::with_nodes(&["a", "b"]);
     let names = ["u", "v", "w", "x"];

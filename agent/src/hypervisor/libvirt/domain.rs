@@ -11,7 +11,7 @@ use rustix::io::Errno;
 use rustix::process::{Pid, PidfdFlags, Signal, pidfd_open, pidfd_send_signal};
 use uuid::Uuid;
 use virt::domain::{
-    Domain, DomainInfo, DomainPausedReason, DomainPausedReasonEnum, DomainState, DomainStateReason,
+    Domain, DomainPausedReason, DomainPausedReasonEnum, DomainState, DomainStateReason,
     MigrateParameters,
 };
 use virt::enumutil::Enum;
@@ -27,7 +27,8 @@ const KILL_LIMIT_SECONDS: i64 = 4;
 
 pub(super) fn facts(domain: &Domain) -> std::result::Result<DomainFacts, Error> {
     let info = domain.info()?;
-    let presence = presence(domain, &info);
+    // A state that this version does not know holds a guest, for all that is known.
+    let presence = presence(info.state.unwrap_or(DomainState::Running), || why_paused(domain));
     let mark = match presence {
         Some(_) => mark(domain)?,
         None => None,
@@ -65,20 +66,23 @@ fn mark(domain: &Domain) -> std::result::Result<Option<Mark>, Error> {
 
 /// The state comes from `virDomainGetInfo`: the crate's `state` loses libvirt's error, and would make a domain that has
 /// just gone look like one in an unknown state.
-fn presence(domain: &Domain, info: &DomainInfo) -> Option<Presence> {
-    // A state that this version does not know holds a guest, for all that is known.
-    match info.state.unwrap_or(DomainState::Running) {
+fn presence(state: DomainState, why_paused: impl FnOnce() -> Presence) -> Option<Presence> {
+    match state {
         DomainState::Shutoff => None,
-        DomainState::Paused => Some(match domain.state() {
-            Ok((_, Enum::Known(DomainStateReason::Paused(reason)))) => paused(domain, reason),
-            _ => Presence::Paused,
-        }),
+        DomainState::Paused => Some(why_paused()),
         DomainState::Shutdown => Some(Presence::ShuttingDown),
         DomainState::Crashed => Some(Presence::Crashed),
         DomainState::PMSuspended => Some(Presence::Paused),
         DomainState::NoState | DomainState::Running | DomainState::Blocked => {
             Some(Presence::Running)
         }
+    }
+}
+
+fn why_paused(domain: &Domain) -> Presence {
+    match domain.state() {
+        Ok((_, Enum::Known(DomainStateReason::Paused(reason)))) => paused(domain, reason),
+        _ => Presence::Paused,
     }
 }
 
@@ -231,4 +235,26 @@ pub(super) fn kill_qemu(uuid: Uuid) -> io::Result<()> {
         }
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// RGManager's agent took it for a failure (rhbz#514044), and stopped a guest that ran.
+    #[test]
+    fn complaint_no_state_was_taken_for_a_failure() {
+        for (state, expected) in [
+            (DomainState::NoState, Some(Presence::Running)),
+            (DomainState::Running, Some(Presence::Running)),
+            (DomainState::Blocked, Some(Presence::Running)),
+            (DomainState::Paused, Some(Presence::IoError)),
+            (DomainState::Shutdown, Some(Presence::ShuttingDown)),
+            (DomainState::Crashed, Some(Presence::Crashed)),
+            (DomainState::PMSuspended, Some(Presence::Paused)),
+            (DomainState::Shutoff, None),
+        ] {
+            assert_eq!(presence(state, || Presence::IoError), expected, "{state:?}");
+        }
+    }
 }
