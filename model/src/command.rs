@@ -12,8 +12,8 @@ use crate::failover_domain::FailoverDomain;
 use crate::fleet::{Pause, PauseMode};
 use crate::hold::Lock;
 use crate::id::{
-    ClusterId, Epoch, FailoverDomainName, MemberName, NodeId, NodeName, OrderId, PlacementRuleName,
-    RequestId, ServiceName, SessionId, VmName,
+    ClusterId, Epoch, FailoverDomainName, Generation, MemberName, NodeId, NodeName, OrderId,
+    PlacementRuleName, RequestId, ServiceName, SessionId, VmName,
 };
 use crate::node::{
     AfterFence, AfterShutdown, Capacity, FenceDevice, HostFeatures, NodeRecord, ProofOfDeath,
@@ -486,6 +486,13 @@ pub enum Report {
         order: OrderId,
         /// How far.
         phase: MigrationPhase,
+    },
+    /// The latest ownership of a VM that an agent's ledger knows: told to a control plane that was restored.
+    StartedHere {
+        /// Of which VM.
+        uuid: Uuid,
+        /// That ownership.
+        generation: Generation,
     },
 }
 

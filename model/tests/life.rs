@@ -6,7 +6,7 @@ use std::collections::BTreeMap;
 use model::cluster::{ClusterState, Detail, Outcome};
 use model::command::{Command, Decision, Operation, Registration, Report};
 use model::domain_xml::{self, HostTie, KeepsFrom};
-use model::id::{ClusterId, NodeId, NodeName, OrderId, RequestId, SessionId, VmName};
+use model::id::{ClusterId, Generation, NodeId, NodeName, OrderId, RequestId, SessionId, VmName};
 use model::liveness::{Heard, Liveness};
 use model::node::{Capacity, FenceDevice, NodeState, ProofOfDeath, SeenDomain};
 use model::order::{OrderKind, outstanding};
@@ -841,6 +841,20 @@ fn a_suspended_copy_is_not_resumed_while_nodes_that_a_backup_does_not_know_may_r
     assert!(story.reason().to_string().contains("was restored"), "{}", story.reason());
     story.now += 40_001;
     assert_eq!(story.lead(), [format!("resume on {place}")]);
+}
+
+#[test]
+fn a_copy_from_before_a_start_that_a_backup_does_not_know_is_not_resumed() {
+    let (mut story, place) = Story::running(VmPolicy::default(), &["a", "b"]);
+    let other = if place == "a" { "b" } else { "a" };
+    let copy = story.record().generation;
+    let mut domain = SeenDomain::active("v", Presence::Suspended, 64);
+    domain.generation = Some(copy.0);
+    // The other node started it later, and it wrote to its disks; it has ended since.
+    let generation = Generation(copy.0 + 1);
+    story.reports(other, vec![Report::StartedHere { uuid: VM, generation }]);
+    story.reports(&place, vec![Report::Seen { uuid: VM, domain }]);
+    assert_eq!(story.lead(), [format!("evict from {place}")]);
 }
 
 #[test]

@@ -264,6 +264,11 @@ impl Driver {
     /// What a control plane before this one has migrated is called off: this one has nobody but its two ends to tell it where
     /// the guest may come to.
     pub(crate) fn of_new_epoch(&mut self, scene: &mut Scene<'_>) {
+        if let Some(entry) = scene.ledger.entry(self.uuid).filter(|entry| entry.generation > 0) {
+            let (uuid, generation) = (self.uuid.to_string(), entry.generation);
+            let started = v1::report::Report::StartedHere(v1::StartedHere { uuid, generation });
+            scene.reports.push(v1::Report { report: Some(started) });
+        }
         if self.work.as_ref().is_some_and(Work::migrating) {
             self.abort(scene);
         }

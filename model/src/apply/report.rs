@@ -7,7 +7,7 @@ use crate::ailment::{Ailment, AilmentKind};
 use crate::cluster::{ClusterState, Context};
 use crate::command::Report;
 use crate::event::EventKind;
-use crate::id::{NodeId, OrderId, SessionId, VmName};
+use crate::id::{Generation, NodeId, OrderId, SessionId, VmName};
 use crate::node::{NodeState, ProofOfDeath};
 use crate::rejection::Rejection;
 use crate::sabotage::{Rule, off};
@@ -57,10 +57,28 @@ impl ClusterState {
                     self.checked(cx, node, *uuid, error.as_deref())?;
                 }
                 Report::Noted { uuid, note, text } => self.noted(cx, node, *uuid, *note, text)?,
+                Report::StartedHere { uuid, generation } => {
+                    self.started_there(cx, *uuid, *generation)?;
+                }
                 Report::Migration { uuid, order, phase } => {
                     self.migration_phase(cx, node, *uuid, *order, *phase)?;
                 }
             }
+        }
+        Ok(())
+    }
+
+    /// A backup may be older than the last start of a VM. A copy that was stopped before that start is never the present one, though
+    /// the backup is older than either (design section 3, self-fence).
+    fn started_there(
+        &mut self,
+        cx: &mut Context,
+        uuid: Uuid,
+        generation: Generation,
+    ) -> Result<(), Rejection> {
+        let Some(vm) = self.vm_by_uuid.get(&uuid).cloned() else { return Ok(()) };
+        if self.vm(&vm)?.generation < generation {
+            self.vm_mut(cx, &vm)?.generation = generation;
         }
         Ok(())
     }

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use model::command::{GuestNote, Registration, Report};
 use model::handling::Checks;
-use model::id::{MemberName, NodeName, OrderId, SessionId};
+use model::id::{Generation, MemberName, NodeName, OrderId, SessionId};
 use model::liveness::Measured;
 use model::node::{Capacity, HostFeatures, SeenDomain};
 use model::order::{Order, OrderKind, Watch};
@@ -156,7 +156,10 @@ pub fn bounded(mut message: v1::Report) -> v1::Report {
         Some(Kind::Checked(checked)) => checked.error.iter_mut().for_each(shorten),
         Some(Kind::Noted(noted)) => shorten(&mut noted.text),
         Some(Kind::ScriptStatus(status)) => status.error.iter_mut().for_each(shorten),
-        Some(Kind::Absent(_) | Kind::Migration(_) | Kind::ScriptsSeen(_)) | None => {}
+        Some(
+            Kind::Absent(_) | Kind::Migration(_) | Kind::ScriptsSeen(_) | Kind::StartedHere(_),
+        )
+        | None => {}
     }
     message
 }
@@ -190,6 +193,10 @@ pub fn report(message: v1::Report) -> Result<Report, ConvertError> {
             order: OrderId(done.order),
             // libvirt's messages can be pages long; the beginning says what is wrong.
             error: done.error.map(cut),
+        }),
+        Kind::StartedHere(started) => Ok(Report::StartedHere {
+            uuid: uuid("uuid", &started.uuid)?,
+            generation: Generation(started.generation),
         }),
         Kind::Checked(checked) => Ok(Report::Checked {
             uuid: uuid("uuid", &checked.uuid)?,

@@ -239,7 +239,10 @@ impl World {
             if let Some(domain) = machine.domains.get_mut(&migration.uuid) {
                 // A guest that was stopped arrives stopped.
                 domain.presence = migration.before;
-                domain.paused_by = paused_by.filter(|_| migration.before == Presence::Paused);
+                // Whoever moves by hand what the agent has stopped has it stopped from then on.
+                let mover = migration.asked.is_none().then_some(PausedBy::Outsider);
+                let stopped = migration.before == Presence::Paused;
+                domain.paused_by = paused_by.filter(|_| stopped).map(|by| mover.unwrap_or(by));
             }
             machine.events.push((migration.uuid, None));
         }

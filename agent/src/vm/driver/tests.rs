@@ -192,6 +192,7 @@ fn short(report: v1::Report) -> String {
         Kind::OrderDone(done) => {
             format!("done {}: {}", done.order, done.error.unwrap_or("ok".into()))
         }
+        Kind::StartedHere(started) => format!("started here as {}", started.generation),
         Kind::Checked(checked) => format!("checked: {}", checked.error.unwrap_or("ok".into())),
         Kind::Noted(noted) => format!("noted {}: {}", noted.note().as_str_name(), noted.text),
         Kind::Migration(step) => format!("migration {}: {}", step.order, step.post_copy),

@@ -518,3 +518,26 @@ fn a_guest_is_told_as_crashed_when_libvirt_keeps_it_and_not_while_it_is_being_en
     let kept = crashes(true);
     assert_eq!(kept.iter().filter(|it| it.contains("CRASHED")).count(), 1, "{kept:?}");
 }
+
+#[test]
+fn a_control_plane_of_a_new_epoch_is_told_which_start_was_the_last() {
+    let mut bench = bench();
+    bench.give(vec![start(10)]);
+    bench.told();
+    let domains = bench.fake.domains().unwrap();
+    let inventory = bench.core.inventory(&domains, bench.at());
+    let given = Given {
+        session: 2,
+        epoch: 2,
+        cluster: CLUSTER,
+        lease_ttl_ms: 3_000,
+        self_fence_ms: 1_000,
+        isolation_hold_ms: 60_000,
+        floors: Vec::new(),
+        service_floors: Vec::new(),
+    };
+    bench.core.registered(given, &inventory, bench.at()).unwrap();
+    bench.settle();
+    let told = bench.told();
+    assert!(told.iter().any(|it| it.starts_with("started here as ")), "{told:?}");
+}
