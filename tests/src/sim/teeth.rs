@@ -13,29 +13,29 @@ pub const MOST: u64 = 600;
 /// Seeds that found a rule when this was written: where to look first. Any change of what happens in a seed makes a hint a
 /// stale one, which costs the search and nothing else.
 const HINTS: &[(Rule, u64)] = &[
-    (Rule::TargetInSet, 33),
-    (Rule::LostIsNotRestarted, 96),
-    (Rule::ResumeSameGeneration, 103),
-    (Rule::LedgerFloor, 51),
-    (Rule::LedgerOnce, 118),
-    (Rule::ProcessCounts, 65),
+    (Rule::TargetInSet, 45),
+    (Rule::LostIsNotRestarted, 26),
+    (Rule::ResumeSameGeneration, 4),
+    (Rule::LedgerFloor, 3),
+    (Rule::LedgerOnce, 302),
+    (Rule::ProcessCounts, 58),
 ];
 
-/// The same of rules that only matter when operators do all that they can.
-const HINTS_OF_MORE_ACTS: &[(Rule, u64)] = &[
-    (Rule::FrozenIsLeftAlone, 11),
+/// The same of rules that only matter when operators do many things.
+const HINTS_OF_MANY_ACTS: &[(Rule, u64)] = &[
+    (Rule::FrozenIsLeftAlone, 7),
     (Rule::LockHoldsStarts, 1),
-    (Rule::PauseHoldsAll, 9),
-    (Rule::ClaimHoldsStart, 3),
+    (Rule::PauseHoldsAll, 8),
+    (Rule::ClaimHoldsStart, 5),
     (Rule::ServiceMayRunRefusal, 1),
-    (Rule::StoppedScriptIsAsked, 5),
+    (Rule::StoppedScriptIsAsked, 9),
 ];
 
 /// The first seed that breaks something while the rule is off: the hint, or one of the first so many.
 pub fn first_found(rule: Rule, most: u64) -> Option<Options> {
     let of =
         |hints: &[(Rule, u64)]| hints.iter().find(|(of, _)| *of == rule).map(|(_, seed)| *seed);
-    let more = of(HINTS_OF_MORE_ACTS);
+    let more = of(HINTS_OF_MANY_ACTS);
     let options: fn(u64) -> Options = match more {
         Some(_) => Options::with_many_acts,
         None => Options::with_few_acts,
