@@ -194,6 +194,8 @@ fn handling(handling: &v1::VmHandling) -> serde_json::Value {
         "check_timeout_ms": handling.check_timeout_ms,
         "on_guest_shutdown": handling.on_guest_shutdown,
         "on_guest_crash": handling.on_guest_crash,
+        "on_guest_panic": handling.on_guest_panic,
+        "on_guest_reboot": handling.on_guest_reboot,
         "on_watchdog": handling.on_watchdog,
         "on_destroy": handling.on_destroy,
         "on_io_error": handling.on_io_error,

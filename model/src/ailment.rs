@@ -2,7 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use crate::handling::{GuestEnd, GuestPolicy, OnIoError};
+use crate::handling::{GuestEnd, GuestPolicy, OnIoError, OnReboot};
 use crate::id::NodeId;
 use crate::time::Timestamp;
 use crate::vm::{Presence, StopCause};
@@ -18,6 +18,8 @@ pub enum AilmentKind {
     Watchdog,
     /// Its status program or its guest agent says so.
     Check,
+    /// It rebooted, and its policy does not let it run on.
+    Rebooted,
 }
 
 /// What is wrong with a guest, on its owner.
@@ -56,6 +58,7 @@ impl AilmentKind {
             Self::Crashed => "crashed",
             Self::Watchdog => "watchdog",
             Self::Check => "check",
+            Self::Rebooted => "rebooted",
         }
     }
 
@@ -66,6 +69,7 @@ impl AilmentKind {
             Self::Crashed => "the guest crashed",
             Self::Watchdog => "the guest's watchdog bit",
             Self::Check => "its checks fail",
+            Self::Rebooted => "the guest rebooted",
         }
     }
 }
@@ -76,7 +80,8 @@ impl GuestPolicy {
     pub fn after(&self, cause: StopCause) -> GuestEnd {
         match cause {
             StopCause::GuestShutdown => self.on_shutdown,
-            StopCause::Crashed | StopCause::Panicked => self.on_crash,
+            StopCause::Crashed => self.on_crash,
+            StopCause::Panicked => self.on_panic,
             StopCause::Watchdog => self.on_watchdog,
             StopCause::Destroyed | StopCause::Saved | StopCause::Terminated => self.on_destroy,
             StopCause::MigratedAway | StopCause::Failed | StopCause::Unknown => GuestEnd::Recover,
@@ -86,7 +91,12 @@ impl GuestPolicy {
     /// What follows when a guest that ailed so has been stopped.
     pub fn after_ailment(&self, kind: AilmentKind) -> GuestEnd {
         match kind {
-            AilmentKind::Crashed => self.on_crash,
+            // What libvirt keeps crashed has panicked: of a QEMU that crashed there is nothing left.
+            AilmentKind::Crashed => self.on_panic,
+            AilmentKind::Rebooted => match self.on_reboot {
+                OnReboot::End(end) => end,
+                OnReboot::RunOn => GuestEnd::Recover,
+            },
             AilmentKind::Watchdog => self.on_watchdog,
             AilmentKind::IoError | AilmentKind::Check => GuestEnd::Recover,
         }
@@ -94,7 +104,11 @@ impl GuestPolicy {
 
     /// A guest that ails so is stopped, rather than helped or left alone.
     pub fn stops(&self, kind: AilmentKind) -> bool {
-        kind != AilmentKind::IoError || self.on_io_error == OnIoError::Restart
+        match kind {
+            AilmentKind::IoError => self.on_io_error == OnIoError::Restart,
+            AilmentKind::Rebooted => self.on_reboot != OnReboot::RunOn,
+            AilmentKind::Crashed | AilmentKind::Watchdog | AilmentKind::Check => true,
+        }
     }
 }
 
@@ -107,6 +121,8 @@ mod tests {
         let policy = GuestPolicy {
             on_shutdown: GuestEnd::Stop,
             on_crash: GuestEnd::Disable,
+            on_panic: GuestEnd::Stop,
+            on_reboot: OnReboot::End(GuestEnd::Disable),
             on_watchdog: GuestEnd::Stop,
             on_destroy: GuestEnd::Disable,
             on_io_error: OnIoError::Leave,
@@ -114,7 +130,7 @@ mod tests {
         for (cause, end) in [
             (StopCause::GuestShutdown, GuestEnd::Stop),
             (StopCause::Crashed, GuestEnd::Disable),
-            (StopCause::Panicked, GuestEnd::Disable),
+            (StopCause::Panicked, GuestEnd::Stop),
             (StopCause::Watchdog, GuestEnd::Stop),
             (StopCause::Destroyed, GuestEnd::Disable),
             (StopCause::Terminated, GuestEnd::Disable),
@@ -126,5 +142,8 @@ mod tests {
             // RGManager's: everything is a failure.
             assert_eq!(GuestPolicy::default().after(cause), GuestEnd::Recover, "{cause:?}");
         }
+        assert_eq!(policy.after_ailment(AilmentKind::Rebooted), GuestEnd::Disable);
+        assert!(policy.stops(AilmentKind::Rebooted));
+        assert!(!GuestPolicy::default().stops(AilmentKind::Rebooted), "a reboot is no failure");
     }
 }

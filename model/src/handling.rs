@@ -167,13 +167,27 @@ pub enum OnIoError {
     Leave,
 }
 
-/// A policy for each way in which a guest ends by itself.
+/// What follows when a guest reboots.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, Default)]
+pub enum OnReboot {
+    /// It is noted, and the guest runs on in the same QEMU.
+    #[default]
+    RunOn,
+    /// It is stopped, and what follows is as after an end.
+    End(GuestEnd),
+}
+
+/// A policy for each way in which a guest ends by itself, or begins anew.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, Default)]
 pub struct GuestPolicy {
     /// The guest shut itself down.
     pub on_shutdown: GuestEnd,
-    /// It panicked or crashed, and its domain ended or is kept crashed.
+    /// It or its QEMU crashed, and its domain ended.
     pub on_crash: GuestEnd,
+    /// Its kernel panicked, and its domain ended or is kept as it was.
+    pub on_panic: GuestEnd,
+    /// It rebooted.
+    pub on_reboot: OnReboot,
     /// Its own watchdog device bit.
     pub on_watchdog: GuestEnd,
     /// Somebody destroyed its domain or ended its QEMU by hand.
@@ -195,6 +209,24 @@ impl GuestEnd {
     /// Reads the word operators write.
     pub fn parse(text: &str) -> Option<Self> {
         [Self::Recover, Self::Stop, Self::Disable].into_iter().find(|it| it.as_str() == text)
+    }
+}
+
+impl OnReboot {
+    /// The word operators write.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::RunOn => "run-on",
+            Self::End(end) => end.as_str(),
+        }
+    }
+
+    /// Reads the word operators write.
+    pub fn parse(text: &str) -> Option<Self> {
+        match text {
+            "run-on" => Some(Self::RunOn),
+            end => GuestEnd::parse(end).map(Self::End),
+        }
     }
 }
 

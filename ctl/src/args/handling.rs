@@ -57,9 +57,15 @@ pub struct Handling {
     /// What follows when its guest shuts itself down.
     #[arg(long, value_enum)]
     pub on_guest_shutdown: Option<End>,
-    /// What follows when its guest panics or crashes.
+    /// What follows when its guest or its QEMU crashes.
     #[arg(long, value_enum)]
     pub on_guest_crash: Option<End>,
+    /// What follows when its guest's kernel panics.
+    #[arg(long, value_enum)]
+    pub on_guest_panic: Option<End>,
+    /// What follows when its guest reboots.
+    #[arg(long, value_enum)]
+    pub on_guest_reboot: Option<Reboot>,
     /// What follows when its own watchdog device bites.
     #[arg(long, value_enum)]
     pub on_watchdog: Option<End>,
@@ -79,6 +85,19 @@ pub enum End {
     /// It is down for now.
     Stop,
     /// It is down and stays so.
+    Disable,
+}
+
+/// What follows when a guest reboots.
+#[derive(Debug, Clone, Copy, ValueEnum)]
+pub enum Reboot {
+    /// It is noted, and the guest runs on.
+    RunOn,
+    /// It is stopped, and --recovery says what is done.
+    Recover,
+    /// It is stopped, and down for now.
+    Stop,
+    /// It is stopped, and stays down.
     Disable,
 }
 

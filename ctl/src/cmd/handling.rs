@@ -4,7 +4,7 @@ use model::handling::MigrationOptions;
 use proto::convert::handling;
 use proto::v1::VmHandling;
 
-use crate::args::handling::{End, Handling, IoError};
+use crate::args::handling::{End, Handling, IoError, Reboot};
 use crate::exit::{Failure, Kind};
 
 /// What the flags change of it.
@@ -43,12 +43,22 @@ pub(super) fn apply(flags: &Handling, mut handling: VmHandling) -> Result<VmHand
     for (flag, word) in [
         (flags.on_guest_shutdown, &mut handling.on_guest_shutdown),
         (flags.on_guest_crash, &mut handling.on_guest_crash),
+        (flags.on_guest_panic, &mut handling.on_guest_panic),
         (flags.on_watchdog, &mut handling.on_watchdog),
         (flags.on_destroy, &mut handling.on_destroy),
     ] {
         if let Some(end) = flag {
             *word = self::end(end).into();
         }
+    }
+    if let Some(policy) = flags.on_guest_reboot {
+        handling.on_guest_reboot = match policy {
+            Reboot::RunOn => "run-on",
+            Reboot::Recover => "recover",
+            Reboot::Stop => "stop",
+            Reboot::Disable => "disable",
+        }
+        .into();
     }
     if let Some(policy) = flags.on_io_error {
         handling.on_io_error = match policy {
@@ -119,6 +129,8 @@ pub(super) fn rows(handling: &VmHandling) -> Vec<(&'static str, String)> {
         ("migrate options", options(handling)),
         ("guest shutdown", word(&handling.on_guest_shutdown, &defaults.on_guest_shutdown)),
         ("guest crash", word(&handling.on_guest_crash, &defaults.on_guest_crash)),
+        ("guest panic", word(&handling.on_guest_panic, &defaults.on_guest_panic)),
+        ("guest reboot", word(&handling.on_guest_reboot, &defaults.on_guest_reboot)),
         ("watchdog", word(&handling.on_watchdog, &defaults.on_watchdog)),
         ("destroyed", word(&handling.on_destroy, &defaults.on_destroy)),
         ("I/O error", word(&handling.on_io_error, &defaults.on_io_error)),

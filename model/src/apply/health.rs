@@ -6,7 +6,7 @@ use crate::ailment::{Ailment, AilmentKind};
 use crate::cluster::{ClusterState, Context};
 use crate::command::GuestNote;
 use crate::event::EventKind;
-use crate::handling::GuestEnd;
+use crate::handling::{GuestEnd, OnReboot};
 use crate::id::{NodeId, VmName};
 use crate::rejection::Rejection;
 use crate::vm::{Desired, OperationPhase, Presence, Verb, VmState};
@@ -30,9 +30,8 @@ impl ClusterState {
                 self.ails(cx, vm, node, kind, kind.why().to_owned())
             }
             // What checks say is taken back by checks.
-            (None, Some(kind)) if presence == Presence::Running && kind != AilmentKind::Check => {
-                self.is_well(cx, vm, node)
-            }
+            (None, Some(AilmentKind::Check | AilmentKind::Rebooted)) => Ok(()),
+            (None, Some(_)) if presence == Presence::Running => self.is_well(cx, vm, node),
             _ => Ok(()),
         }
     }
@@ -51,6 +50,7 @@ impl ClusterState {
             AilmentKind::Crashed => EventKind::VmGuestCrashed,
             AilmentKind::Watchdog => EventKind::VmWatchdog,
             AilmentKind::Check => EventKind::VmStatusFailed,
+            AilmentKind::Rebooted => EventKind::VmRebooted,
         };
         self.emit(cx, event, Some(vm), Some(node), format!("{vm} on {place}: {why}"));
         self.vm_mut(cx, vm)?.ailment = Some(Ailment { kind, why, node, at: cx.at });
@@ -109,6 +109,16 @@ impl ClusterState {
         };
         let more = if text.is_empty() { String::new() } else { format!(": {text}") };
         self.emit(cx, kind, Some(&vm), Some(node), format!("{vm} on {place}: {what}{more}"));
+        let record = self.vm(&vm)?;
+        let ends = note == GuestNote::Rebooted
+            && matches!(record.spec.policy.handling.guest.on_reboot, OnReboot::End(_))
+            && record.owner == Some(node)
+            && record.state == VmState::Started
+            && record.ailment.is_none();
+        if ends {
+            let (kind, why) = (AilmentKind::Rebooted, AilmentKind::Rebooted.why().to_owned());
+            self.vm_mut(cx, &vm)?.ailment = Some(Ailment { kind, why, node, at: cx.at });
+        }
         Ok(())
     }
 

@@ -23,11 +23,15 @@ impl Planner<'_> {
         let policy = record.spec.policy.handling.guest;
         if policy.stops(ailment.kind) {
             // A guest whose processors stand still hears no button.
-            let graceful = ailment.kind == AilmentKind::Check;
+            let graceful = matches!(ailment.kind, AilmentKind::Check | AilmentKind::Rebooted);
             let graceful_ms = graceful.then_some(record.spec.policy.stop_timeout_ms);
             return Some(
                 self.decide(Decision::Stop { node, graceful_ms }, "it stops, to be recovered"),
             );
+        }
+        if ailment.kind == AilmentKind::Rebooted {
+            // Its policy was another when it did.
+            return None;
         }
         let waiting_for = match policy.on_io_error {
             OnIoError::Resume if self.may_evict(node) => {

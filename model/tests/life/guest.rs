@@ -298,3 +298,27 @@ fn saved_memory_is_not_restored_once_somebody_has_run_the_guest_without_it() {
     assert_eq!(story.record().saved, None);
     assert!(story.last_event(EventKind::VmMemoryLost).is_some());
 }
+
+#[test]
+fn a_guest_that_reboots_is_stopped_only_where_its_policy_says_so() {
+    use model::command::GuestNote;
+    use model::handling::{GuestEnd, OnReboot};
+    let rebooted = || Report::Noted { uuid: VM, note: GuestNote::Rebooted, text: String::new() };
+    let (mut story, place) = Story::running(VmPolicy::default(), &["a", "b"]);
+    story.reports(&place, vec![rebooted()]);
+    assert!(story.lead().is_empty(), "{}", story.reason());
+    let mut policy = VmPolicy::default();
+    policy.handling.guest.on_reboot = OnReboot::End(GuestEnd::Disable);
+    let (mut story, place) = Story::running(policy, &["a", "b"]);
+    story.reports(&place, vec![rebooted()]);
+    // It runs, and is seen to: that does not make it well.
+    let seen = story.seen(Presence::Running);
+    story.reports(&place, vec![seen]);
+    assert_eq!(story.lead(), [format!("stop on {place}")]);
+    let (gone, done) = (story.absent(u64::MAX, None), story.done(story.order(), None));
+    story.reports(&place, vec![gone, done]);
+    assert_eq!(story.record().desired, Desired::Disabled);
+    let told =
+        story.state.events.iter().any(|it| it.text.contains("the guest rebooted; by its policy"));
+    assert!(told, "{:?}", story.state.events);
+}

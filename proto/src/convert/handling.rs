@@ -1,8 +1,8 @@
 //! How a VM is treated on its host, as operators give it and as they see it.
 
 use model::handling::{
-    Checks, DomainSource, GuestEnd, GuestPolicy, Handling, MigrationOptions, OnIoError, SavePlace,
-    StatusProgram,
+    Checks, DomainSource, GuestEnd, GuestPolicy, Handling, MigrationOptions, OnIoError, OnReboot,
+    SavePlace, StatusProgram,
 };
 
 use crate::convert::ConvertError;
@@ -29,6 +29,13 @@ pub fn read(message: v1::VmHandling) -> Result<Handling, ConvertError> {
         guest: GuestPolicy {
             on_shutdown: end("on_guest_shutdown", &message.on_guest_shutdown)?,
             on_crash: end("on_guest_crash", &message.on_guest_crash)?,
+            on_panic: end("on_guest_panic", &message.on_guest_panic)?,
+            on_reboot: word(
+                "on_guest_reboot",
+                &message.on_guest_reboot,
+                "run-on, recover, stop, disable",
+                OnReboot::parse,
+            )?,
             on_watchdog: end("on_watchdog", &message.on_watchdog)?,
             on_destroy: end("on_destroy", &message.on_destroy)?,
             on_io_error: word(
@@ -149,6 +156,8 @@ pub fn write(handling: &Handling) -> v1::VmHandling {
         migration: Some(write_migration(&handling.migration)),
         on_guest_shutdown: handling.guest.on_shutdown.as_str().into(),
         on_guest_crash: handling.guest.on_crash.as_str().into(),
+        on_guest_panic: handling.guest.on_panic.as_str().into(),
+        on_guest_reboot: handling.guest.on_reboot.as_str().into(),
         on_watchdog: handling.guest.on_watchdog.as_str().into(),
         on_destroy: handling.guest.on_destroy.as_str().into(),
         on_io_error: handling.guest.on_io_error.as_str().into(),
@@ -171,6 +180,8 @@ mod tests {
         handling.checks.program = Some(StatusProgram::Shell("ping -c1 v".into()));
         handling.guest.on_shutdown = GuestEnd::Disable;
         handling.guest.on_io_error = OnIoError::Leave;
+        handling.guest.on_panic = GuestEnd::Stop;
+        handling.guest.on_reboot = OnReboot::End(GuestEnd::Recover);
         handling.migration.add_mapping("a:a-hb").unwrap();
         handling.migration.add_virsh("--unsafe --timeout 60").unwrap();
         assert_eq!(read(write(&handling)).unwrap(), handling);

@@ -135,6 +135,26 @@ fn berthctl_and_the_old_tools_find_the_replicas_in_a_file() -> Result<()> {
     Ok(())
 }
 
+/// RGManager's callers wrapped its tools in `timeout 15`.
+#[test]
+fn complaint_commands_hung_for_ever() -> Result<()> {
+    // A replica that stands still: the kernel takes its connections, and nobody answers.
+    let still = TcpListener::bind("127.0.0.1:0")?;
+    let address = still.local_addr()?.to_string();
+    for arguments in [&["status"][..], &["enable", "v"], &["disable", "v"], &["vm", "show", "v"]] {
+        let begun = Instant::now();
+        let output = ctl(&address, &[arguments, &["--timeout", "1s"]].concat())?;
+        ensure!(output.status.code() == Some(7), "{}: {}", output.status, said(&output));
+        // Its own second, and what a busy machine takes to start it.
+        ensure!(
+            begun.elapsed() < Duration::from_secs(10),
+            "{arguments:?} took {:?}",
+            begun.elapsed()
+        );
+    }
+    Ok(())
+}
+
 #[test]
 fn a_request_whose_answer_was_lost_is_done_once() -> Result<()> {
     let directory = tempfile::tempdir()?;

@@ -56,7 +56,7 @@ fn each_end_has_its_policy(cluster: &Cluster) -> Result<()> {
     guest.devices = "<panic model='isa'/><watchdog model='ib700' action='poweroff'/>".into();
     let flags = [
         "--on-guest-shutdown=stop",
-        "--on-guest-crash=disable",
+        "--on-guest-panic=disable",
         "--on-watchdog=recover",
         "--on-destroy=disable",
     ];
@@ -113,6 +113,15 @@ fn each_end_has_its_policy(cluster: &Cluster) -> Result<()> {
     cluster.lab.host(1)?.virsh(&["destroy", "g"])?;
     wait(cluster, "g", "down for good", |vm| vm["state"] == "disabled")?;
     ensure!(last("vm-disabled")?.contains("was destroyed"), "{}", last("vm-disabled")?);
+
+    // A reboot too, where its policy says so.
+    cluster.ctl(&["vm", "edit", "g", "--on-guest-reboot=stop", "--stop-timeout=2s"])?;
+    up()?;
+    guest.does(Act::Reboot)?;
+    let vm = wait(cluster, "g", "down for now", |vm| vm["state"] == "stopped")?;
+    ensure!(vm["desired"] == "stopped", "{vm}");
+    let told = cluster.told("g", "vm-stopped")?;
+    ensure!(told.iter().any(|it| it.contains("the guest rebooted")), "{told:?}");
     Ok(())
 }
 
@@ -411,5 +420,30 @@ fn migration_traffic_goes_where_the_mapping_says(cluster: &Cluster) -> Result<()
     cluster.ctl(&["migrate", "g", "--to", "node2", "--pause"])?;
     ensure!(cluster.where_runs(guest.uuid)? == ["node2"]);
     cluster.wait_counting(&guest)?;
-    Ok(())
+    what_ssh_prints_is_no_word_on_a_migration(cluster, &guest)
+}
+
+/// Complaint "an ssh banner broke migration": what is printed beside the connection is read by nobody.
+fn what_ssh_prints_is_no_word_on_a_migration(cluster: &Cluster, guest: &Guest) -> Result<()> {
+    let directory = cluster.lab.directory().join("shared");
+    let (program, log) = (directory.join("ssh-with-banner"), directory.join("ssh.log"));
+    // It connects as ssh would, and greets as the complaint has it.
+    let address = &cluster.lab.host(1)?.address;
+    let body = format!(
+        "#!/bin/bash\necho 'Authorized use only. All activity is logged: error, failed.' >&2\n\
+         echo \"$@\" >> {}\nexec 3<>/dev/tcp/{address}/16509\n\
+         cat <&3 &\ncat >&3\n",
+        log.display()
+    );
+    std::fs::write(&program, body)?;
+    let executable = std::os::unix::fs::PermissionsExt::from_mode(0o755);
+    std::fs::set_permissions(&program, executable)?;
+    let query = format!("command={}&no_verify=1&proxy=netcat", program.display());
+    let mapping = format!("node1:qemu+ssh://{address}/system?{query}");
+    let edit = ["vm", "edit", "g", "--migration-mapping", mapping.as_str(), "--migrate-options="];
+    cluster.ctl(&edit)?;
+    cluster.ctl(&["migrate", "g", "--to", "node1"])?;
+    ensure!(cluster.where_runs(guest.uuid)? == ["node1"]);
+    ensure!(std::fs::read_to_string(log)?.contains(address), "it went through ssh");
+    cluster.wait_counting(guest).map(drop)
 }

@@ -230,6 +230,14 @@ fn a_live_rgmanager_cluster_moves_over_and_its_vms_run_through_it() -> Result<()
     );
     ensure!(act(&["-U", "vm:idle"])?.0 == 0);
     ensure!(act(&["-d", "vm:idle"])? == (0, "Local machine disabling vm:idle...Success\n".into()));
+    // Complaint "-F reported the wrong owner": by the domain's rules it goes elsewhere than where it was asked for.
+    let back = ["--node", "node2:1", "--node", "node1:2"];
+    cluster.ctl(&[&["failover-domain", "set", "prefer_2", "--ordered"][..], &back].concat())?;
+    cluster.ctl(&["vm", "edit", "idle", "--failover-domain", "prefer_2"])?;
+    let (code, said) = act(&["-F", "-e", "vm:idle"])?;
+    ensure!(code == 0 && said.ends_with("vm:idle is now running on node2\n"), "{code} {said}");
+    ensure!(cluster.where_runs(idle.uuid)? == ["node2"]);
+    ensure!(act(&["-d", "vm:idle"])?.0 == 0);
     let (code, said) = act(&["-e", "vm:nobody"])?;
     ensure!(code == 252 && said.ends_with("Service does not exist\n"), "{code} {said}");
     ensure!(act(&["-l"])? == (0, "Resource groups locked\n".into()));
