@@ -163,6 +163,8 @@ rules! {
     BoundOutlivesLedger = "bound-outlives-ledger";
     /// The lease proves nothing of scripts that nobody ordered where they run.
     LeaseProvesTheBound = "lease-proves-the-bound";
+    /// No guest runs on without a lease by the word of an older ledger, or of another control plane.
+    OldLedgerRunsNothingOn = "old-ledger-runs-nothing-on";
 }
 
 impl Rule {

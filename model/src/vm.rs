@@ -788,7 +788,8 @@ impl VmRecord {
     /// (design section 3, lease).
     pub fn is_bound_at(&self, node: NodeId) -> bool {
         let sighting = self.seen.get(&node);
-        let marked = sighting.is_some_and(|sighting| sighting.generation.is_some());
+        // What an older ownership was told of a copy that is not the present one is nobody's to know.
+        let marked = sighting.is_some_and(|sighting| sighting.generation == Some(self.generation));
         // Stops and evictions are for guests too that nobody took over, and bind nothing; an adoption does when it is done.
         let binds_nothing = self.order.as_ref().is_some_and(|order| {
             order.node == node

@@ -517,3 +517,17 @@ fn the_proof_outlasts_a_lease_that_an_earlier_session_of_the_boot_was_given() {
     story.returns("a");
     assert!(proof_ms(&story) < before);
 }
+
+#[test]
+fn a_lease_proves_nothing_of_a_copy_that_an_older_ownership_was_told_of() {
+    let mut story = with_watchdogs(&["a", "b"]);
+    story.running("v", "a", VmPolicy::default());
+    // Somebody keeps an older copy on b, whose agent was told at that time what to do without a lease.
+    let mut domain = SeenDomain::active("v", Presence::Paused, 64);
+    domain.generation = Some(story.record("v").generation.0 - 1);
+    let uuid = story.record("v").spec.uuid;
+    let (node, session) = (story.id("b"), story.session("b"));
+    story.does(Operation::Report { node, session, reports: vec![Report::Seen { uuid, domain }] });
+    dies_by_lease(&mut story, "b");
+    assert!(may_run(&story, "b"));
+}

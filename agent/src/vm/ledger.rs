@@ -74,9 +74,9 @@ pub trait LedgerStorage: Send {
     fn write(&mut self, entries: &Entries) -> Result<(), LedgerError>;
     /// Notes what Berth has stopped. It has to outlive the agent, and not the host: after a boot there is nothing.
     fn write_suspended(&mut self, suspended: &Suspended) -> Result<(), LedgerError>;
-    /// Notes which scripts may be running, in the same way: a ledger that is lost or comes back older does not know of them,
-    /// and nothing on the host does.
-    fn write_bound(&mut self, bound: &BoundScripts) -> Result<(), LedgerError>;
+    /// Notes what the ledger says of this boot, in the same way: one that is lost or comes back older does not know of it, and
+    /// nothing on the host does.
+    fn write_since_boot(&mut self, noted: &SinceBoot) -> Result<(), LedgerError>;
 }
 
 /// The VMs whose vCPUs Berth has stopped on this host, by self-fence or because it created them so.
@@ -119,8 +119,14 @@ impl Default for IsolationTerms {
     }
 }
 
-/// Scripts that may be running on this host since it booted, by service: its name, and each of them.
-pub type BoundScripts = BTreeMap<Uuid, (String, Vec<Bound>)>;
+/// What of the ledger matters since the host booted, though the ledger be lost or an older one.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SinceBoot {
+    /// Scripts that may be running here, by service: its name, and each of them.
+    scripts: BTreeMap<Uuid, (String, Vec<Bound>)>,
+    /// Guests that run on without a lease, with the ownership that was told so.
+    run_on: BTreeMap<Uuid, u64>,
+}
 
 /// Why the ledger cannot be used. The agent does not start without it: it could do an order twice.
 #[derive(Debug, thiserror::Error)]
@@ -159,6 +165,7 @@ pub struct Ledger {
     storage: Box<dyn LedgerStorage>,
     entries: Entries,
     suspended: Suspended,
+    noted: SinceBoot,
 }
 
 impl std::fmt::Debug for Ledger {
@@ -170,7 +177,7 @@ impl std::fmt::Debug for Ledger {
 struct LedgerFile {
     path: PathBuf,
     suspended: PathBuf,
-    bound: PathBuf,
+    since_boot: PathBuf,
 }
 
 impl LedgerFile {
@@ -198,8 +205,8 @@ impl LedgerStorage for LedgerFile {
         Self::note(&self.suspended, suspended)
     }
 
-    fn write_bound(&mut self, bound: &BoundScripts) -> Result<(), LedgerError> {
-        Self::note(&self.bound, bound)
+    fn write_since_boot(&mut self, noted: &SinceBoot) -> Result<(), LedgerError> {
+        Self::note(&self.since_boot, noted)
     }
 }
 
@@ -221,16 +228,17 @@ impl Ledger {
             path: run.to_owned(),
             source,
         })?;
-        let scripts = run.join("scripts-bound");
+        let since_boot = run.join("since-boot");
         // One that cannot be read costs no more than a resume by hand.
-        let (suspended, bound) = (noted(&stopped), noted(&scripts));
-        let storage = LedgerFile { path, suspended: stopped, bound: scripts };
-        Ok(Self::over(Box::new(storage), entries, suspended).knowing(bound))
+        let (suspended, known) = (noted(&stopped), noted(&since_boot));
+        let storage = LedgerFile { path, suspended: stopped, since_boot };
+        Ok(Self::over(Box::new(storage), entries, suspended).knowing(known))
     }
 
     /// Over any storage, with what it holds.
     pub fn over(storage: Box<dyn LedgerStorage>, entries: Entries, suspended: Suspended) -> Self {
-        Self { storage, entries, suspended }
+        let noted = SinceBoot::of(&entries);
+        Self { storage, entries, suspended, noted }
     }
 
     /// What is noted of its suspension.
@@ -238,15 +246,23 @@ impl Ledger {
         self.suspended.get(&uuid).copied()
     }
 
-    /// What may be running since the host booted is bound, whatever the ledger knows of it.
-    pub fn knowing(mut self, bound: BoundScripts) -> Self {
-        if off(Rule::BoundOutlivesLedger) {
-            return self;
+    /// What may be running since the host booted is bound, whatever the ledger knows of it, and no guest runs on without a lease
+    /// by the word of a ledger that is older than the last order.
+    pub fn knowing(mut self, noted: SinceBoot) -> Self {
+        if !off(Rule::OldLedgerRunsNothingOn) {
+            for (uuid, entry) in &mut self.entries.vms {
+                let told = noted.run_on.get(uuid) == Some(&entry.generation);
+                if entry.on_isolation == OnIsolation::Continue && !told {
+                    entry.on_isolation = OnIsolation::default();
+                }
+            }
         }
-        for (id, (name, scripts)) in bound {
-            let entry = self.entries.services.entry(id).or_default();
-            entry.know(name, scripts);
+        if !off(Rule::BoundOutlivesLedger) {
+            for (id, (name, scripts)) in noted.scripts.clone() {
+                self.entries.services.entry(id).or_default().know(name, scripts);
+            }
         }
+        self.noted = noted;
         self
     }
 
@@ -381,8 +397,15 @@ impl Ledger {
             return Ok(());
         }
         self.change(|entries| {
+            let others = entries.epoch != epoch || entries.cluster != Some(cluster);
             entries.epoch = epoch;
             entries.cluster = Some(cluster);
+            // What another control plane let run on without a lease, this one does not know of.
+            if others && !off(Rule::OldLedgerRunsNothingOn) {
+                let all = entries.vms.values_mut();
+                all.filter(|it| it.on_isolation == OnIsolation::Continue)
+                    .for_each(|it| it.on_isolation = OnIsolation::default());
+            }
         })
     }
 
@@ -427,18 +450,24 @@ impl Ledger {
         if !off(Rule::LedgerFirst) {
             self.storage.write(&entries)?;
         }
-        let bound = bound(&entries);
-        if bound != self::bound(&self.entries) {
-            self.storage.write_bound(&bound)?;
+        let noted = SinceBoot::of(&entries);
+        if noted != self.noted {
+            self.storage.write_since_boot(&noted)?;
         }
-        self.entries = entries;
+        (self.entries, self.noted) = (entries, noted);
         Ok(())
     }
 }
 
-fn bound(entries: &Entries) -> BoundScripts {
-    let all = entries.services.iter().filter(|(_, entry)| !entry.bound.is_empty());
-    all.map(|(id, entry)| (*id, (entry.name.clone(), entry.bound.clone()))).collect()
+impl SinceBoot {
+    fn of(entries: &Entries) -> Self {
+        let bound = entries.services.iter().filter(|(_, entry)| !entry.bound.is_empty());
+        let on = entries.vms.iter().filter(|(_, it)| it.on_isolation == OnIsolation::Continue);
+        Self {
+            scripts: bound.map(|(id, it)| (*id, (it.name.clone(), it.bound.clone()))).collect(),
+            run_on: on.map(|(uuid, it)| (*uuid, it.generation)).collect(),
+        }
+    }
 }
 
 fn parse(path: &Path, text: &str) -> Result<Entries, LedgerError> {
@@ -518,6 +547,32 @@ mod tests {
         assert_eq!((ledger.entry(VM), ledger.epoch()), (Some(&expected), 3));
         assert_eq!(ledger.terms(), terms);
         assert!(ledger.is_suspended(VM, Some(7)) && !ledger.is_suspended(VM, Some(8)));
+    }
+
+    #[test]
+    fn a_ledger_that_comes_back_older_or_of_another_epoch_lets_no_guest_run_on_without_a_lease() {
+        let directory = tempfile::tempdir().unwrap();
+        let open = || Ledger::open(directory.path(), directory.path()).unwrap();
+        let told = |id, on_isolation| Order {
+            id,
+            generation: 7,
+            cluster: Uuid::nil(),
+            vm: "v".into(),
+            uuid: VM,
+            on_isolation,
+            kind: Kind::Adopt,
+        };
+        let policy = |ledger: &Ledger| ledger.entry(VM).unwrap().on_isolation;
+        open().begin(&told(7, OnIsolation::Continue)).unwrap();
+        assert_eq!(policy(&open()), OnIsolation::Continue);
+        let older = fs::read(directory.path().join("ledger")).unwrap();
+        open().begin(&told(8, OnIsolation::Destroy)).unwrap();
+        fs::write(directory.path().join("ledger"), older).unwrap();
+        assert_eq!(policy(&open()), OnIsolation::Suspend);
+        let mut ledger = open();
+        ledger.begin(&told(9, OnIsolation::Continue)).unwrap();
+        ledger.note_epoch(Uuid::nil(), 3).unwrap();
+        assert_eq!(policy(&ledger), OnIsolation::Suspend);
     }
 
     #[test]

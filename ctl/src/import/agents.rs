@@ -25,9 +25,28 @@ pub(super) enum Fate {
         successor: &'static str,
     },
     /// It would not be safe, or would not work without cman; and what to do.
-    Refused { why: &'static str, instead: &'static str },
+    Refused { why: &'static str, instead: Instead },
     /// Not one of RGManager's.
     Unknown,
+}
+
+/// What takes the place of an agent that is refused.
+pub(super) enum Instead {
+    /// This becomes a member of the service.
+    Member(&'static str),
+    /// This is done.
+    Otherwise(&'static str),
+}
+
+impl std::fmt::Display for Instead {
+    fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::Member(what) => {
+                write!(formatter, "put {what} into the service before you enable it")
+            }
+            Self::Otherwise(what) => formatter.write_str(what),
+        }
+    }
 }
 
 /// `<script>`: an init script. Its metadata has no limits, and a status each 30 s.
@@ -55,65 +74,42 @@ pub(super) fn fate(kind: &str) -> Fate {
         "db2" => kept(120, 120, &[(0, 20, 60)], "heartbeat:db2"),
         "SAPInstance" => kept(180, 240, &[(0, 120, 60)], "heartbeat:SAPInstance"),
         "SAPDatabase" => kept(1_800, 1_800, &[(0, 120, 60)], "heartbeat:SAPDatabase"),
-        "apache" => refused(
-            PID_FILE,
-            "put the OCF agent heartbeat:apache into the service before you enable it",
-        ),
-        "mysql" => refused(
-            PID_FILE,
-            "put the OCF agent heartbeat:mysql into the service before you enable it",
-        ),
-        "named" => refused(
-            SAYS_1,
-            "put the OCF agent heartbeat:named into the service before you enable it",
-        ),
-        "openldap" => refused(
-            SAYS_1,
-            "put the OCF agent heartbeat:slapd into the service before you enable it",
-        ),
-        "postgres-8" => refused(
-            SAYS_1,
-            "put the OCF agent heartbeat:pgsql into the service before you enable it",
-        ),
-        "samba" | "smb" => refused(
-            SAYS_1,
-            "put the systemd units of Samba, smb and nmb into the service before you enable it",
-        ),
-        "tomcat-5" | "tomcat-6" => refused(
-            SAYS_1,
-            "put the OCF agent heartbeat:tomcat into the service before you enable it",
-        ),
+        "apache" => refused(PID_FILE, Instead::Member("the OCF agent heartbeat:apache")),
+        "mysql" => refused(PID_FILE, Instead::Member("the OCF agent heartbeat:mysql")),
+        "named" => refused(SAYS_1, Instead::Member("the OCF agent heartbeat:named")),
+        "openldap" => refused(SAYS_1, Instead::Member("the OCF agent heartbeat:slapd")),
+        "postgres-8" => refused(SAYS_1, Instead::Member("the OCF agent heartbeat:pgsql")),
+        "samba" | "smb" => {
+            refused(SAYS_1, Instead::Member("the systemd units of Samba, smb and nmb"))
+        }
+        "tomcat-5" | "tomcat-6" => {
+            refused(SAYS_1, Instead::Member("the OCF agent heartbeat:tomcat"))
+        }
         "oracledb" | "orainstance" | "oradg" => refused(
             ORACLE,
-            "put the OCF agents heartbeat:oracle and heartbeat:oralsnr into the service before you enable it",
+            Instead::Member("the OCF agents heartbeat:oracle and heartbeat:oralsnr"),
         ),
-        "oralistener" => refused(
-            ORACLE,
-            "put the OCF agent heartbeat:oralsnr into the service before you enable it",
-        ),
-        "ASEHAagent" => refused(
-            ORACLE,
-            "put the OCF agent heartbeat:sybaseASE into the service before you enable it",
-        ),
+        "oralistener" => refused(ORACLE, Instead::Member("the OCF agent heartbeat:oralsnr")),
+        "ASEHAagent" => refused(ORACLE, Instead::Member("the OCF agent heartbeat:sybaseASE")),
         "lvm" => refused(
             "it marks volumes with cman's name of the node, and its status switches off those that another node has",
-            "put the OCF agent heartbeat:LVM-activate into the service before you enable it",
+            Instead::Member("the OCF agent heartbeat:LVM-activate"),
         ),
         "clusterfs" => refused(
             "a cluster file system is mounted on several nodes at once, and its stop leaves it mounted",
-            "mount it on every node at boot",
+            Instead::Otherwise("mount it on every node at boot"),
         ),
         "nfsserver" => refused(
             "its status says down as soon as one of the daemons is, though the others may run",
-            "put the OCF agent heartbeat:nfsserver into the service before you enable it",
+            Instead::Member("the OCF agent heartbeat:nfsserver"),
         ),
         "nfsexport" => refused(
             "its status says only whether the NFS daemons run, on whichever node",
-            "put one of the OCF agent heartbeat:exportfs for each client into the service before you enable it",
+            Instead::Member("one of the OCF agent heartbeat:exportfs for each client"),
         ),
         "nfsclient" => refused(
             "its status asks a tool of RGManager's for the client's name, and exits with 1 without it",
-            "put one of the OCF agent heartbeat:exportfs for each client into the service before you enable it",
+            Instead::Member("one of the OCF agent heartbeat:exportfs for each client"),
         ),
         _ => Fate::Unknown,
     }

@@ -274,7 +274,10 @@ impl Planner<'_> {
             return None;
         }
         // Nobody has said yet what is wanted: to add a VM stops and destroys nothing.
-        let undecided = record.state == VmState::Disabled && record.operation.is_none();
+        // Of its VMs a service has said it, of those that it stops.
+        let service = self.state.governing(&record.spec.name);
+        let goes = service.is_some_and(|service| service.stops(&record.spec.name));
+        let undecided = record.state == VmState::Disabled && record.operation.is_none() && !goes;
         if undecided && suspended {
             return waits("`berthctl enable` lets it run on, `berthctl disable` destroys it");
         }

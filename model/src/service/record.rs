@@ -6,7 +6,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::command::MoveCause;
 use crate::hold::Freeze;
-use crate::id::{Generation, MemberName, NodeId, OrderId, RequestId};
+use crate::id::{Generation, MemberName, NodeId, OrderId, RequestId, VmName};
 use crate::sabotage::{Rule, off};
 use crate::service::ServiceSpec;
 use crate::time::Timestamp;
@@ -99,6 +99,13 @@ pub struct ServiceRecord {
 }
 
 impl ServiceRecord {
+    /// Whether this VM of it is to be down now: all of it stops, or this member is left out or is to start again.
+    pub fn stops(&self, vm: &VmName) -> bool {
+        let its = self.spec.members.iter().find(|it| it.vm() == Some(vm));
+        let mode = its.and_then(|it| self.members.get(&it.name)).map(|it| it.mode);
+        self.state == ServiceState::Stopping || mode.is_some_and(|mode| mode != MemberMode::Keep)
+    }
+
     /// Whether this VM of it runs though Berth did not start it, and goes down with it: all of it stops, for an operator or to start
     /// again.
     pub fn takes_down(&self, vm: &VmRecord) -> bool {

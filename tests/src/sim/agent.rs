@@ -6,7 +6,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use agent::clock::Reading;
 use agent::core::{AgentCore, Given};
 use agent::hypervisor::Hypervisor;
-use agent::vm::ledger::{BoundScripts, Entries, Ledger, LedgerError, LedgerStorage, Suspended};
+use agent::vm::ledger::{Entries, Ledger, LedgerError, LedgerStorage, SinceBoot, Suspended};
 use model::command::{Operation, Registration};
 use model::id::{NodeId, NodeName, SessionId};
 use model::liveness::Measured;
@@ -126,7 +126,7 @@ pub enum Reply {
 pub struct SimLedger {
     entries: Arc<Mutex<Entries>>,
     suspended: Arc<Mutex<Suspended>>,
-    bound: Arc<Mutex<BoundScripts>>,
+    since_boot: Arc<Mutex<SinceBoot>>,
 }
 
 impl LedgerStorage for SimLedger {
@@ -140,8 +140,8 @@ impl LedgerStorage for SimLedger {
         Ok(())
     }
 
-    fn write_bound(&mut self, bound: &BoundScripts) -> Result<(), LedgerError> {
-        *self.bound.lock().unwrap_or_else(PoisonError::into_inner) = bound.clone();
+    fn write_since_boot(&mut self, noted: &SinceBoot) -> Result<(), LedgerError> {
+        *self.since_boot.lock().unwrap_or_else(PoisonError::into_inner) = noted.clone();
         Ok(())
     }
 }
@@ -197,13 +197,13 @@ impl World {
         }
         let entries = host.ledger.lock().unwrap_or_else(PoisonError::into_inner).clone();
         let suspended = host.suspended.lock().unwrap_or_else(PoisonError::into_inner).clone();
-        let bound = host.bound.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        let noted = host.since_boot.lock().unwrap_or_else(PoisonError::into_inner).clone();
         let storage = SimLedger {
             entries: host.ledger.clone(),
             suspended: host.suspended.clone(),
-            bound: host.bound.clone(),
+            since_boot: host.since_boot.clone(),
         };
-        let ledger = Ledger::over(Box::new(storage), entries, suspended).knowing(bound);
+        let ledger = Ledger::over(Box::new(storage), entries, suspended).knowing(noted);
         let core = AgentCore::new(ledger, host.lease_file);
         let watched = host.watchdog.is_some();
         host.guarded = true;

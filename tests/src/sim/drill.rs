@@ -108,6 +108,11 @@ pub const ALL: &[Drill] = &[
         quiet: only_lease_of_two,
         story: a_script_by_hand_is_not_ordered_yet,
     },
+    Drill {
+        rule: Rule::OldLedgerRunsNothingOn,
+        quiet: runs_on,
+        story: a_ledger_from_before_an_edit_comes_back,
+    },
 ];
 
 /// The drill of a rule, if it has one.
@@ -650,6 +655,23 @@ fn a_script_by_hand_is_not_ordered_yet(world: &mut World) {
     });
     world.network.isolate(Place::Host(0), true);
     world.run_for(30_000);
+    world.network.isolate(Place::Host(0), false);
+    world.run_for(10_000);
+}
+
+/// By that ledger the guest runs on without a lease, and by what its node was told since it does not.
+fn a_ledger_from_before_an_edit_comes_back(world: &mut World) {
+    let before = world.ledger_of(0);
+    let Some(mut spec) = world.truth().vms.get(&vm()).map(|it| it.spec.clone()) else { return };
+    spec.policy.on_isolation = OnIsolation::Suspend;
+    world.submit(Operation::EditVm(Box::new(spec)));
+    world.run_while(10_000, |world| {
+        world.truth().vms.get(&vm()).is_none_or(|it| it.outlives_lease() || it.must_be_told())
+    });
+    world.network.isolate(Place::Host(0), true);
+    let incarnation = world.put_ledger_back(0, before);
+    world.after(100, Event::StartAgent(0, incarnation));
+    world.run_for(15_000);
     world.network.isolate(Place::Host(0), false);
     world.run_for(10_000);
 }

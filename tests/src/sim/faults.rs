@@ -292,8 +292,7 @@ impl World {
 
     /// The disk under a ledger is replaced, or an older copy of it comes back.
     fn ledger_fault(&mut self, host: usize, older: Entries) {
-        let incarnation = self.end_agent(host);
-        self.replace_ledger(host, older);
+        let incarnation = self.put_ledger_back(host, older);
         let delay = self.rng.u64(10..3_000);
         self.after(delay, Event::StartAgent(host, incarnation));
     }
@@ -305,9 +304,19 @@ impl World {
 
     /// An agent ends, and finds no ledger when it is started again; by this number that one is known.
     pub fn lose_ledger(&mut self, host: usize) -> u64 {
+        self.put_ledger_back(host, Entries::default())
+    }
+
+    /// The same, and it finds an older one.
+    pub fn put_ledger_back(&mut self, host: usize, older: Entries) -> u64 {
         let incarnation = self.end_agent(host);
-        self.replace_ledger(host, Entries::default());
+        self.replace_ledger(host, older);
         incarnation
+    }
+
+    /// What its ledger holds.
+    pub fn ledger_of(&self, host: usize) -> Entries {
+        self.hosts[host].ledger.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
     /// The control plane is lost for good, as it seems, and comes back from a backup on other machines.

@@ -10,7 +10,7 @@ use agent::hypervisor::{
     DomainFacts, HostFacts, Hypervisor, HypervisorError, JobStats, Result as Called,
 };
 use agent::lease::Lease;
-use agent::vm::ledger::{BoundScripts, Entries, Suspended};
+use agent::vm::ledger::{Entries, SinceBoot, Suspended};
 use model::node::{Capacity, SeenDomain};
 use model::sabotage::{Rule, off};
 use model::vm::{Presence, StopCause};
@@ -359,8 +359,8 @@ pub struct SimHost {
     pub lease_file: Lease,
     /// `/run`: what self-fence has stopped.
     pub suspended: Arc<Mutex<Suspended>>,
-    /// `/run`: scripts that may be running.
-    pub bound: Arc<Mutex<BoundScripts>>,
+    /// `/run`: what matters of the ledger since the boot.
+    pub since_boot: Arc<Mutex<SinceBoot>>,
     /// Its watchdog.
     pub watchdog: Option<SimWatchdog>,
     /// Its fence device.

@@ -51,7 +51,7 @@ impl World {
         host.incarnation += 1;
         host.lease_file = Default::default();
         host.suspended = Arc::default();
-        host.bound = Arc::default();
+        host.since_boot = Arc::default();
         host.paused_until = 0;
         host.frozen_until = 0;
         host.scripts.clear();
@@ -209,7 +209,7 @@ impl World {
             ledgers_lost: 0,
             lease_file: Default::default(),
             suspended: Arc::default(),
-            bound: Arc::default(),
+            since_boot: Arc::default(),
             watchdog: None,
             fence: None,
             locked: false,

@@ -115,7 +115,7 @@ impl Planner<'_> {
             .is_some_and(|vm| vm.desired == Desired::Ignored && vm.order.is_none())
     }
 
-    /// A VM that nobody here brought to where it runs: it is stopped where an operator wants all of its service down.
+    /// A VM that nobody here brought to where it runs: it goes down with its service.
     fn goes_as_asked(&self, spec: &crate::service::MemberSpec) -> bool {
         let vm = spec.vm().and_then(|vm| self.state.vms.get(vm));
         vm.is_some_and(|vm| self.record.takes_down(vm))

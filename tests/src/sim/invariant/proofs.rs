@@ -6,6 +6,7 @@ use std::collections::BTreeMap;
 use model::command::Operation;
 use model::id::NodeId;
 use model::node::NodeState;
+use model::vm::VmRecord;
 use uuid::Uuid;
 
 use super::{Invariant, Observation};
@@ -66,9 +67,11 @@ impl Invariant for ProofsHold {
                         let machine = host.hypervisor.machine();
                         let outside =
                             machine.domains.get(&uuid).is_some_and(|domain| domain.outside);
-                        let vm = before.vm_with_uuid(&uuid);
-                        let bound = vm.is_some_and(|vm| !by_lease || !vm.outlives_lease());
-                        if bound && !outside {
+                        // By the lease only what it binds is dead: the rest keeps its node in the set.
+                        let freed = |vm: &std::sync::Arc<VmRecord>| {
+                            !by_lease || !vm.may_run.contains_key(node)
+                        };
+                        if after.vm_with_uuid(&uuid).is_some_and(freed) && !outside {
                             return Err(format!(
                                 "{} was proven dead ({proof:?}) while {uuid} runs there",
                                 host.name

@@ -3,7 +3,7 @@
 
 use std::collections::BTreeMap;
 
-use model::vm::{OnIsolation, Presence};
+use model::vm::{OnIsolation, Presence, VmRecord};
 use uuid::Uuid;
 
 use super::{Invariant, Observation};
@@ -28,7 +28,11 @@ fn bound(world: &World, host: usize) -> Vec<Uuid> {
     // Of one that was forgotten only its agent still knows what it was told.
     let agent = world.hosts[host].agent.as_ref();
     let told = |uuid: &Uuid| agent.and_then(|agent| agent.core.ledger().entry(*uuid));
-    let runs_on = |uuid: &Uuid| match truth.vm_with_uuid(uuid) {
+    let node = truth.nodes.values().find(|node| node.name.as_str() == world.hosts[host].name);
+    let present =
+        |record: &&std::sync::Arc<VmRecord>| node.is_some_and(|node| record.owner == Some(node.id));
+    // The lease proves nothing of a copy that is not the present one.
+    let runs_on = |uuid: &Uuid| match truth.vm_with_uuid(uuid).filter(present) {
         Some(record) => record.outlives_lease(),
         None => told(uuid).is_some_and(|it| it.on_isolation == OnIsolation::Continue),
     };
