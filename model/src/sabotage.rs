@@ -163,7 +163,7 @@ rules! {
     BoundOutlivesLedger = "bound-outlives-ledger";
     /// The lease proves nothing of scripts that nobody ordered where they run.
     LeaseProvesTheBound = "lease-proves-the-bound";
-    /// No guest runs on without a lease by the word of an older ledger, or of another control plane.
+    /// No guest runs on without a lease by the word of a ledger that is older than the last order.
     OldLedgerRunsNothingOn = "old-ledger-runs-nothing-on";
 }
 
