@@ -101,7 +101,7 @@ pub async fn run(config: Config) -> anyhow::Result<()> {
     // An error to hand over is no reason to stay; the others elect in a second.
     if ended.is_ok()
         && raft.leadership().borrow().is_some()
-        && let Err(error) = raft.transfer_leader(None).await
+        && let Err(error) = raft.transfer_leader(None, None).await
     {
         info!(%error, "leadership was not handed over");
     }

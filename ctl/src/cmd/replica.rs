@@ -7,7 +7,7 @@ use tonic::Response;
 
 use crate::args::Replica as Command;
 use crate::cmd::Context;
-use crate::exit::Failure;
+use crate::exit::{Failure, Kind};
 use crate::render::{self, Replica, table};
 
 pub(super) async fn run(cx: &Context, command: Command) -> Result<(), Failure> {
@@ -30,8 +30,12 @@ pub(super) async fn run(cx: &Context, command: Command) -> Result<(), Failure> {
             return Ok(());
         }
         Command::Add { member } => add(cx, member).await?,
-        Command::Remove { id } => remove(cx, id).await?,
+        Command::Remove { id } => {
+            is_member(cx, id).await?;
+            remove(cx, id).await?;
+        }
         Command::Replace { old, member } => {
+            is_member(cx, old).await?;
             add(cx, member).await?;
             remove(cx, old).await?;
         }
@@ -39,7 +43,8 @@ pub(super) async fn run(cx: &Context, command: Command) -> Result<(), Failure> {
             rebuild::run(cx, id, &data_dir, address).await?;
         }
         Command::TransferLeader { id } => {
-            let message = v1::TransferLeaderRequest { to: id };
+            let from = if id.is_none() { list(cx).await?.leader } else { None };
+            let message = v1::TransferLeaderRequest { to: id, from };
             cx.cluster
                 .ask(|mut client| async move { client.transfer_leader(message).await })
                 .await?;
@@ -67,6 +72,13 @@ async fn add(cx: &Context, (id, address): (u64, String)) -> Result<(), Failure> 
         })
         .await?;
     Ok(())
+}
+
+/// The replicas take the removal of a stranger for one that is done; here it is more likely a wrong number.
+async fn is_member(cx: &Context, id: u64) -> Result<(), Failure> {
+    let found = list(cx).await?.replicas.iter().any(|replica| replica.id == id);
+    let text = || format!("replica {id} is not a member; `berthctl replica list` shows who is");
+    found.then_some(()).ok_or_else(|| Failure::new(Kind::NotFound, text()))
 }
 
 async fn remove(cx: &Context, id: u64) -> Result<(), Failure> {

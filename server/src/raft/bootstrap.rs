@@ -106,13 +106,22 @@ impl RaftHandle {
         Ok(())
     }
 
-    /// Adds a replica: first as a learner, until it has caught up, then as a voter.
+    /// Adds a replica: first as a learner, until it has caught up, then as a voter. One that is there already, at this
+    /// address, is what was asked for; one that is a learner still is waited for again.
     pub async fn add_replica(&self, id: u64, address: String) -> Result<(), MembershipError> {
         let metrics = self.raft.metrics().borrow_watched().clone();
-        if metrics.membership_config.membership().get_node(&id).is_some() {
-            return Err(MembershipError::Refused(format!("replica {id} is a member already")));
-        }
-        let replica = self.pristine(id, &address).await?;
+        let membership = metrics.membership_config.membership();
+        let replica = match membership.get_node(&id) {
+            Some(there) if there.address != address => {
+                return Err(MembershipError::Refused(format!(
+                    "replica {id} is a member already, at {}; a new one needs an id that was never used",
+                    there.address
+                )));
+            }
+            Some(_) if membership.voter_ids().any(|voter| voter == id) => return Ok(()),
+            Some(there) => there.clone(),
+            None => self.pristine(id, &address).await?,
+        };
         let learning = timeout(LEARNER_PATIENCE, self.raft.add_learner(id, replica, true)).await;
         match learning {
             Err(_) => {
@@ -126,12 +135,12 @@ impl RaftHandle {
         self.change(ChangeMembers::AddVoterIds(BTreeSet::from([id]))).await
     }
 
-    /// Removes a replica. The leader hands over first, where it is the one.
+    /// Removes a replica. The leader hands over first, where it is the one. One that is no member is removed already.
     pub async fn remove_replica(&self, id: u64) -> Result<(), MembershipError> {
         let metrics = self.raft.metrics().borrow_watched().clone();
         let membership = metrics.membership_config.membership();
         if membership.get_node(&id).is_none() {
-            return Err(MembershipError::Refused(format!("replica {id} is not a member")));
+            return Ok(());
         }
         let voters: BTreeSet<u64> = membership.voter_ids().collect();
         if voters == BTreeSet::from([id]) {
@@ -170,8 +179,16 @@ impl RaftHandle {
         }
     }
 
-    /// Hands leadership to `to`, or to the follower that has most of the log.
-    pub async fn transfer_leader(&self, to: Option<u64>) -> Result<(), MembershipError> {
+    /// Hands leadership to `to`, or to the follower that has most of the log. Where it leads already, or where this
+    /// replica is not the one `from` which leadership was to be taken, there is nothing to do.
+    pub async fn transfer_leader(
+        &self,
+        to: Option<u64>,
+        from: Option<u64>,
+    ) -> Result<(), MembershipError> {
+        if to == Some(self.id()) || from.is_some_and(|from| from != self.id()) {
+            return Ok(());
+        }
         let status = self.status();
         let target = match to {
             Some(id) => status
@@ -192,9 +209,6 @@ impl RaftHandle {
                 .max_by_key(|replica| replica.matched_index)
                 .ok_or_else(|| MembershipError::Refused("no other replica could lead".into()))?,
         };
-        if target.id == self.id() {
-            return Err(MembershipError::Refused(format!("replica {} leads already", target.id)));
-        }
         self.raft.trigger().transfer_leader(target.id).await.map_err(stopped)?;
         let mut leadership = self.leadership();
         match timeout(ELECTION_PATIENCE, async {

@@ -199,12 +199,38 @@ async fn leadership_is_handed_over_to_the_replica_that_was_named() {
     let cluster = Cluster::of(3).await;
     let leader = cluster.leader().await;
     let heir = if leader.id() == 3 { 2 } else { 3 };
-    leader.transfer_leader(Some(heir)).await.unwrap();
+    leader.transfer_leader(Some(heir), None).await.unwrap();
     let mut leadership = cluster.replicas[&heir].raft.leadership();
     tokio::time::timeout(Duration::from_secs(20), leadership.wait_for(Option::is_some))
         .await
         .unwrap()
         .unwrap();
+}
+
+/// Who forwards a request to the leader may hear of the new one before it hears the answer; then it is sent again.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_change_of_the_replicas_whose_answer_was_lost_may_be_asked_for_again() {
+    let mut cluster = Cluster::of(3).await;
+    let leader = cluster.leader().await;
+    let heir = if leader.id() == 3 { 2 } else { 3 };
+    let from = leader.id();
+    leader.transfer_leader(Some(heir), Some(from)).await.unwrap();
+    let new = &cluster.replicas[&heir].raft;
+    let mut leadership = new.leadership();
+    tokio::time::timeout(Duration::from_secs(20), leadership.wait_for(Option::is_some))
+        .await
+        .unwrap()
+        .unwrap();
+    new.transfer_leader(Some(heir), None).await.unwrap();
+    new.transfer_leader(None, Some(from)).await.unwrap();
+    assert!(new.leadership().borrow().is_some(), "it was asked to lead, and not to hand over");
+    let address = cluster.begin(4).await;
+    cluster.leader().await.add_replica(4, address.clone()).await.unwrap();
+    cluster.leader().await.add_replica(4, address).await.unwrap();
+    let elsewhere = cluster.leader().await.add_replica(4, "127.0.0.1:1".into()).await;
+    assert!(elsewhere.unwrap_err().to_string().contains("is a member already, at "));
+    cluster.leader().await.remove_replica(4).await.unwrap();
+    cluster.leader().await.remove_replica(4).await.unwrap();
 }
 
 #[tokio::test(flavor = "multi_thread")]

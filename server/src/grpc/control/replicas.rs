@@ -72,7 +72,8 @@ impl ControlService {
         &self,
         message: v1::TransferLeaderRequest,
     ) -> Answer<v1::ListReplicasReply> {
-        self.raft.transfer_leader(message.to).await.map_err(|error| status::not_changed(&error))?;
+        let transferred = self.raft.transfer_leader(message.to, message.from).await;
+        transferred.map_err(|error| status::not_changed(&error))?;
         Ok(Response::new(self.replicas()))
     }
 }
