@@ -12,6 +12,7 @@ use crate::dependency::{Dependee, Dependency};
 use crate::id::{NodeId, ServiceName, VmName};
 use crate::liveness::Liveness;
 use crate::plan::load::Load;
+use crate::plan::placement::NoPlace;
 use crate::plan::{placement, service};
 use crate::service::{ServiceRecord, ServiceState};
 use crate::time::Timestamp;
@@ -200,12 +201,14 @@ impl Tenants {
     }
 }
 
-/// What makes room for an exclusive one for which no node is free: its name, and what is decided about it. `takes` says
-/// whether a node could take that one then: where rules keep it with what gives way, it would go after that for ever.
+/// What makes room for an exclusive one for which no node is free: its name, and what is decided about it. Only on a node
+/// that was weighed for it: of others its recovery policy wants nothing. `takes` says whether a node could take that one
+/// then: where rules keep it with what gives way, it would go after that for ever.
 pub(super) fn displace(
     (state, liveness, now): (&ClusterState, &Liveness, Timestamp),
     load: &Load,
     (name, priority, depend): (String, u32, &[Dependency]),
+    weighed: &NoPlace,
     takes: impl Fn(&Load, NodeId) -> bool,
 ) -> Option<(String, Operation)> {
     if priority == 0 {
@@ -213,8 +216,9 @@ pub(super) fn displace(
     }
     let mut outranked: Vec<(u32, NodeId, &Dependee)> = state
         .nodes
-        .keys()
-        .filter_map(|node| {
+        .iter()
+        .filter(|(_, node)| weighed.refused.iter().any(|(name, _)| name == node.name.as_str()))
+        .filter_map(|(node, _)| {
             let victim = load.tenants.outranked(*node, priority)?;
             let number = load.tenants.exclusive.get(node)?.get(victim)?;
             is_settled(state, *node, victim).then_some((*number, *node, victim))

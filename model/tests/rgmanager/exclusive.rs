@@ -4,6 +4,7 @@ use model::Operation;
 use model::dependency::{DependMode, Dependee, Dependency};
 use model::id::PlacementRuleName;
 use model::placement_rule::{PlacementRule, PlacementRuleKind};
+use model::recovery::{RecoveryPolicy, RestartLimit};
 use model::vm::{VmPolicy, VmState};
 
 use crate::story::{Story, vm};
@@ -134,4 +135,20 @@ fn one_that_is_kept_with_what_would_make_room_moves_nothing_to_and_fro() {
     story.enables("high");
     assert!(story.settles().is_empty());
     assert_eq!(story.place("base"), "started on a");
+}
+
+#[test]
+fn one_that_may_only_restart_where_it_was_clears_no_other_node() {
+    let mut story = Story::with_nodes(&["a", "b", "c"]);
+    let stays = RestartLimit { max_restarts: 2, expire_ms: 60_000 };
+    let policy =
+        VmPolicy { recovery: RecoveryPolicy::RestartDisable, restart_limit: stays, ..exclusive(1) };
+    story.running("high", "a", policy);
+    story.running("low", "b", exclusive(2));
+    story.adds("plain", VmPolicy::default());
+    story.appears("plain", "a");
+    story.crashes("high");
+    assert!(story.settles().is_empty(), "the other would be moved to and fro for ever");
+    let reason = story.reason("high").to_string();
+    assert!(reason.contains("a: it is exclusive, and other VMs"), "{reason}");
 }

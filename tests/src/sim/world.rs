@@ -42,7 +42,8 @@ pub struct Options {
     pub vms: usize,
     /// How long faults come, in virtual milliseconds.
     pub trouble_ms: u64,
-    /// How long it may take after them until all is well.
+    /// How long it may take after them until all is well. The longest way known: guests that do not hear that they are to
+    /// shut down, each with two minutes' grace, one after the other.
     pub calm_ms: u64,
     /// What is likely to go wrong.
     pub theme: Theme,
@@ -59,7 +60,7 @@ impl Options {
             replicas: 3,
             vms: 4,
             trouble_ms: 60_000,
-            calm_ms: 240_000,
+            calm_ms: 600_000,
             theme: Theme::of_seed(seed),
             acts: Acts::All,
         }

@@ -55,7 +55,7 @@ impl Planner<'_> {
         let number = exclusive::number_of(self.state, record);
         let depend = record.spec.policy.depend.as_slice();
         let first = (format!("service:{}", record.spec.name), number, depend);
-        match exclusive::displace(at, self.load, first, takes) {
+        match exclusive::displace(at, self.load, first, &no_place, takes) {
             Some((victim, operation)) => {
                 self.plan.operations.push(operation);
                 Reason::Deciding(format!("{victim} makes room for it"))

@@ -134,7 +134,7 @@ impl Planner<'_> {
         };
         let policy = &record.spec.policy;
         let first = (record.spec.name.to_string(), policy.exclusive, policy.depend.as_slice());
-        match exclusive::displace((state, liveness, self.now), self.load, first, takes) {
+        match exclusive::displace((state, liveness, self.now), self.load, first, &no_place, takes) {
             Some((victim, operation)) => {
                 self.plan.operations.push(operation);
                 Reason::Deciding(format!("{victim} makes room for it"))

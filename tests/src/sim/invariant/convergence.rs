@@ -16,6 +16,16 @@ fn paused_by_somebody(world: &World, host: usize, uuid: Uuid) -> bool {
     machine.domains.get(&uuid).is_some_and(|it| it.paused_by == Some(PausedBy::Outsider))
 }
 
+/// So many rounds over all nodes in vain are for the operator to look at: settings of his contradict each other. The wait
+/// before the next has grown to minutes by then, and it says what each of them came to.
+const ROUNDS_IN_VAIN: u32 = 4;
+
+/// It says why it does not run, and nobody would see it run soon.
+fn is_given(reason: &Reason, rounds: Option<u32>) -> bool {
+    let in_vain = rounds.is_some_and(|rounds| rounds >= ROUNDS_IN_VAIN);
+    reason.is_stuck() || (in_vain && matches!(reason, Reason::WaitingUntil { .. }))
+}
+
 /// What is still not as it should be; `None` when all is.
 pub fn converged(world: &World) -> Option<String> {
     let plane = world.planes.len() - 1;
@@ -67,7 +77,9 @@ pub fn converged(world: &World) -> Option<String> {
             // Its service says why.
             (Desired::Enabled, _) if matches!(reason, Some(Reason::Member { .. })) => {}
             (Desired::Enabled, state) => {
-                if !reason.is_some_and(Reason::is_stuck) {
+                if !reason
+                    .is_some_and(|it| is_given(it, record.failure.as_ref().map(|it| it.rounds)))
+                {
                     return Some(format!("{name} is {}: {reason:?}", state.as_str()));
                 }
             }
@@ -126,8 +138,9 @@ fn service(
             }
         }
         (Desired::Enabled, state) => {
-            let stuck =
-                reason.is_some_and(Reason::is_stuck) || member_stuck(truth, record).is_some();
+            let stuck = reason
+                .is_some_and(|it| is_given(it, record.failure.as_ref().map(|it| it.rounds)))
+                || member_stuck(truth, record).is_some();
             (!stuck).then(|| format!("service {name} is {}: {reason:?}", state.as_str()))
         }
         (_, ServiceState::Stopped | ServiceState::Disabled) => None,
