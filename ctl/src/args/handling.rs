@@ -5,7 +5,7 @@ use std::time::Duration;
 use clap::builder::ArgAction;
 use clap::{Args, ValueEnum};
 
-use super::duration;
+use super::value::duration;
 
 /// How a VM is treated on its host.
 #[derive(Debug, Args, Default)]
