@@ -42,7 +42,7 @@ use crate::script::run::Runner;
 use crate::session::{Servers, Session, leave, register};
 use crate::shutdown;
 use crate::vm::driver::VmCall;
-use crate::vm::ledger::Ledger;
+use crate::vm::ledger::{Ledger, Met};
 
 const LIST_LIMIT: Duration = Duration::from_secs(10);
 /// Between two attempts to have libvirt's word at the start of a session.
@@ -104,7 +104,7 @@ pub enum Input {
     /// A run of a script that an agent before this one left is gone.
     OrphanGone(Uuid),
     /// Someone wants the inventory as the cluster is told of it, and the highest epoch that was met.
-    Inventory(Vec<DomainFacts>, oneshot::Sender<(Inventory, u64)>),
+    Inventory(Vec<DomainFacts>, oneshot::Sender<(Inventory, Met)>),
 }
 
 /// How far migrations are, by VM, with the order they belong to.
@@ -294,7 +294,7 @@ impl Shell {
             }
             Input::OrphanGone(service) => core.orphan_gone(service, now),
             Input::Inventory(domains, asker) => {
-                let _ = asker.send((core.inventory(&domains, now), core.ledger().epoch()));
+                let _ = asker.send((core.inventory(&domains, now), core.ledger().met()));
             }
         }
     }
@@ -386,8 +386,8 @@ impl Agent {
         let mut complaint = String::new();
         loop {
             outbox.keep_outcomes();
-            let Some((inventory, epoch)) = self.inventory().await else { return Ok(()) };
-            let mut request = self.registration(&host, &inventory, epoch);
+            let Some((inventory, met)) = self.inventory().await else { return Ok(()) };
+            let mut request = self.registration(&host, &inventory, met);
             request.watchdog_timeout_ms = watchdog_timeout_ms;
             let reply = register(&self.servers, request, &mut complaint).await;
             let Some(reply) = reply else { continue };
@@ -446,7 +446,7 @@ impl Agent {
     }
 
     /// A session begins with libvirt's own word on all domains, or it does not begin.
-    async fn inventory(&self) -> Option<(Inventory, u64)> {
+    async fn inventory(&self) -> Option<(Inventory, Met)> {
         loop {
             match self.hypervisor.call("list the domains", LIST_LIMIT, |it| it.inventory()).await {
                 Ok(domains) => {
@@ -462,7 +462,8 @@ impl Agent {
         }
     }
 
-    fn registration(&self, host: &HostFacts, inventory: &Inventory, epoch: u64) -> RegisterRequest {
+    fn registration(&self, host: &HostFacts, inventory: &Inventory, met: Met) -> RegisterRequest {
+        let (cluster, epoch) = met;
         RegisterRequest {
             request_id: Uuid::new_v4().to_string(),
             node: self.config.node.to_string(),
@@ -481,6 +482,7 @@ impl Agent {
             libvirt_guests: host::libvirt_guests(),
             agent_version: env!("CARGO_PKG_VERSION").into(),
             epoch,
+            met_cluster: cluster.map(|cluster| cluster.to_string()),
             replaces: None,
             inventory: inventory.iter().map(|(uuid, it)| convert::seen(*uuid, it)).collect(),
         }

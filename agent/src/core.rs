@@ -13,6 +13,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use model::command::GuestNote;
 use model::handling::Checks;
 use model::node::SeenDomain;
+use model::order::Floors;
 use model::sabotage::{Rule, off};
 use model::vm::{Presence, StopCause};
 use proto::convert;
@@ -49,15 +50,15 @@ pub struct Given {
     /// How long a suspended copy is kept without contact.
     pub isolation_hold_ms: u64,
     /// What a lost ledger has to know again.
-    pub floors: Vec<(Uuid, u64)>,
-    /// The same of services, by their ids.
-    pub service_floors: Vec<(Uuid, u64)>,
+    pub floors: Floors,
 }
 
 impl Given {
     /// Reads a registration's reply.
     pub fn read(reply: &v1::RegisterReply) -> Result<Self, convert::ConvertError> {
-        let floor = |floor: &v1::Floor| Ok((convert::uuid("uuid", &floor.uuid)?, floor.floor));
+        let ids = |field, ids: &[String]| -> Result<_, convert::ConvertError> {
+            ids.iter().map(|id| convert::uuid(field, id)).collect()
+        };
         Ok(Self {
             session: reply.session,
             epoch: reply.epoch,
@@ -65,8 +66,11 @@ impl Given {
             lease_ttl_ms: reply.lease_ttl_ms,
             self_fence_ms: reply.self_fence_ms,
             isolation_hold_ms: reply.isolation_hold_ms,
-            floors: reply.floors.iter().map(floor).collect::<Result<_, _>>()?,
-            service_floors: reply.service_floors.iter().map(floor).collect::<Result<_, _>>()?,
+            floors: Floors {
+                below: reply.floor,
+                vms: ids("vms", &reply.vms)?,
+                services: ids("services", &reply.services)?,
+            },
         })
     }
 }
@@ -307,9 +311,13 @@ impl AgentCore {
         if same_cluster && given.epoch < met && !off(Rule::OrderOfEpoch) {
             return Err(SessionRefused::OldEpoch { given: given.epoch, met });
         }
-        if given.epoch > met {
+        if given.epoch > met || !same_cluster {
             // Terms of another control plane say nothing of this one's.
             self.term = 0;
+        }
+        if !same_cluster {
+            warn!(cluster = %given.cluster, "this host is of another cluster now: what that one ordered is over");
+            self.ledger.forget_orders(given.session)?;
         }
         if std::mem::take(&mut self.ledger_is_new) {
             self.unknown_until = Some(now.boot_ms + SETTLE_MS);
@@ -318,8 +326,7 @@ impl AgentCore {
             }
         }
         self.ledger.note_epoch(given.cluster, given.epoch)?;
-        self.ledger.promise_all(&given.floors)?;
-        self.ledger.promise_scripts(&given.service_floors)?;
+        self.ledger.promise_all_but(&given.floors)?;
         let terms =
             IsolationTerms { self_fence_ms: given.self_fence_ms, hold_ms: given.isolation_hold_ms };
         self.ledger.note_terms(terms)?;

@@ -51,7 +51,7 @@ pub struct Servers {
     current: Arc<watch::Sender<usize>>,
 }
 
-/// What a registration is answered with names every VM of the cluster: 100,000 of them take 5 MB. As the replicas' own limit.
+/// As the replicas' own limit.
 const MAX_MESSAGE_BYTES: usize = 64 * 1024 * 1024;
 
 impl Servers {

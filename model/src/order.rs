@@ -141,18 +141,30 @@ pub fn outstanding(state: &ClusterState) -> BTreeMap<NodeId, Vec<Order>> {
     orders
 }
 
-/// The floors that a registering agent must have, so that one that lost its ledger refuses what was ruled out before:
-/// of each VM that may not run there, everything up to now.
-pub fn floors(state: &ClusterState, node: NodeId) -> Vec<(Uuid, u64)> {
+/// What a registering agent must know, so that one that lost its ledger refuses what was ruled out before: orders up to
+/// `below` are refused but for those about what may run there. What may not is nearly all of the cluster, so it is not named.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Floors {
+    /// By log index, as the numbers of orders are.
+    pub below: u64,
+    /// The VMs that may run there, by UUID.
+    pub vms: Vec<Uuid>,
+    /// The services of which scripts may run there, by id.
+    pub services: Vec<Uuid>,
+}
+
+/// The floors of a node.
+pub fn floors(state: &ClusterState, node: NodeId) -> Floors {
     if off(Rule::FloorsRestored) {
-        return Vec::new();
+        return Floors::default();
     }
-    state
-        .vms
-        .values()
-        .filter(|record| !record.may_run.contains_key(&node))
-        .map(|record| (record.spec.uuid, state.revision))
-        .collect()
+    let vms = state.vms.values().filter(|record| record.may_run.contains_key(&node));
+    let services = state.services.values().filter(|record| record.may_run.contains_key(&node));
+    Floors {
+        below: state.revision,
+        vms: vms.map(|record| record.spec.uuid).collect(),
+        services: services.map(|record| record.spec.id).collect(),
+    }
 }
 
 fn kind_of(state: &ClusterState, record: &VmRecord, order: &OrderRecord) -> Option<OrderKind> {

@@ -307,7 +307,7 @@ impl ServiceDriver {
     /// Whether a call is under way for the order.
     fn carry_out(&mut self, scene: &mut Scene<'_>) -> bool {
         let Some(order) = self.order.clone() else { return false };
-        let entry = scene.ledger.service(self.id).cloned().unwrap_or_default();
+        let entry = scene.ledger.service_or_new(self.id);
         let (named, action) = match order.kind {
             Asked::Start(named) => (named, Action::Start),
             Asked::Stop(named) => (named, Action::Stop),
@@ -387,7 +387,7 @@ impl ServiceDriver {
         // First it is promised, then it is said.
         let promised = scene
             .ledger
-            .promise_scripts(&[(self.id, floor)])
+            .promise_scripts(self.id, floor)
             .and_then(|()| scene.ledger.unbind_scripts(self.id, None));
         if self.complain(promised, "what was asked could not be noted") {
             let absent = v1::Absent { uuid: service_id, floor, cause: 0 };

@@ -36,6 +36,12 @@ impl Ledger {
         self.entries().services.get(&id)
     }
 
+    /// The same, as it would be noted.
+    pub fn service_or_new(&self, id: Uuid) -> ServiceEntry {
+        let new = || ServiceEntry { floor: self.entries().floor, ..ServiceEntry::default() };
+        self.service(id).cloned().unwrap_or_else(new)
+    }
+
     /// The services it knows.
     pub fn services(&self) -> impl Iterator<Item = (Uuid, &ServiceEntry)> + '_ {
         self.entries().services.iter().map(|(id, entry)| (*id, entry))
@@ -50,7 +56,7 @@ impl Ledger {
         starts: Option<Bound>,
     ) -> Result<(), LedgerError> {
         self.change(|entries| {
-            let entry = entries.services.entry(id).or_default();
+            let entry = entries.service(id);
             entry.name = name.to_owned();
             entry.floor = entry.floor.max(order);
             entry.begun = Some(order);
@@ -69,26 +75,21 @@ impl Ledger {
         stopped: Option<&str>,
     ) -> Result<(), LedgerError> {
         self.change(|entries| {
-            let entry = entries.services.entry(id).or_default();
+            let entry = entries.service(id);
             entry.begun = None;
             entry.done = Some(Done { order, error });
             entry.bound.retain(|bound| Some(bound.member.as_str()) != stopped);
         })
     }
 
-    /// Orders up to these are refused from now on.
-    pub fn promise_scripts(&mut self, floors: &[(Uuid, u64)]) -> Result<(), LedgerError> {
-        let lower =
-            |(id, floor): &&(Uuid, u64)| self.service(*id).is_none_or(|it| it.floor < *floor);
-        let raised: Vec<_> = floors.iter().filter(lower).copied().collect();
-        if raised.is_empty() {
+    /// Orders about the service up to this one are refused from now on.
+    pub fn promise_scripts(&mut self, id: Uuid, floor: u64) -> Result<(), LedgerError> {
+        if self.service(id).is_some_and(|entry| entry.floor >= floor) {
             return Ok(());
         }
         self.change(|entries| {
-            for (id, floor) in raised {
-                let entry = entries.services.entry(id).or_default();
-                entry.floor = entry.floor.max(floor);
-            }
+            let entry = entries.service(id);
+            entry.floor = entry.floor.max(floor);
         })
     }
 
@@ -113,7 +114,7 @@ impl Ledger {
             return Ok(());
         }
         self.change(|entries| {
-            let entry = entries.services.entry(id).or_default();
+            let entry = entries.service(id);
             entry.name = name.to_owned();
             for bound in scripts {
                 entry.bind(bound);
@@ -127,7 +128,7 @@ impl Ledger {
             return Ok(());
         }
         self.change(|entries| {
-            let entry = entries.services.entry(id).or_default();
+            let entry = entries.service(id);
             entry.bound.retain(|bound| member.is_some_and(|member| bound.member != member));
         })
     }

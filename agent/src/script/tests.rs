@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use model::order::Floors;
 use model::service::{Script, ScriptProgram, StatusCheck};
 use proto::convert::service::write_script;
 use proto::v1;
@@ -76,8 +77,7 @@ impl Bench {
             lease_ttl_ms: 3_000,
             self_fence_ms: 1_000,
             isolation_hold_ms: 60_000,
-            floors: Vec::new(),
-            service_floors: Vec::new(),
+            floors: Floors::default(),
         };
         let inventory = self.core.inventory(&[], self.at());
         self.core.registered(given, &inventory, self.at()).unwrap();

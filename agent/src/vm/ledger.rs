@@ -7,6 +7,7 @@ use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 
 use model::node::SeenDomain;
+use model::order::Floors;
 use model::sabotage::{Rule, off};
 use model::vm::{OnIsolation, Presence};
 use serde::{Deserialize, Serialize};
@@ -15,9 +16,10 @@ use uuid::Uuid;
 use crate::hypervisor::DomainFacts;
 use crate::script::ledger::{Bound, ServiceEntry};
 use crate::vm::order::{Kind, Order};
+use crate::vm::request_queue::Memory;
 
 /// The format this version writes: a head line with version and checksum, then JSON.
-const VERSION: u32 = 3;
+const VERSION: u32 = 4;
 const MAGIC: &str = "berth-ledger";
 
 /// What an order came to.
@@ -61,12 +63,32 @@ pub struct Entries {
     /// How guests are treated without a lease; the design's defaults where no session has said it yet.
     #[serde(default)]
     pub terms: IsolationTerms,
+    /// Orders up to this one are refused, whatever they are about that has no entry; zero in formats before the fourth.
+    #[serde(default)]
+    pub floor: u64,
     /// By VM.
     pub vms: BTreeMap<Uuid, Entry>,
     /// By service; none in formats before the third.
     #[serde(default)]
     pub services: BTreeMap<Uuid, ServiceEntry>,
 }
+
+impl Entries {
+    /// The entry of a VM; a new one has promised what all have.
+    fn vm(&mut self, uuid: Uuid) -> &mut Entry {
+        let new = || Entry { floor: self.floor, ..Entry::default() };
+        self.vms.entry(uuid).or_insert_with(new)
+    }
+
+    /// The same of a service.
+    pub(crate) fn service(&mut self, id: Uuid) -> &mut ServiceEntry {
+        let new = || ServiceEntry { floor: self.floor, ..ServiceEntry::default() };
+        self.services.entry(id).or_insert_with(new)
+    }
+}
+
+/// The highest epoch that was met, and whose it is.
+pub type Met = (Option<Uuid>, u64);
 
 /// Where the ledger is kept; on stable storage when `write` returns.
 pub trait LedgerStorage: Send {
@@ -259,7 +281,7 @@ impl Ledger {
         }
         if !off(Rule::BoundOutlivesLedger) {
             for (id, (name, scripts)) in noted.scripts.clone() {
-                self.entries.services.entry(id).or_default().know(name, scripts);
+                self.entries.service(id).know(name, scripts);
             }
         }
         self.noted = noted;
@@ -278,6 +300,17 @@ impl Ledger {
         self.entries.vms.get(&uuid)
     }
 
+    /// What there is to judge its orders by.
+    pub fn memory(&self, uuid: Uuid) -> Memory<'_> {
+        let (floor, from) = (self.floor(uuid), self.entries.memory_from);
+        Memory { floor, noted: self.entry(uuid), from }
+    }
+
+    /// Up to which order all are refused that are about a VM.
+    pub fn floor(&self, uuid: Uuid) -> u64 {
+        self.entry(uuid).map_or(self.entries.floor, |entry| entry.floor)
+    }
+
     /// The VMs it knows.
     pub fn vms(&self) -> impl Iterator<Item = Uuid> + '_ {
         self.entries.vms.keys().copied()
@@ -288,10 +321,15 @@ impl Ledger {
         self.entries.epoch
     }
 
+    /// The same, and whose it is.
+    pub fn met(&self) -> Met {
+        (self.entries.cluster, self.entries.epoch)
+    }
+
     /// An order is about to be carried out.
     pub fn begin(&mut self, order: &Order) -> Result<(), LedgerError> {
         self.change(|entries| {
-            let entry = entries.vms.entry(order.uuid).or_default();
+            let entry = entries.vm(order.uuid);
             entry.floor = entry.floor.max(order.id);
             entry.generation = order.generation;
             entry.begun = Some(order.id);
@@ -312,7 +350,7 @@ impl Ledger {
         lost: bool,
     ) -> Result<(), LedgerError> {
         self.change(|entries| {
-            let entry = entries.vms.entry(uuid).or_default();
+            let entry = entries.vm(uuid);
             entry.begun = None;
             entry.bringing = lost;
             entry.done = Some(Done { order, error });
@@ -333,21 +371,49 @@ impl Ledger {
 
     /// Orders up to this one are refused from now on.
     pub fn promise(&mut self, uuid: Uuid, floor: u64) -> Result<(), LedgerError> {
-        self.promise_all(&[(uuid, floor)])
-    }
-
-    /// The same for many VMs.
-    pub fn promise_all(&mut self, floors: &[(Uuid, u64)]) -> Result<(), LedgerError> {
-        let lower =
-            |(uuid, floor): &&(Uuid, u64)| self.entry(*uuid).is_none_or(|it| it.floor < *floor);
-        let raised: Vec<_> = floors.iter().filter(lower).copied().collect();
-        if raised.is_empty() {
+        if self.floor(uuid) >= floor {
             return Ok(());
         }
         self.change(|entries| {
-            for (uuid, floor) in raised {
-                let entry = entries.vms.entry(uuid).or_default();
-                entry.floor = entry.floor.max(floor);
+            let entry = entries.vm(uuid);
+            entry.floor = entry.floor.max(floor);
+        })
+    }
+
+    /// The same of all VMs and services but those that may run here: of these holds what was promised before.
+    pub fn promise_all_but(&mut self, floors: &Floors) -> Result<(), LedgerError> {
+        if self.entries.floor >= floors.below {
+            return Ok(());
+        }
+        self.change(|entries| {
+            for uuid in &floors.vms {
+                entries.vm(*uuid);
+            }
+            for id in &floors.services {
+                entries.service(*id);
+            }
+            for (_, entry) in entries.vms.iter_mut().filter(|(id, _)| !floors.vms.contains(id)) {
+                entry.floor = entry.floor.max(floors.below);
+            }
+            let services = entries.services.iter_mut();
+            for (_, entry) in services.filter(|(id, _)| !floors.services.contains(id)) {
+                entry.floor = entry.floor.max(floors.below);
+            }
+            entries.floor = floors.below;
+        })
+    }
+
+    /// The host came to another cluster, whose numbers have nothing to do with those known here: orders from before this
+    /// one nobody remembers. What is bound stays so.
+    pub fn forget_orders(&mut self, from: u64) -> Result<(), LedgerError> {
+        self.change(|entries| {
+            (entries.floor, entries.memory_from) = (0, from);
+            for entry in entries.vms.values_mut() {
+                let Entry { bringing, bound, on_isolation, .. } = *entry;
+                *entry = Entry { bringing, bound, on_isolation, ..Entry::default() };
+            }
+            for entry in entries.services.values_mut() {
+                (entry.floor, entry.begun, entry.done) = (0, None, None);
             }
         })
     }
@@ -379,11 +445,6 @@ impl Ledger {
     /// This ledger is new: what was ordered before this number nobody remembers.
     pub fn remember_from(&mut self, order: u64) -> Result<(), LedgerError> {
         self.change(|entries| entries.memory_from = order)
-    }
-
-    /// The first order that would be remembered if it had been done.
-    pub fn memory_from(&self) -> u64 {
-        self.entries.memory_from
     }
 
     /// The cluster whose marks count.
@@ -543,6 +604,27 @@ mod tests {
     }
 
     #[test]
+    fn of_a_whole_cluster_what_may_run_here_is_noted_and_no_more() {
+        let directory = tempfile::tempdir().unwrap();
+        let mut ledger = Ledger::open(directory.path(), directory.path()).unwrap();
+        let (kept, other, service) = (VM, Uuid::from_u128(4), Uuid::from_u128(5));
+        let floors = |below, vms: &[Uuid], services: &[Uuid]| Floors {
+            below,
+            vms: vms.to_vec(),
+            services: services.to_vec(),
+        };
+        ledger.promise_all_but(&floors(30, &[kept], &[])).unwrap();
+        assert_eq!((ledger.floor(kept), ledger.floor(other)), (0, 30));
+        assert_eq!(ledger.vms().collect::<Vec<_>>(), [kept]);
+        ledger.promise(other, 35).unwrap();
+        ledger.promise_all_but(&floors(40, &[other], &[service])).unwrap();
+        let ledger = Ledger::open(directory.path(), directory.path()).unwrap();
+        assert_eq!((ledger.floor(kept), ledger.floor(other)), (40, 35));
+        assert_eq!(ledger.service_or_new(service).floor, 30);
+        assert_eq!(ledger.service_or_new(Uuid::from_u128(6)).floor, 40);
+    }
+
+    #[test]
     fn a_ledger_that_comes_back_older_lets_no_guest_run_on_without_a_lease() {
         let directory = tempfile::tempdir().unwrap();
         let open = || Ledger::open(directory.path(), directory.path()).unwrap();
@@ -573,7 +655,7 @@ mod tests {
         for (text, reason) in [
             (good.replace("\"floor\":9", "\"floor\":8"), "checksum"),
             (good[..good.len() - 3].to_owned(), "checksum"),
-            (good.replacen(" 3 ", " 4 ", 1), "formats up to 3"),
+            (good.replacen(" 4 ", " 5 ", 1), "formats up to 4"),
             (String::new(), "no head line"),
         ] {
             fs::write(&path, &text).unwrap();

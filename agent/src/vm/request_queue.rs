@@ -32,14 +32,20 @@ pub enum Verdict {
     NoLease,
 }
 
-/// The verdict on `order`. `noted` is the ledger's entry, `memory_from` the first order that the ledger would remember,
-/// `running` the order being carried out, `lease` whether this node holds its lease now.
-pub fn judge(
-    order: &Order,
-    (noted, memory_from): (Option<&Entry>, u64),
-    running: Option<&Order>,
-    lease: bool,
-) -> Verdict {
+/// What the ledger knows of a VM.
+#[derive(Debug, Clone, Copy)]
+pub struct Memory<'a> {
+    /// Orders below this are refused, and so is this one unless it was begun or done.
+    pub floor: u64,
+    /// Its entry.
+    pub noted: Option<&'a Entry>,
+    /// The first order that would be remembered if it had been done.
+    pub from: u64,
+}
+
+/// The verdict on `order`. `running` is the order being carried out, `lease` says whether this node holds its lease now.
+pub fn judge(order: &Order, memory: &Memory<'_>, running: Option<&Order>, lease: bool) -> Verdict {
+    let Memory { floor, noted, from } = *memory;
     if let Some(running) = running {
         return beside(order, running);
     }
@@ -47,15 +53,15 @@ pub fn judge(
         return Verdict::Look;
     }
     // It may have been done, and its guest may be elsewhere by now; all else is harmless when it is done again.
-    if matches!(order.kind, Kind::Start { .. }) && order.id < memory_from {
+    if matches!(order.kind, Kind::Start { .. }) && order.id < from {
         return Verdict::Stale;
     }
     let run = match order.kind.needs_lease() && !lease && !off(Rule::NoStartWithoutLease) {
         true => Verdict::NoLease,
         false => Verdict::Run,
     };
-    let Some(noted) = noted else { return run };
-    if let Some(done) = noted.done.as_ref().filter(|done| done.order == order.id)
+    let done = noted.and_then(|noted| noted.done.as_ref());
+    if let Some(done) = done.filter(|done| done.order == order.id)
         && !off(Rule::LedgerOnce)
     {
         return Verdict::AnswerAgain(done.error.clone());
@@ -63,13 +69,12 @@ pub fn judge(
     if off(Rule::LedgerFloor) {
         return run;
     }
+    let begun = noted.and_then(|noted| noted.begun);
     match order.id {
-        id if id < noted.floor => Verdict::Stale,
-        id if id == noted.floor && noted.begun == Some(id) && run == Verdict::Run => {
-            Verdict::RunAgain
-        }
-        id if id == noted.floor && noted.begun == Some(id) => run,
-        id if id == noted.floor && !off(Rule::LedgerOnce) => Verdict::Stale,
+        id if id < floor => Verdict::Stale,
+        id if id == floor && begun == Some(id) && run == Verdict::Run => Verdict::RunAgain,
+        id if id == floor && begun == Some(id) => run,
+        id if id == floor && !off(Rule::LedgerOnce) => Verdict::Stale,
         _ => run,
     }
 }
@@ -134,6 +139,10 @@ mod tests {
     fn entry(floor: u64, begun: Option<u64>, done: Option<(u64, Option<&str>)>) -> Entry {
         let done = done.map(|(order, error)| Done { order, error: error.map(str::to_owned) });
         Entry { floor, generation: 1, begun, done, ..Entry::default() }
+    }
+
+    fn nothing(from: u64) -> Memory<'static> {
+        Memory { floor: 0, noted: None, from }
     }
 
     #[test]
@@ -209,8 +218,9 @@ mod tests {
                 Verdict::Wait,
             ),
         ] {
-            let noted = (noted.as_ref(), 0);
-            assert_eq!(judge(&order, noted, running.as_ref(), true), expected, "{name}");
+            let noted = noted.as_ref();
+            let memory = Memory { floor: noted.map_or(0, |it| it.floor), noted, from: 0 };
+            assert_eq!(judge(&order, &memory, running.as_ref(), true), expected, "{name}");
         }
     }
 
@@ -224,7 +234,7 @@ mod tests {
             (stop(5, None), Verdict::Run),
             (order(5, Kind::Probe), Verdict::Look),
         ] {
-            assert_eq!(judge(&order, (None, 0), None, false), expected, "{order:?}");
+            assert_eq!(judge(&order, &nothing(0), None, false), expected, "{order:?}");
         }
     }
 
@@ -236,7 +246,17 @@ mod tests {
             (stop(5, None), Verdict::Run),
             (order(5, Kind::Adopt), Verdict::Run),
         ] {
-            assert_eq!(judge(&order, (None, 7), None, true), expected, "{order:?}");
+            assert_eq!(judge(&order, &nothing(7), None, true), expected, "{order:?}");
+        }
+    }
+
+    #[test]
+    fn what_all_were_promised_holds_for_one_of_which_nothing_is_noted() {
+        let memory = Memory { floor: 9, ..nothing(0) };
+        for (order, expected) in
+            [(start(8), Verdict::Stale), (stop(9, None), Verdict::Stale), (start(10), Verdict::Run)]
+        {
+            assert_eq!(judge(&order, &memory, None, true), expected, "{order:?}");
         }
     }
 }

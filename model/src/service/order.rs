@@ -6,7 +6,6 @@ use uuid::Uuid;
 
 use crate::cluster::ClusterState;
 use crate::id::{Generation, MemberName, NodeId, OrderId, ServiceName, SessionId};
-use crate::sabotage::{Rule, off};
 use crate::service::{MemberKind, Script, ScriptIntent, ScriptState, ServiceRecord, ServiceState};
 
 /// All that concerns the scripts of one node.
@@ -131,18 +130,4 @@ fn watched(record: &ServiceRecord) -> impl Iterator<Item = WatchedScript> + '_ {
             script: script.clone(),
         })
     })
-}
-
-/// The floors that a registering agent must have for services, as for VMs: of each whose scripts may not run there,
-/// everything up to now.
-pub fn floors(state: &ClusterState, node: NodeId) -> Vec<(Uuid, u64)> {
-    if off(Rule::FloorsRestored) {
-        return Vec::new();
-    }
-    state
-        .services
-        .values()
-        .filter(|record| !record.may_run.contains_key(&node))
-        .map(|record| (record.spec.id, state.revision))
-        .collect()
 }

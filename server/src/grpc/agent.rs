@@ -12,7 +12,6 @@ use model::id::{NodeId, RequestId, SessionId};
 use model::node::AfterShutdown;
 use model::order;
 use model::rejection::Rejection;
-use model::service::order as script_order;
 use proto::convert::{self, agent as convert_agent, rejection};
 use proto::v1::agent_session_client::AgentSessionClient;
 use proto::v1::agent_session_server::AgentSession;
@@ -90,7 +89,7 @@ impl AgentService {
     }
 }
 
-/// Of the leader. What a registration is answered with names every VM of the cluster.
+/// Of the leader.
 fn client(channel: &Channel) -> AgentSessionClient<Channel> {
     AgentSessionClient::new(channel.clone()).max_decoding_message_size(MAX_MESSAGE_BYTES)
 }
@@ -115,7 +114,11 @@ impl AgentSession for AgentService {
     }
 
     async fn register(&self, request: Request<v1::RegisterRequest>) -> Answer<v1::RegisterReply> {
-        self.check_epoch(request.get_ref().epoch)?;
+        let message = request.get_ref();
+        let ours = self.raft.state().cluster.map(|cluster| cluster.to_string());
+        if message.met_cluster.is_none() || message.met_cluster == ours {
+            self.check_epoch(message.epoch)?;
+        }
         if let Route::Leader(leader) = self.router.route(&request)? {
             let mut client = client(&leader.channel);
             return leader.answer(client.register(forwarded(request))).await;
@@ -131,6 +134,7 @@ impl AgentSession for AgentService {
             return Err(Status::internal("a registration gave no session"));
         };
         let state = self.raft.state();
+        let floors = order::floors(&state, node);
         Ok(Response::new(v1::RegisterReply {
             node_id: node.0,
             session: session.0,
@@ -141,14 +145,9 @@ impl AgentSession for AgentService {
             lease_ttl_ms: state.nodes.get(&node).map_or(0, |node| node.lease.ttl_ms),
             self_fence_ms: state.nodes.get(&node).map_or(0, |node| node.lease.self_fence_ms),
             isolation_hold_ms: state.settings.isolation_hold_ms,
-            floors: order::floors(&state, node)
-                .into_iter()
-                .map(|(uuid, floor)| v1::Floor { uuid: uuid.to_string(), floor })
-                .collect(),
-            service_floors: script_order::floors(&state, node)
-                .into_iter()
-                .map(|(uuid, floor)| v1::Floor { uuid: uuid.to_string(), floor })
-                .collect(),
+            floor: floors.below,
+            vms: floors.vms.iter().map(ToString::to_string).collect(),
+            services: floors.services.iter().map(ToString::to_string).collect(),
         }))
     }
 

@@ -127,6 +127,7 @@ impl Agent {
                 fence_agents: Vec::new(),
                 libvirt_guests: false,
                 epoch,
+                met_cluster: None,
                 pausable: false,
                 lock_manager: None,
                 replaces: announced.last_session,

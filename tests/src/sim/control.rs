@@ -12,7 +12,6 @@ use model::command::{Command, Decision, Operation};
 use model::id::{NodeId, NodeName, RequestId, SessionId};
 use model::order;
 use model::sabotage::{Rule, off};
-use model::service;
 use model::vm::Presence;
 use proto::v1;
 use server::clock::ElapsedClock;
@@ -467,6 +466,7 @@ impl World {
     fn register_reply(&self, number: usize, node: NodeId, session: SessionId) -> v1::RegisterReply {
         let state = &self.replicas[number].state;
         let lease = state.nodes.get(&node).map(|node| node.lease);
+        let floors = order::floors(state, node);
         v1::RegisterReply {
             node_id: node.0,
             session: session.0,
@@ -477,14 +477,9 @@ impl World {
             lease_ttl_ms: lease.map_or(0, |lease| lease.ttl_ms),
             self_fence_ms: lease.map_or(0, |lease| lease.self_fence_ms),
             isolation_hold_ms: state.settings.isolation_hold_ms,
-            floors: order::floors(state, node)
-                .into_iter()
-                .map(|(uuid, floor)| v1::Floor { uuid: uuid.to_string(), floor })
-                .collect(),
-            service_floors: service::order::floors(state, node)
-                .into_iter()
-                .map(|(uuid, floor)| v1::Floor { uuid: uuid.to_string(), floor })
-                .collect(),
+            floor: floors.below,
+            vms: floors.vms.iter().map(Uuid::to_string).collect(),
+            services: floors.services.iter().map(Uuid::to_string).collect(),
         }
     }
 

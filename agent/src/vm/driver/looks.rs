@@ -71,7 +71,7 @@ impl Driver {
                 if self.settle(scene.now) {
                     self.gone_for_now(scene);
                     if self.known.is_some() || self.tell_anew {
-                        let floor = scene.ledger.entry(self.uuid).map_or(0, |entry| entry.floor);
+                        let floor = scene.ledger.floor(self.uuid);
                         self.send_absent(scene, floor);
                     }
                     self.consider(scene);
@@ -93,7 +93,7 @@ impl Driver {
                         self.cause = self.cause.or_else(|| self.hinted(scene.now));
                     }
                     self.gone_for_now(scene);
-                    let floor = scene.ledger.entry(self.uuid).map_or(0, |entry| entry.floor);
+                    let floor = scene.ledger.floor(self.uuid);
                     self.send_absent(scene, floor);
                 }
             }
@@ -169,8 +169,8 @@ impl Driver {
             Ok(Seen::Domain(Some(seen))) => self.send_seen(scene, seen),
             Ok(_) => match scene.ledger.promise(self.uuid, order.id) {
                 Ok(()) => {
-                    let noted = scene.ledger.entry(self.uuid).map(|entry| entry.floor);
-                    self.send_absent(scene, noted.unwrap_or(order.id));
+                    let floor = scene.ledger.floor(self.uuid);
+                    self.send_absent(scene, floor);
                 }
                 Err(error) => {
                     let error = &error as &dyn std::error::Error;

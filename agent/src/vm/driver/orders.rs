@@ -31,8 +31,7 @@ impl Driver {
         orders.sort_by_key(|order| order.id);
         for order in orders {
             let running = self.work.as_ref().map(|work| &work.order);
-            let noted = (scene.ledger.entry(self.uuid), scene.ledger.memory_from());
-            match judge(&order, noted, running, scene.lease) {
+            match judge(&order, &scene.ledger.memory(self.uuid), running, scene.lease) {
                 Verdict::Run => self.begin(scene, order, false),
                 Verdict::RunAgain => self.begin(scene, order, true),
                 Verdict::AnswerAgain(error) => self.send_done(scene, &order, error),

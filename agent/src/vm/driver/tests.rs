@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use model::domain_xml;
+use model::order::Floors;
 use model::vm::{OnIsolation, Presence, StopCause};
 use proto::v1;
 use tokio::sync::mpsc;
@@ -94,8 +95,7 @@ impl Bench {
             lease_ttl_ms: 3_000,
             self_fence_ms: 1_000,
             isolation_hold_ms: 60_000,
-            floors: Vec::new(),
-            service_floors: Vec::new(),
+            floors: Floors::default(),
         };
         let domains = self.fake.domains().unwrap_or_default();
         let inventory = self.core.inventory(&domains, self.at());
@@ -542,11 +542,37 @@ fn a_session_of_an_older_epoch_is_not_taken() {
         lease_ttl_ms: 3_000,
         self_fence_ms: 1_000,
         isolation_hold_ms: 60_000,
-        floors: vec![(VM, 30)],
-        service_floors: Vec::new(),
+        floors: Floors { below: 30, ..Floors::default() },
     };
     bench.core.registered(given(2), &Default::default(), bench.at()).unwrap();
     let refused = bench.core.registered(given(1), &Default::default(), bench.at()).unwrap_err();
     assert!(refused.to_string().contains("epoch 2"), "{refused}");
-    assert_eq!(bench.core.ledger().entry(VM).unwrap().floor, 30);
+    assert_eq!(bench.core.ledger().floor(VM), 30);
+}
+
+/// The numbers of its orders begin anew, and so does its epoch.
+#[test]
+fn a_host_that_came_to_another_cluster_does_what_that_one_orders() {
+    let mut bench = bench();
+    let given = |cluster, session, epoch, below| Given {
+        session,
+        epoch,
+        cluster,
+        lease_ttl_ms: 3_000,
+        self_fence_ms: 1_000,
+        isolation_hold_ms: 60_000,
+        floors: Floors { below, ..Floors::default() },
+    };
+    let other = Uuid::from_u128(77);
+    bench.give(vec![order(11, v1::order::Kind::Adopt(v1::AdoptOrder {}))]);
+    assert!(bench.core.ledger().entry(VM).is_some());
+    bench.core.registered(given(CLUSTER, 800, 5, 900), &Default::default(), bench.at()).unwrap();
+    bench.core.registered(given(other, 3, 1, 4), &Default::default(), bench.at()).unwrap();
+    let ledger = bench.core.ledger();
+    assert_eq!((ledger.floor(VM), ledger.met()), (4, (Some(other), 1)));
+    let memory = ledger.memory(VM);
+    assert_eq!(
+        (memory.from, memory.noted.map(|it| (it.begun, it.generation))),
+        (3, Some((None, 0)))
+    );
 }

@@ -45,7 +45,7 @@ impl Invariant for LedgerNeverGoesBack {
                 }
                 for record in truth.vms.values() {
                     let uuid = record.spec.uuid;
-                    let floor = agent.core.ledger().entry(uuid).map_or(0, |entry| entry.floor);
+                    let floor = agent.core.ledger().floor(uuid);
                     // What was promised before this session, of a VM that has not entered again since.
                     let promised = self.floors.get(&(*host, uuid)).copied().unwrap_or(0);
                     if !record.may_run.contains_key(node) && floor < promised {
@@ -59,12 +59,12 @@ impl Invariant for LedgerNeverGoesBack {
             }
             Observation::Call { host, uuid, call } => {
                 let Some(agent) = &world.hosts[*host].agent else { return Ok(()) };
-                let noted = agent.core.ledger().entry(*uuid).map_or(0, |entry| entry.floor);
+                let noted = agent.core.ledger().floor(*uuid);
                 let known = self.floors.entry((*host, *uuid)).or_default();
                 *known = (*known).max(noted);
                 let acts = matches!(call, Call::Create { .. } | Call::Migrate(_));
                 let disk = world.hosts[*host].ledger.lock().unwrap_or_else(PoisonError::into_inner);
-                let written = disk.vms.get(uuid).map_or(0, |entry| entry.floor);
+                let written = disk.vms.get(uuid).map_or(disk.floor, |entry| entry.floor);
                 if acts && written < noted {
                     return Err(format!(
                         "{} acts on order {noted} of {uuid} before it is on disk",

@@ -533,8 +533,7 @@ fn a_control_plane_of_a_new_epoch_is_told_which_start_was_the_last() {
         lease_ttl_ms: 3_000,
         self_fence_ms: 1_000,
         isolation_hold_ms: 60_000,
-        floors: Vec::new(),
-        service_floors: Vec::new(),
+        floors: Floors::default(),
     };
     bench.core.registered(given, &inventory, bench.at()).unwrap();
     bench.settle();
