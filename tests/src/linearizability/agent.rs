@@ -105,7 +105,7 @@ impl Agent {
     pub async fn run(self) {
         let hardware = Uuid::new_v4().to_string();
         let mut ledger = Ledger::default();
-        let mut epoch = 0;
+        let (mut epoch, mut cluster) = (0, None);
         let mut replica = 0;
         loop {
             let announce = v1::AnnounceRequest { node: self.node.clone() };
@@ -127,7 +127,7 @@ impl Agent {
                 fence_agents: Vec::new(),
                 libvirt_guests: false,
                 epoch,
-                met_cluster: None,
+                met_cluster: cluster.clone(),
                 pausable: false,
                 lock_manager: None,
                 replaces: announced.last_session,
@@ -138,7 +138,7 @@ impl Agent {
                 // A restored control plane has taken this one's place.
                 Ok(given) if given.epoch < epoch => replica += 1,
                 Ok(given) => {
-                    epoch = given.epoch;
+                    (epoch, cluster) = (given.epoch, Some(given.cluster));
                     let session = Session {
                         epoch,
                         node_id: given.node_id,
