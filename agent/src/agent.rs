@@ -391,7 +391,7 @@ impl Agent {
             request.watchdog_timeout_ms = watchdog_timeout_ms;
             let reply = register(&self.servers, request, &mut complaint).await;
             let Some(reply) = reply else { continue };
-            if !self.take(&reply, inventory).await {
+            if !self.take(&reply, inventory).await? {
                 tokio::time::sleep(LIST_AGAIN).await;
                 continue;
             }
@@ -411,25 +411,26 @@ impl Agent {
         }
     }
 
-    /// Whether the core takes the session.
-    async fn take(&self, reply: &v1::RegisterReply, inventory: Inventory) -> bool {
+    /// Whether the core takes the session. An error where only an agent that begins anew could.
+    async fn take(&self, reply: &v1::RegisterReply, inventory: Inventory) -> anyhow::Result<bool> {
         let given = match Given::read(reply) {
             Ok(given) => given,
             Err(error) => {
                 warn!(%error, "a session that cannot be read is not taken");
-                return false;
+                return Ok(false);
             }
         };
         let (taken, answer) = oneshot::channel();
         let _ = self.inputs.send(Input::Registered { given, inventory, taken });
         match answer.await {
-            Ok(Ok(())) => true,
+            Ok(Ok(())) => Ok(true),
+            Ok(Err(error @ SessionRefused::OtherCluster(_))) => Err(error.into()),
             Ok(Err(error)) => {
                 let error = &error as &dyn std::error::Error;
                 warn!(session = reply.session, error, "a session is not taken");
-                false
+                Ok(false)
             }
-            Err(_) => false,
+            Err(_) => Ok(false),
         }
     }
 

@@ -88,6 +88,10 @@ pub enum SessionRefused {
         /// The highest that was met.
         met: u64,
     },
+    /// The host came to another cluster; what that one ordered and heard is in the way of this one's in more places than the
+    /// ledger, which knows of the change now.
+    #[error("this host is of cluster {0} now, and was of another: the agent has to begin anew")]
+    OtherCluster(Uuid),
     /// What it says could not be kept.
     #[error("what it says could not be noted")]
     Ledger(#[from] LedgerError),
@@ -311,25 +315,26 @@ impl AgentCore {
         if same_cluster && given.epoch < met && !off(Rule::OrderOfEpoch) {
             return Err(SessionRefused::OldEpoch { given: given.epoch, met });
         }
-        if given.epoch > met || !same_cluster {
+        if !same_cluster {
+            self.ledger.change_cluster(given.cluster, given.epoch, given.session)?;
+            return Err(SessionRefused::OtherCluster(given.cluster));
+        }
+        let terms =
+            IsolationTerms { self_fence_ms: given.self_fence_ms, hold_ms: given.isolation_hold_ms };
+        let remember = self.ledger_is_new && !off(Rule::NewLedgerRefuses);
+        self.ledger.note_session(
+            (given.cluster, given.epoch),
+            remember.then_some(given.session),
+            &given.floors,
+            terms,
+        )?;
+        if std::mem::take(&mut self.ledger_is_new) {
+            self.unknown_until = Some(now.boot_ms + SETTLE_MS);
+        }
+        if given.epoch > met {
             // Terms of another control plane say nothing of this one's.
             self.term = 0;
         }
-        if !same_cluster {
-            warn!(cluster = %given.cluster, "this host is of another cluster now: what that one ordered is over");
-            self.ledger.forget_orders(given.session)?;
-        }
-        if std::mem::take(&mut self.ledger_is_new) {
-            self.unknown_until = Some(now.boot_ms + SETTLE_MS);
-            if !off(Rule::NewLedgerRefuses) {
-                self.ledger.remember_from(given.session)?;
-            }
-        }
-        self.ledger.note_epoch(given.cluster, given.epoch)?;
-        self.ledger.promise_all_but(&given.floors)?;
-        let terms =
-            IsolationTerms { self_fence_ms: given.self_fence_ms, hold_ms: given.isolation_hold_ms };
-        self.ledger.note_terms(terms)?;
         self.session = Some(given);
         let known: BTreeSet<Uuid> = self.drivers.keys().chain(inventory.keys()).copied().collect();
         let anew = self.session.as_ref().is_some_and(|given| given.epoch > met);

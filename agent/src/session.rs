@@ -239,6 +239,7 @@ impl Session {
                 number,
                 jobs,
                 epoch: self.given.epoch,
+                cluster: Some(self.given.cluster.clone()),
                 loads: std::mem::take(&mut *lock(&self.loads)),
             });
             request.set_timeout(limit);

@@ -3,7 +3,7 @@
 //! Orders are not stored as messages: they follow from the state, so that they are sent again until the state says
 //! that they were reported, whoever leads.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use uuid::Uuid;
@@ -148,9 +148,9 @@ pub struct Floors {
     /// By log index, as the numbers of orders are.
     pub below: u64,
     /// The VMs that may run there, by UUID.
-    pub vms: Vec<Uuid>,
+    pub vms: BTreeSet<Uuid>,
     /// The services of which scripts may run there, by id.
-    pub services: Vec<Uuid>,
+    pub services: BTreeSet<Uuid>,
 }
 
 /// The floors of a node.

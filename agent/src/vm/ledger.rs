@@ -85,6 +85,36 @@ impl Entries {
         let new = || ServiceEntry { floor: self.floor, ..ServiceEntry::default() };
         self.services.entry(id).or_insert_with(new)
     }
+
+    /// Orders up to the floor are refused, but for those about what may run here: of these holds what was promised before.
+    /// Entries that say no more than this are dropped.
+    fn promise_all_but(&mut self, floors: &Floors) {
+        if self.floor >= floors.below {
+            return;
+        }
+        for uuid in &floors.vms {
+            self.vm(*uuid);
+        }
+        for id in &floors.services {
+            self.service(*id);
+        }
+        self.vms.retain(|uuid, entry| {
+            if floors.vms.contains(uuid) {
+                return true;
+            }
+            entry.floor = entry.floor.max(floors.below);
+            *entry != Entry { floor: floors.below, ..Entry::default() }
+        });
+        self.services.retain(|id, entry| {
+            if floors.services.contains(id) {
+                return true;
+            }
+            entry.floor = entry.floor.max(floors.below);
+            let (name, floor) = (entry.name.clone(), floors.below);
+            *entry != ServiceEntry { name, floor, ..ServiceEntry::default() }
+        });
+        self.floor = floors.below;
+    }
 }
 
 /// The highest epoch that was met, and whose it is.
@@ -380,41 +410,43 @@ impl Ledger {
         })
     }
 
-    /// The same of all VMs and services but those that may run here: of these holds what was promised before.
-    pub fn promise_all_but(&mut self, floors: &Floors) -> Result<(), LedgerError> {
-        if self.entries.floor >= floors.below {
-            return Ok(());
-        }
+    /// The host came to another cluster, whose numbers have nothing to do with those known here: orders of it from before
+    /// this one nobody remembers. What is bound stays so, and so does what may still come to life.
+    pub fn change_cluster(
+        &mut self,
+        cluster: Uuid,
+        epoch: u64,
+        from: u64,
+    ) -> Result<(), LedgerError> {
         self.change(|entries| {
-            for uuid in &floors.vms {
-                entries.vm(*uuid);
-            }
-            for id in &floors.services {
-                entries.service(*id);
-            }
-            for (_, entry) in entries.vms.iter_mut().filter(|(id, _)| !floors.vms.contains(id)) {
-                entry.floor = entry.floor.max(floors.below);
-            }
-            let services = entries.services.iter_mut();
-            for (_, entry) in services.filter(|(id, _)| !floors.services.contains(id)) {
-                entry.floor = entry.floor.max(floors.below);
-            }
-            entries.floor = floors.below;
-        })
-    }
-
-    /// The host came to another cluster, whose numbers have nothing to do with those known here: orders from before this
-    /// one nobody remembers. What is bound stays so.
-    pub fn forget_orders(&mut self, from: u64) -> Result<(), LedgerError> {
-        self.change(|entries| {
+            (entries.cluster, entries.epoch) = (Some(cluster), epoch);
             (entries.floor, entries.memory_from) = (0, from);
             for entry in entries.vms.values_mut() {
-                let Entry { bringing, bound, on_isolation, .. } = *entry;
-                *entry = Entry { bringing, bound, on_isolation, ..Entry::default() };
+                (entry.floor, entry.begun, entry.done) = (0, None, None);
+                if !entry.bringing {
+                    entry.generation = 0;
+                }
             }
             for entry in entries.services.values_mut() {
                 (entry.floor, entry.begun, entry.done) = (0, None, None);
             }
+        })
+    }
+
+    /// A session begins: its epoch; where this ledger is new, the first order that it will remember; how guests are treated
+    /// without a lease, for an agent that is started again while the host is cut off; and what is refused from now on.
+    pub fn note_session(
+        &mut self,
+        (cluster, epoch): (Uuid, u64),
+        remember_from: Option<u64>,
+        floors: &Floors,
+        terms: IsolationTerms,
+    ) -> Result<(), LedgerError> {
+        self.change(|entries| {
+            (entries.cluster, entries.epoch) = (Some(cluster), entries.epoch.max(epoch));
+            entries.memory_from = remember_from.unwrap_or(entries.memory_from);
+            entries.terms = terms;
+            entries.promise_all_but(floors);
         })
     }
 
@@ -442,38 +474,14 @@ impl Ledger {
         Ok(())
     }
 
-    /// This ledger is new: what was ordered before this number nobody remembers.
-    pub fn remember_from(&mut self, order: u64) -> Result<(), LedgerError> {
-        self.change(|entries| entries.memory_from = order)
-    }
-
     /// The cluster whose marks count.
     pub fn cluster(&self) -> Option<Uuid> {
         self.entries.cluster
     }
 
-    /// An epoch of a cluster was met.
-    pub fn note_epoch(&mut self, cluster: Uuid, epoch: u64) -> Result<(), LedgerError> {
-        if self.entries.epoch >= epoch && self.entries.cluster == Some(cluster) {
-            return Ok(());
-        }
-        self.change(|entries| {
-            entries.epoch = epoch;
-            entries.cluster = Some(cluster);
-        })
-    }
-
     /// How guests are treated without a lease.
     pub fn terms(&self) -> IsolationTerms {
         self.entries.terms
-    }
-
-    /// A session says it: an agent that is started again while the host is cut off goes by that.
-    pub fn note_terms(&mut self, terms: IsolationTerms) -> Result<(), LedgerError> {
-        if self.entries.terms == terms {
-            return Ok(());
-        }
-        self.change(|entries| entries.terms = terms)
     }
 
     /// What is seen, as the cluster is told of it: with the generation where it bears this cluster's mark, and one
@@ -585,8 +593,7 @@ mod tests {
         ledger.promise(VM, 8).unwrap();
         ledger.note_suspended(VM, Suspension::created(7)).unwrap();
         let terms = IsolationTerms { self_fence_ms: 500, hold_ms: 9_000 };
-        ledger.note_terms(terms).unwrap();
-        ledger.note_epoch(Uuid::nil(), 3).unwrap();
+        ledger.note_session((Uuid::nil(), 3), None, &Floors::default(), terms).unwrap();
         let ledger = Ledger::open(directory.path(), directory.path()).unwrap();
         let done = Some(Done { order: 7, error: Some("no".into()) });
         let expected = Entry {
@@ -608,16 +615,23 @@ mod tests {
         let directory = tempfile::tempdir().unwrap();
         let mut ledger = Ledger::open(directory.path(), directory.path()).unwrap();
         let (kept, other, service) = (VM, Uuid::from_u128(4), Uuid::from_u128(5));
-        let floors = |below, vms: &[Uuid], services: &[Uuid]| Floors {
-            below,
-            vms: vms.to_vec(),
-            services: services.to_vec(),
+        let session = |ledger: &mut Ledger, below, vms: &[Uuid], services: &[Uuid]| {
+            let (vms, services) = (vms.iter().copied(), services.iter().copied());
+            let floors = Floors { below, vms: vms.collect(), services: services.collect() };
+            ledger
+                .note_session((Uuid::nil(), 1), None, &floors, IsolationTerms::default())
+                .unwrap();
         };
-        ledger.promise_all_but(&floors(30, &[kept], &[])).unwrap();
+        session(&mut ledger, 30, &[kept], &[]);
         assert_eq!((ledger.floor(kept), ledger.floor(other)), (0, 30));
         assert_eq!(ledger.vms().collect::<Vec<_>>(), [kept]);
         ledger.promise(other, 35).unwrap();
-        ledger.promise_all_but(&floors(40, &[other], &[service])).unwrap();
+        session(&mut ledger, 40, &[other], &[service]);
+        assert_eq!(
+            ledger.vms().collect::<Vec<_>>(),
+            [other],
+            "of the other nothing was noted but a floor"
+        );
         let ledger = Ledger::open(directory.path(), directory.path()).unwrap();
         assert_eq!((ledger.floor(kept), ledger.floor(other)), (40, 35));
         assert_eq!(ledger.service_or_new(service).floor, 30);

@@ -217,9 +217,9 @@ pub(super) fn displace(
     let mut outranked: Vec<(u32, NodeId, &Dependee)> = state
         .nodes
         .iter()
-        .filter(|(_, node)| weighed.refused.iter().any(|(name, _)| name == node.name.as_str()))
-        .filter_map(|(node, _)| {
+        .filter_map(|(node, record)| {
             let victim = load.tenants.outranked(*node, priority)?;
+            weighed.refused.iter().find(|(name, _)| name == record.name.as_str())?;
             let number = load.tenants.exclusive.get(node)?.get(victim)?;
             is_settled(state, *node, victim).then_some((*number, *node, victim))
         })

@@ -77,9 +77,15 @@ impl AgentService {
         lead::in_session(&self.raft.state(), node, session)
     }
 
-    /// An agent that has met a higher epoch tells of a restored control plane: this one stops.
-    fn check_epoch(&self, met: u64) -> Result<(), Status> {
-        let ours = self.raft.state().epoch;
+    /// An agent that has met a higher epoch of this cluster tells of a restored control plane: this one stops. Those of other
+    /// clusters, whose agents come by after a move or with wrong addresses, have nothing to do with it.
+    fn check_epoch(&self, cluster: Option<&str>, met: u64) -> Result<(), Status> {
+        let state = self.raft.state();
+        let own = state.cluster.map(|cluster| cluster.to_string());
+        if cluster.is_some() && cluster != own.as_deref() {
+            return Ok(());
+        }
+        let ours = state.epoch;
         if self.leader.meets_epoch(met, ours) {
             return Err(Status::failed_precondition(format!(
                 "this control plane is of epoch {ours}, and the agent has met epoch {met}"
@@ -115,10 +121,7 @@ impl AgentSession for AgentService {
 
     async fn register(&self, request: Request<v1::RegisterRequest>) -> Answer<v1::RegisterReply> {
         let message = request.get_ref();
-        let ours = self.raft.state().cluster.map(|cluster| cluster.to_string());
-        if message.met_cluster.is_none() || message.met_cluster == ours {
-            self.check_epoch(message.epoch)?;
-        }
+        self.check_epoch(message.met_cluster.as_deref(), message.epoch)?;
         if let Route::Leader(leader) = self.router.route(&request)? {
             let mut client = client(&leader.channel);
             return leader.answer(client.register(forwarded(request))).await;
@@ -157,9 +160,9 @@ impl AgentSession for AgentService {
         &self,
         request: Request<v1::HeartbeatRequest>,
     ) -> Answer<v1::HeartbeatReply> {
-        self.check_epoch(request.get_ref().epoch)?;
-        // Heard, also while nobody leads: this replica may lead next.
         let message = request.get_ref();
+        self.check_epoch(message.cluster.as_deref(), message.epoch)?;
+        // Heard, also while nobody leads: this replica may lead next.
         self.leader.carry(NodeId(message.node_id), SessionId(message.session));
         if let Route::Leader(leader) = self.router.route(&request)? {
             let mut client = client(&leader.channel);

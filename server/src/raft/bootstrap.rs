@@ -6,9 +6,9 @@ use std::time::Duration;
 use model::command::{Command, Operation};
 use model::id::{ClusterId, RequestId};
 use model::settings::Settings;
-use openraft::ChangeMembers;
 use openraft::async_runtime::WatchReceiver;
 use openraft::error::{ClientWriteError, RaftError};
+use openraft::{ChangeMembers, Membership};
 use proto::channel::endpoint;
 use proto::convert;
 use proto::v1::raft_peer_client::RaftPeerClient;
@@ -18,7 +18,7 @@ use tonic::Request;
 use uuid::Uuid;
 
 use super::handle::{Members, MembershipError, RaftHandle, stopped};
-use super::{Replica, TypeConfig};
+use super::{ProposeError, Replica, TypeConfig};
 use crate::clock;
 
 const IDENTIFY_PATIENCE: Duration = Duration::from_secs(3);
@@ -109,8 +109,7 @@ impl RaftHandle {
     /// Adds a replica: first as a learner, until it has caught up, then as a voter. One that is there already, at this
     /// address, is what was asked for; one that is a learner still is waited for again.
     pub async fn add_replica(&self, id: u64, address: String) -> Result<(), MembershipError> {
-        let metrics = self.raft.metrics().borrow_watched().clone();
-        let membership = metrics.membership_config.membership();
+        let (membership, settled) = self.membership().await?;
         let replica = match membership.get_node(&id) {
             Some(there) if there.address != address => {
                 return Err(MembershipError::Refused(format!(
@@ -118,7 +117,7 @@ impl RaftHandle {
                     there.address
                 )));
             }
-            Some(_) if membership.voter_ids().any(|voter| voter == id) => return Ok(()),
+            Some(_) if settled && membership.voter_ids().any(|voter| voter == id) => return Ok(()),
             Some(there) => there.clone(),
             None => self.pristine(id, &address).await?,
         };
@@ -135,12 +134,23 @@ impl RaftHandle {
         self.change(ChangeMembers::AddVoterIds(BTreeSet::from([id]))).await
     }
 
+    /// The replicas, as the leader has them, and whether that is committed and final: a change goes through a joint
+    /// configuration (thesis, section 4.3), and who asked for it may have gone before its end.
+    async fn membership(&self) -> Result<(Membership<u64, Replica>, bool), MembershipError> {
+        self.read_barrier().await?;
+        let metrics = self.raft.metrics().borrow_watched().clone();
+        let stored = metrics.membership_config;
+        let settled = stored.membership().get_joint_config().len() == 1
+            && stored.log_id().as_ref() <= metrics.last_applied.as_ref();
+        Ok((stored.membership().clone(), settled))
+    }
+
     /// Removes a replica. The leader hands over first, where it is the one. One that is no member is removed already.
     pub async fn remove_replica(&self, id: u64) -> Result<(), MembershipError> {
-        let metrics = self.raft.metrics().borrow_watched().clone();
-        let membership = metrics.membership_config.membership();
+        let (membership, settled) = self.membership().await?;
         if membership.get_node(&id).is_none() {
-            return Ok(());
+            // That it is out has to be committed before its disk may go.
+            return if settled { Ok(()) } else { Err(ProposeError::Unknown.into()) };
         }
         let voters: BTreeSet<u64> = membership.voter_ids().collect();
         if voters == BTreeSet::from([id]) {
@@ -187,7 +197,7 @@ impl RaftHandle {
         from: Option<u64>,
     ) -> Result<(), MembershipError> {
         if to == Some(self.id()) || from.is_some_and(|from| from != self.id()) {
-            return Ok(());
+            return Ok(self.read_barrier().await?);
         }
         let status = self.status();
         let target = match to {

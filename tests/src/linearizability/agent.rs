@@ -95,6 +95,7 @@ struct Ledger {
 
 struct Session {
     epoch: u64,
+    cluster: Option<String>,
     node_id: u64,
     session: u64,
     heartbeat: Duration,
@@ -141,6 +142,7 @@ impl Agent {
                     (epoch, cluster) = (given.epoch, Some(given.cluster));
                     let session = Session {
                         epoch,
+                        cluster: cluster.clone(),
                         node_id: given.node_id,
                         session: given.session,
                         heartbeat: Duration::from_millis(given.heartbeat_ms),
@@ -171,6 +173,7 @@ impl Agent {
                 number,
                 jobs: Vec::new(),
                 epoch: session.epoch,
+                cluster: session.cluster.clone(),
                 loads: Vec::new(),
             };
             let mut client = self.client(replica);

@@ -567,7 +567,10 @@ fn a_host_that_came_to_another_cluster_does_what_that_one_orders() {
     bench.give(vec![order(11, v1::order::Kind::Adopt(v1::AdoptOrder {}))]);
     assert!(bench.core.ledger().entry(VM).is_some());
     bench.core.registered(given(CLUSTER, 800, 5, 900), &Default::default(), bench.at()).unwrap();
-    bench.core.registered(given(other, 3, 1, 4), &Default::default(), bench.at()).unwrap();
+    let comes = given(other, 3, 1, 4);
+    let refused = bench.core.registered(comes.clone(), &Default::default(), bench.at());
+    assert!(refused.unwrap_err().to_string().contains("has to begin anew"));
+    bench.core.registered(comes, &Default::default(), bench.at()).unwrap();
     let ledger = bench.core.ledger();
     assert_eq!((ledger.floor(VM), ledger.met()), (4, (Some(other), 1)));
     let memory = ledger.memory(VM);
