@@ -348,6 +348,7 @@ impl AgentCore {
                 driver.hold(terms.hold_ms);
             });
         }
+        self.services.values_mut().for_each(ServiceDriver::registered);
         Ok(())
     }
 

@@ -15,7 +15,7 @@ use crate::id::{
     ClusterId, Epoch, FailoverDomainName, NodeId, NodeName, PlacementRuleName, RequestId,
     ServiceName, SessionId, VmName,
 };
-use crate::node::NodeRecord;
+use crate::node::{NodeRecord, NodeState};
 use crate::placement_rule::PlacementRule;
 use crate::rejection::Rejection;
 use crate::sabotage::{Rule, off};
@@ -70,6 +70,9 @@ pub struct MassLoss {
     /// The operator who said that they are lost indeed.
     pub released_by: Option<String>,
 }
+
+/// One node is never a mass.
+const LEAST_MASS_LOSS: usize = 2;
 
 /// Changes that wait for the command that makes all of them.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -214,6 +217,15 @@ impl ClusterState {
             _ => self.epoch,
         };
         numbers_after(epoch) + index
+    }
+
+    /// Whether so many nodes that seem lost at once are a broken network until an operator says otherwise: more than the set
+    /// share of those that are not dead, and at least [`LEAST_MASS_LOSS`] (design section 3, mass loss).
+    pub(crate) fn is_mass_loss(&self, lost: usize) -> bool {
+        let alive =
+            |node: &&Arc<NodeRecord>| !matches!(node.state, NodeState::Dead(_) | NodeState::Off);
+        let alive = self.nodes.values().filter(alive).count() as u64;
+        lost >= LEAST_MASS_LOSS && lost as u64 * 100 > alive * self.settings.mass_loss_percent
     }
 
     /// Whether nothing may be fenced or recovered now.

@@ -454,6 +454,29 @@ fn nodes_that_fell_silent_together_are_a_mass_loss_though_one_is_found_out_first
     }
 }
 
+/// One that an operator has fenced meanwhile counts: what was decided knew of two.
+#[test]
+fn apply_itself_refuses_a_fence_when_more_nodes_are_lost_than_its_leader_knew() {
+    let names = ["a", "b", "c", "d"];
+    let (mut story, place) = Story::running(VmPolicy::default(), &names);
+    let others: Vec<_> = names.into_iter().filter(|it| *it != place).collect();
+    for node in &others {
+        let device = FenceDevice {
+            agent: "fence_x".into(),
+            options: BTreeMap::new(),
+            timeout_ms: 1_000,
+            level: 0,
+        };
+        story.does(Operation::SetFenceDevices { node: name(node), devices: vec![device] });
+    }
+    story.dies(others[0]);
+    story.dies(others[1]);
+    let (node, session) = (story.id(others[0]), story.session(others[0]));
+    let asked = Operation::FenceAsked { node, session };
+    story.does(Operation::FenceNode { node: name(others[2]), why: "x".into() });
+    assert_eq!(story.tries(asked).unwrap_err(), Rejection::Braked);
+}
+
 #[test]
 fn the_release_of_a_mass_loss_is_of_the_nodes_it_names_and_ends_with_it() {
     let names = ["a", "b", "c", "d", "e"];

@@ -174,6 +174,11 @@ impl ServiceDriver {
         due.chain(probe).min()
     }
 
+    /// A session begins: orders of the one before are not this one's.
+    pub fn registered(&mut self) {
+        (self.order, self.probe) = (None, None);
+    }
+
     /// All that the cluster wants of it now.
     pub fn orders(
         &mut self,
@@ -594,11 +599,12 @@ fn standing(entry: &ServiceEntry, order: u64) -> Standing {
     {
         return Standing::Done(done.clone());
     }
-    if entry.begun == Some(order) {
-        return Standing::Begun;
-    }
-    match order > entry.floor || off(Rule::LedgerFloor) {
-        true => Standing::New,
+    let floor = if off(Rule::LedgerFloor) { 0 } else { entry.floor };
+    match entry.begun == Some(order) {
+        // It was ruled out since.
+        _ if order < floor => Standing::Stale,
+        true => Standing::Begun,
+        false if order > floor => Standing::New,
         false => Standing::Stale,
     }
 }

@@ -25,6 +25,8 @@ struct Bench {
     core: AgentCore,
     now: u64,
     session: u64,
+    /// What its registration rules out.
+    floor: u64,
     up: BTreeSet<String>,
     /// Answers that differ from what the script would say.
     odd: BTreeMap<(String, &'static str), Outcome>,
@@ -40,6 +42,7 @@ fn bench() -> Bench {
         directory,
         now: 1_000,
         session: 0,
+        floor: 0,
         up: BTreeSet::new(),
         odd: BTreeMap::new(),
         calls: Vec::new(),
@@ -77,7 +80,7 @@ impl Bench {
             lease_ttl_ms: 3_000,
             self_fence_ms: 1_000,
             isolation_hold_ms: 60_000,
-            floors: Floors::default(),
+            floors: Floors { below: self.floor, ..Floors::default() },
         };
         let inventory = self.core.inventory(&[], self.at());
         self.core.registered(given, &inventory, self.at()).unwrap();
@@ -539,4 +542,29 @@ fn a_second_start_whose_program_has_gone_leaves_what_the_first_began_bound() {
     bench.odd.insert(("ip".into(), "start"), missing());
     bench.start(11, "ip");
     assert!(!bench.core.is_safe());
+}
+
+/// The node may have been dead by its lease meanwhile, and the service elsewhere.
+#[test]
+fn a_start_of_the_session_before_is_not_taken_up_by_the_lease_of_the_next() {
+    let mut bench = bench();
+    bench.pass(4_000, false);
+    bench.start(10, "ip");
+    bench.register();
+    bench.pass(1_000, true);
+    assert_eq!(bench.called(), [""; 0]);
+}
+
+#[test]
+fn a_start_that_was_begun_is_refused_when_it_was_ruled_out_since() {
+    let mut bench = bench();
+    let order = bench.order(10, v1::script_order::Kind::Start(named("ip")));
+    bench.give_only(vec![order], &[]);
+    bench.core.take_effects();
+    bench.floor = 20;
+    bench.restart();
+    bench.start(10, "ip");
+    assert_eq!(bench.called(), [""; 0]);
+    bench.start(21, "ip");
+    assert_eq!(bench.called(), ["start ip"]);
 }

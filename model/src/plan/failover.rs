@@ -15,8 +15,6 @@ use crate::time::Timestamp;
 
 /// How long an agent that ended by plan may be away, as for an upgrade, before its node counts as lost.
 const AWAY_GRACE_MS: u64 = 60_000;
-/// One node is never a mass.
-const LEAST_MASS_LOSS: usize = 2;
 
 pub(super) fn plan_nodes(
     state: &ClusterState,
@@ -111,13 +109,7 @@ fn seems_lost(state: &ClusterState, liveness: &Liveness, in_use: &BTreeSet<NodeI
 /// Whether nothing is to be fenced or recovered now: more nodes seem lost at once than the set share, and at least two
 /// (design section 3, mass loss). The brake and its release are in the log, so that every leader heeds them.
 fn brake(state: &ClusterState, lost: &[NodeId], now: Timestamp, plan: &mut Plan) -> bool {
-    let alive = state
-        .nodes
-        .values()
-        .filter(|node| !matches!(node.state, NodeState::Dead(_) | NodeState::Off))
-        .count() as u64;
-    let many = lost.len() >= LEAST_MASS_LOSS
-        && lost.len() as u64 * 100 > alive * state.settings.mass_loss_percent;
+    let many = state.is_mass_loss(lost.len());
     if off(Rule::MassLossBrake) {
         return false;
     }

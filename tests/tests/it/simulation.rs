@@ -59,9 +59,9 @@ fn what_a_seed_with_many_acts_has_found_stays_mended() {
 
 /// Seeds that found something since operators change settings and every policy too: what is exclusive and is kept with what makes
 /// room for it, or needs it; a lease from before a change of settings that outlasted its proof; moves of what is frozen.
-const FOUND_BY_RARE_ACTS: [u64; 17] = [
+const FOUND_BY_RARE_ACTS: [u64; 20] = [
     456, 678, 1008, 1345, 1429, 1980, 3495, 3833, 11005494, 11011319, 11014777, 11016655, 12001105,
-    12019165, 12039967, 12049531, 12089277,
+    12019165, 12039967, 12049531, 12089277, 15026452, 15043566, 15089733,
 ];
 
 #[test]

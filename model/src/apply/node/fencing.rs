@@ -27,7 +27,7 @@ impl ClusterState {
         session: SessionId,
     ) -> Result<(), Rejection> {
         let at = cx.at;
-        if self.braked() {
+        if self.braked() || self.brakes_unseen() {
             return Err(Rejection::Braked);
         }
         self.must_not_be_paused()?;

@@ -1,8 +1,11 @@
 //! Mass loss: many nodes seem lost at once, until an operator or their return says otherwise.
 
+use std::sync::Arc;
+
 use crate::cluster::{ClusterState, Context, MassLoss};
 use crate::event::EventKind;
 use crate::id::{NodeId, NodeName};
+use crate::node::{NodeRecord, NodeState};
 use crate::rejection::Rejection;
 use crate::sabotage::{Rule, off};
 
@@ -32,6 +35,17 @@ impl ClusterState {
         );
         self.emit(cx, EventKind::MassLoss, None, None, text);
         self.note_all_down(cx, nodes)
+    }
+
+    /// More nodes are lost than whoever leads knew when it decided on a fence: it will brake.
+    pub(super) fn brakes_unseen(&self) -> bool {
+        let is_lost =
+            |node: &&Arc<NodeRecord>| matches!(node.state, NodeState::Lost | NodeState::Fencing);
+        let lost = || self.nodes.values().filter(is_lost);
+        let released = self.mass_loss.as_ref().is_some_and(|loss| {
+            loss.released_by.is_some() && lost().all(|node| loss.nodes.contains(&node.id))
+        });
+        self.is_mass_loss(lost().count()) && !released && !off(Rule::MassLossBrake)
     }
 
     pub(in crate::apply) fn mass_loss_over(&mut self, cx: &mut Context) -> Result<(), Rejection> {

@@ -225,7 +225,7 @@ impl Planner<'_> {
                 Some(self.decide(ServiceDecision::MigrateMember { member: name, mode }, what))
             }
             // Once: when the way back fails as well, what runs is left where it runs.
-            Some(OperationPhase::Failed(why)) if record.open_operation().is_some() => {
+            Some(OperationPhase::Failed(why)) if self.is_asked_to_migrate() => {
                 if let Some(reason) = self.scripts_elsewhere(None) {
                     return Some(reason);
                 }
@@ -234,6 +234,12 @@ impl Planner<'_> {
             }
             Some(_) => None,
         }
+    }
+
+    /// What was asked of it since its migration failed is another thing.
+    fn is_asked_to_migrate(&self) -> bool {
+        let open = self.record.open_operation();
+        open.is_some_and(|open| matches!(open.verb, ServiceVerb::Migrate { .. }))
     }
 
     /// The first member in order that is to be up and is not.
