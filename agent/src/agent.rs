@@ -42,7 +42,7 @@ use crate::script::run::Runner;
 use crate::session::{Servers, Session, leave, register};
 use crate::shutdown;
 use crate::vm::driver::VmCall;
-use crate::vm::ledger::{Ledger, Met};
+use crate::vm::ledger::Ledger;
 
 const LIST_LIMIT: Duration = Duration::from_secs(10);
 /// Between two attempts to have libvirt's word at the start of a session.
@@ -104,7 +104,7 @@ pub enum Input {
     /// A run of a script that an agent before this one left is gone.
     OrphanGone(Uuid),
     /// Someone wants the inventory as the cluster is told of it, and the highest epoch that was met.
-    Inventory(Vec<DomainFacts>, oneshot::Sender<(Inventory, Met)>),
+    Inventory(Vec<DomainFacts>, oneshot::Sender<(Inventory, u64)>),
 }
 
 /// How far migrations are, by VM, with the order they belong to.
@@ -118,7 +118,7 @@ pub fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 /// Runs the agent until it is told to stop.
 pub async fn run(config: Config) -> anyhow::Result<()> {
     let ledger = Ledger::open(&config.state_dir, &config.run_dir)?;
-    let servers = Servers::new(&config.servers, config.tls.as_ref())?;
+    let servers = Servers::new(&config.servers, config.tls.as_ref(), ledger.cluster())?;
     let (libvirt, events) = Libvirt::start(&config.hypervisor_uri, config.migrate_unsafe)?;
     let hypervisor = HypervisorHandle::new(Arc::new(libvirt));
     let lease_file = LeaseFile::open(&config.run_dir)?;
@@ -294,7 +294,7 @@ impl Shell {
             }
             Input::OrphanGone(service) => core.orphan_gone(service, now),
             Input::Inventory(domains, asker) => {
-                let _ = asker.send((core.inventory(&domains, now), core.ledger().met()));
+                let _ = asker.send((core.inventory(&domains, now), core.ledger().epoch()));
             }
         }
     }
@@ -386,12 +386,12 @@ impl Agent {
         let mut complaint = String::new();
         loop {
             outbox.keep_outcomes();
-            let Some((inventory, met)) = self.inventory().await else { return Ok(()) };
-            let mut request = self.registration(&host, &inventory, met);
+            let Some((inventory, epoch)) = self.inventory().await else { return Ok(()) };
+            let mut request = self.registration(&host, &inventory, epoch);
             request.watchdog_timeout_ms = watchdog_timeout_ms;
             let reply = register(&self.servers, request, &mut complaint).await;
             let Some(reply) = reply else { continue };
-            if !self.take(&reply, inventory).await? {
+            if !self.take(&reply, inventory).await {
                 tokio::time::sleep(LIST_AGAIN).await;
                 continue;
             }
@@ -411,26 +411,29 @@ impl Agent {
         }
     }
 
-    /// Whether the core takes the session. An error where only an agent that begins anew could.
-    async fn take(&self, reply: &v1::RegisterReply, inventory: Inventory) -> anyhow::Result<bool> {
+    /// Whether the core takes the session.
+    async fn take(&self, reply: &v1::RegisterReply, inventory: Inventory) -> bool {
         let given = match Given::read(reply) {
             Ok(given) => given,
             Err(error) => {
                 warn!(%error, "a session that cannot be read is not taken");
-                return Ok(false);
+                return false;
             }
         };
+        let cluster = given.cluster;
         let (taken, answer) = oneshot::channel();
         let _ = self.inputs.send(Input::Registered { given, inventory, taken });
         match answer.await {
-            Ok(Ok(())) => Ok(true),
-            Ok(Err(error @ SessionRefused::OtherCluster(_))) => Err(error.into()),
+            Ok(Ok(())) => {
+                self.servers.are_of(cluster);
+                true
+            }
             Ok(Err(error)) => {
                 let error = &error as &dyn std::error::Error;
                 warn!(session = reply.session, error, "a session is not taken");
-                Ok(false)
+                false
             }
-            Err(_) => Ok(false),
+            Err(_) => false,
         }
     }
 
@@ -447,7 +450,7 @@ impl Agent {
     }
 
     /// A session begins with libvirt's own word on all domains, or it does not begin.
-    async fn inventory(&self) -> Option<(Inventory, Met)> {
+    async fn inventory(&self) -> Option<(Inventory, u64)> {
         loop {
             match self.hypervisor.call("list the domains", LIST_LIMIT, |it| it.inventory()).await {
                 Ok(domains) => {
@@ -463,8 +466,7 @@ impl Agent {
         }
     }
 
-    fn registration(&self, host: &HostFacts, inventory: &Inventory, met: Met) -> RegisterRequest {
-        let (cluster, epoch) = met;
+    fn registration(&self, host: &HostFacts, inventory: &Inventory, epoch: u64) -> RegisterRequest {
         RegisterRequest {
             request_id: Uuid::new_v4().to_string(),
             node: self.config.node.to_string(),
@@ -483,7 +485,6 @@ impl Agent {
             libvirt_guests: host::libvirt_guests(),
             agent_version: env!("CARGO_PKG_VERSION").into(),
             epoch,
-            met_cluster: cluster.map(|cluster| cluster.to_string()),
             replaces: None,
             inventory: inventory.iter().map(|(uuid, it)| convert::seen(*uuid, it)).collect(),
         }

@@ -88,10 +88,16 @@ pub enum SessionRefused {
         /// The highest that was met.
         met: u64,
     },
-    /// The host came to another cluster; what that one ordered and heard is in the way of this one's in more places than the
-    /// ledger, which knows of the change now.
-    #[error("this host is of cluster {0} now, and was of another: the agent has to begin anew")]
-    OtherCluster(Uuid),
+    /// The lease, the marks and the numbers of orders are one cluster's.
+    #[error(
+        "it is of cluster {given}, and this host of cluster {known}; to move the host, stop its agent, make sure that nothing of the other cluster runs here, and remove `ledger` from the agent's data directory"
+    )]
+    OtherCluster {
+        /// Of the session.
+        given: Uuid,
+        /// Of the ledger.
+        known: Uuid,
+    },
     /// What it says could not be kept.
     #[error("what it says could not be noted")]
     Ledger(#[from] LedgerError),
@@ -136,6 +142,8 @@ pub struct AgentCore {
     drivers: BTreeMap<Uuid, Driver>,
     services: BTreeMap<Uuid, ServiceDriver>,
     next_call: u64,
+    /// This agent has had a session.
+    registered_once: bool,
     /// A heartbeat of this agent was answered while the lease held.
     heard: bool,
     /// libvirt has said once what runs here: before that nothing is known to be safe.
@@ -164,6 +172,7 @@ impl AgentCore {
             term: 0,
             drivers,
             next_call: 1,
+            registered_once: false,
             heard: false,
             inventory_known: false,
             isolated: false,
@@ -311,13 +320,11 @@ impl AgentCore {
         now: Reading,
     ) -> Result<(), SessionRefused> {
         let met = self.ledger.epoch();
-        let same_cluster = self.ledger.cluster().is_none_or(|known| known == given.cluster);
-        if same_cluster && given.epoch < met && !off(Rule::OrderOfEpoch) {
-            return Err(SessionRefused::OldEpoch { given: given.epoch, met });
+        if let Some(known) = self.ledger.cluster().filter(|known| *known != given.cluster) {
+            return Err(SessionRefused::OtherCluster { given: given.cluster, known });
         }
-        if !same_cluster {
-            self.ledger.change_cluster(given.cluster, given.epoch, given.session)?;
-            return Err(SessionRefused::OtherCluster(given.cluster));
+        if given.epoch < met && !off(Rule::OrderOfEpoch) {
+            return Err(SessionRefused::OldEpoch { given: given.epoch, met });
         }
         let terms =
             IsolationTerms { self_fence_ms: given.self_fence_ms, hold_ms: given.isolation_hold_ms };
@@ -331,13 +338,15 @@ impl AgentCore {
         if std::mem::take(&mut self.ledger_is_new) {
             self.unknown_until = Some(now.boot_ms + SETTLE_MS);
         }
+        let first = !std::mem::replace(&mut self.registered_once, true);
         if given.epoch > met {
             // Terms of another control plane say nothing of this one's.
             self.term = 0;
         }
         self.session = Some(given);
         let known: BTreeSet<Uuid> = self.drivers.keys().chain(inventory.keys()).copied().collect();
-        let anew = self.session.as_ref().is_some_and(|given| given.epoch > met);
+        // An agent before this one may not have got to tell what a new epoch has to know.
+        let anew = first || self.session.as_ref().is_some_and(|given| given.epoch > met);
         for uuid in known {
             let seen = inventory.get(&uuid).filter(|seen| seen.presence.is_some()).cloned();
             self.with(uuid, now, |driver, scene| {

@@ -9,7 +9,7 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use model::liveness::Measured;
-use nix::unistd::{SysconfVar, sysconf};
+use procfs::process::{Process, Stat};
 use proto::v1::GuestLoad;
 use tokio::time::MissedTickBehavior;
 use tracing::debug;
@@ -62,29 +62,23 @@ struct GuestUse {
 }
 
 fn uses() -> io::Result<Vec<GuestUse>> {
-    let ticks = sysconf(SysconfVar::CLK_TCK)?.and_then(|ticks| u64::try_from(ticks).ok());
-    let ticks = ticks.filter(|ticks| *ticks > 0).unwrap_or(100);
     // One that ends meanwhile has nothing to be read.
     let uses = qemu_processes()?.into_iter().filter_map(|(uuid, pid)| {
-        let read = |name: &str| std::fs::read_to_string(format!("/proc/{pid}/{name}")).ok();
-        read_use(uuid, pid, ticks, &read("stat")?, &read("status")?)
+        let stat = Process::new(pid).and_then(|process| process.stat()).ok()?;
+        Some(GuestUse::of(uuid, &stat, procfs::ticks_per_second(), procfs::page_size()))
     });
     Ok(uses.collect())
 }
 
-/// See proc_pid_stat(5): after the name in parentheses, which may hold any, the 12th and 13th are the processor time of the
-/// user and the kernel, and the 20th is the start; and proc_pid_status(5): `VmRSS` in KiB.
-fn read_use(uuid: Uuid, pid: i32, ticks: u64, stat: &str, status: &str) -> Option<GuestUse> {
-    let fields: Vec<&str> = stat.rsplit_once(')')?.1.split_whitespace().collect();
-    let number = |index: usize| fields.get(index)?.parse::<u64>().ok();
-    let resident = status.lines().find_map(|line| line.strip_prefix("VmRSS:"))?;
-    let kib: u64 = resident.trim().trim_end_matches("kB").trim().parse().ok()?;
-    Some(GuestUse {
-        uuid,
-        process: (pid, number(19)?),
-        cpu_ms: (number(11)? + number(12)?).saturating_mul(1_000) / ticks,
-        memory_mib: kib / 1_024,
-    })
+impl GuestUse {
+    fn of(uuid: Uuid, stat: &Stat, ticks_per_second: u64, page_bytes: u64) -> Self {
+        Self {
+            uuid,
+            process: (stat.pid, stat.starttime),
+            cpu_ms: (stat.utime + stat.stime).saturating_mul(1_000) / ticks_per_second.max(1),
+            memory_mib: stat.rss.saturating_mul(page_bytes) / (1 << 20),
+        }
+    }
 }
 
 /// One QEMU process at the last look.
@@ -176,14 +170,12 @@ mod tests {
     }
 
     #[test]
-    fn what_a_process_used_is_read_whatever_its_name() {
-        let stat = "41 (qemu) R 1 (x) S 1 41 41 0 -1 4194560 9 0 0 0 250 50 0 0 20 0 7 0 7777 1 2";
-        let status = "Name:\tqemu\nVmHWM:\t 9000 kB\nVmRSS:\t  524288 kB\nThreads:\t7\n";
-        let seen = read_use(V, 41, 100, stat, status);
+    fn what_a_process_used_is_read_in_milliseconds_and_mebibytes() {
+        let mut stat = Process::myself().unwrap().stat().unwrap();
+        (stat.pid, stat.starttime, stat.utime, stat.stime, stat.rss) = (41, 7777, 250, 50, 131_072);
         let (process, cpu_ms, memory_mib) = ((41, 7777), 3_000, 512);
-        assert_eq!(seen, Some(GuestUse { uuid: V, process, cpu_ms, memory_mib }));
-        assert_eq!(read_use(V, 41, 100, "41 (qemu", status), None);
-        assert_eq!(read_use(V, 41, 100, stat, "Name:\tqemu\n"), None);
+        let expected = GuestUse { uuid: V, process, cpu_ms, memory_mib };
+        assert_eq!(GuestUse::of(V, &stat, 100, 4_096), expected);
     }
 
     #[test]

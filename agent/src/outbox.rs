@@ -35,12 +35,15 @@ impl Outbox {
         Self { queue, unanswered: Vec::new(), sent: 0, alone: 0 }
     }
 
-    /// Before a registration: what was seen before is told by its inventory; what became of orders is kept.
+    /// Before a registration: what was seen before is told by its inventory; what became of orders is kept,
+    /// and which starts a restored control plane may not know of.
     pub fn keep_outcomes(&mut self) {
         while let Ok(report) = self.queue.try_recv() {
             self.unanswered.push(bounded(report));
         }
-        self.unanswered.retain(|report| matches!(report.report, Some(Kind::OrderDone(_))));
+        let kept =
+            |it: &v1::Report| matches!(it.report, Some(Kind::OrderDone(_) | Kind::StartedHere(_)));
+        self.unanswered.retain(kept);
         (self.sent, self.alone) = (0, 0);
     }
 

@@ -12,7 +12,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use fence::FenceAgents;
-use proto::channel::{ChannelError, TlsFiles, endpoint};
+use proto::channel::{CLUSTER, ChannelError, TlsFiles, endpoint};
 use proto::convert::rejection;
 use proto::v1::agent_session_client::AgentSessionClient;
 use proto::v1::{
@@ -20,6 +20,8 @@ use proto::v1::{
     RegisterRequest, ReportRequest, WatchOrdersRequest,
 };
 use tokio::sync::{mpsc, watch};
+use tonic::service::Interceptor;
+use tonic::service::interceptor::InterceptedService;
 use tonic::transport::Channel;
 use tonic::{Code, Request, Status};
 use tracing::{debug, info, warn};
@@ -42,27 +44,56 @@ const QUESTION_PAUSE: Duration = Duration::from_millis(500);
 /// libvirt answers in milliseconds, or it hangs; whoever asked waits longer than this.
 const DESCRIBE_LIMIT: Duration = Duration::from_secs(4);
 
-type Client = AgentSessionClient<Channel>;
+type Client = AgentSessionClient<InterceptedService<Channel, NamesCluster>>;
 
 /// The replicas, and the one that answered last.
 #[derive(Clone)]
 pub struct Servers {
     clients: Arc<Vec<(String, Client)>>,
     current: Arc<watch::Sender<usize>>,
+    cluster: Arc<watch::Sender<Option<Uuid>>>,
+}
+
+/// Says with every request which cluster the ledger is of: replicas of another one refuse it.
+#[derive(Clone)]
+pub(crate) struct NamesCluster(watch::Receiver<Option<Uuid>>);
+
+impl Interceptor for NamesCluster {
+    fn call(&mut self, mut request: Request<()>) -> Result<Request<()>, Status> {
+        if let Some(cluster) = *self.0.borrow() {
+            let named = cluster.to_string().parse();
+            let named = named.map_err(|_| Status::internal("a cluster's name is no metadata"))?;
+            request.metadata_mut().insert(CLUSTER, named);
+        }
+        Ok(request)
+    }
 }
 
 /// As the replicas' own limit.
 const MAX_MESSAGE_BYTES: usize = 64 * 1024 * 1024;
 
 impl Servers {
-    /// Connections are made when they are first used.
-    pub fn new(addresses: &[String], tls: Option<&TlsFiles>) -> Result<Self, ChannelError> {
+    /// Connections are made when they are first used. `cluster` is the one that the ledger is of.
+    pub fn new(
+        addresses: &[String],
+        tls: Option<&TlsFiles>,
+        cluster: Option<Uuid>,
+    ) -> Result<Self, ChannelError> {
+        let cluster = watch::Sender::new(cluster);
         let client = |address: &String| {
-            let client = Client::new(endpoint(address, tls)?.connect_lazy());
+            let names = NamesCluster(cluster.subscribe());
+            let client =
+                AgentSessionClient::with_interceptor(endpoint(address, tls)?.connect_lazy(), names);
             Ok((address.clone(), client.max_decoding_message_size(MAX_MESSAGE_BYTES)))
         };
         let clients = addresses.iter().map(client).collect::<Result<Vec<_>, ChannelError>>()?;
-        Ok(Self { clients: Arc::new(clients), current: Arc::new(watch::Sender::new(0)) })
+        let current = Arc::new(watch::Sender::new(0));
+        Ok(Self { clients: Arc::new(clients), current, cluster: Arc::new(cluster) })
+    }
+
+    /// From now on the ledger is of this cluster.
+    pub fn are_of(&self, cluster: Uuid) {
+        self.cluster.send_replace(Some(cluster));
     }
 
     pub(crate) fn pick(&self) -> (usize, &str, Client) {
@@ -239,7 +270,6 @@ impl Session {
                 number,
                 jobs,
                 epoch: self.given.epoch,
-                cluster: Some(self.given.cluster.clone()),
                 loads: std::mem::take(&mut *lock(&self.loads)),
             });
             request.set_timeout(limit);

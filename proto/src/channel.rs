@@ -5,6 +5,9 @@ use std::time::Duration;
 
 use tonic::transport::{Certificate, ClientTlsConfig, Endpoint, Identity, ServerTlsConfig};
 
+/// The metadata in which an agent names the cluster that its ledger is of.
+pub const CLUSTER: &str = "berth-cluster";
+
 /// A host that lost its power sends no farewell: without keep-alives a stream to it hangs for minutes.
 const KEEP_ALIVE: Duration = Duration::from_secs(2);
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(1);

@@ -15,7 +15,7 @@ use tonic::transport::server::TcpIncoming;
 use tracing::{info, warn};
 
 use crate::config::Config;
-use crate::grpc::agent::AgentService;
+use crate::grpc::agent::{AgentService, of_this_cluster};
 use crate::grpc::control::ControlService;
 use crate::grpc::forward::Router;
 use crate::grpc::questions::Questions;
@@ -72,7 +72,7 @@ pub async fn run(config: Config) -> anyhow::Result<()> {
                 .max_decoding_message_size(MAX_MESSAGE_BYTES)
                 .max_encoding_message_size(MAX_MESSAGE_BYTES),
         )
-        .add_service(AgentSessionServer::new(agents));
+        .add_service(AgentSessionServer::with_interceptor(agents, of_this_cluster(raft.clone())));
     // `tcp_nodelay` of the builder does not reach a listener that was made outside; without it every write waits for
     // the other side's delayed acknowledgement.
     let incoming = TcpIncoming::from(listener).with_nodelay(Some(true));

@@ -13,6 +13,7 @@
 //! has given to another process is known by its start time.
 
 use std::collections::BTreeSet;
+use std::ffi::OsStr;
 use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
@@ -21,6 +22,8 @@ use std::time::Duration;
 use anyhow::Context;
 use nix::sys::signal::{Signal, killpg};
 use nix::unistd::{Pid, getsid};
+use procfs::ProcResult;
+use procfs::process::{self, Stat, all_processes};
 use serde::{Deserialize, Serialize};
 use tokio::time::{Instant, sleep};
 use tracing::{info, warn};
@@ -45,13 +48,10 @@ struct Process {
     started: u64,
 }
 
-/// What is known of a process.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-struct Stat {
-    process: Process,
-    state: char,
-    group: i32,
-    session: i32,
+impl From<&Stat> for Process {
+    fn from(stat: &Stat) -> Self {
+        Self { pid: stat.pid, started: stat.starttime }
+    }
 }
 
 /// A run, as it is noted.
@@ -155,14 +155,12 @@ impl RunNotes {
             return None;
         }
         let leader = processes.iter().find(|it| match note.leader {
-            Some(leader) => it.process == leader,
+            Some(leader) => Process::from(*it) == leader,
             None => {
-                it.process.pid == it.group
-                    && it.session == note.session
-                    && has_token(it.process.pid, note.token)
+                it.pid == it.pgrp && it.session == note.session && has_token(it.pid, note.token)
             }
         })?;
-        Some((note, leader.process))
+        Some((note, leader.into()))
     }
 }
 
@@ -174,7 +172,8 @@ impl Noted {
 
     /// The run has begun, as this process, which was not awaited yet.
     pub fn began(&mut self, pid: i32) {
-        self.note.leader = stat(pid).map(|it| it.process);
+        let stat = process::Process::new(pid).and_then(|process| process.stat());
+        self.note.leader = stat.as_ref().ok().map(Process::from);
         if let Err(error) = self.write() {
             // The token says it as well, as long as the script keeps its environment.
             warn!(%error, pid, "a script that runs could not be noted by its number");
@@ -218,7 +217,7 @@ impl Orphan {
         let mut told = None;
         loop {
             let members: Vec<Process> = match processes() {
-                Ok(all) => all.iter().filter(|it| it.group == group).map(|it| it.process).collect(),
+                Ok(all) => all.iter().filter(|it| it.pgrp == group).map(Process::from).collect(),
                 Err(error) => {
                     warn!(%error, "cannot read /proc");
                     sleep(COMPLAIN_AGAIN).await;
@@ -259,38 +258,16 @@ fn forget(path: &Path) {
 }
 
 /// All processes that run; one that has ended and waits to be awaited runs no more.
-fn processes() -> io::Result<Vec<Stat>> {
-    let mut all = Vec::new();
-    for entry in fs::read_dir("/proc")? {
-        let name = entry?.file_name();
-        if let Some(pid) = name.to_str().and_then(|name| name.parse().ok()) {
-            all.extend(stat(pid).filter(|it| !matches!(it.state, 'Z' | 'X')));
-        }
-    }
-    Ok(all)
-}
-
-fn stat(pid: i32) -> Option<Stat> {
-    parse(&fs::read_to_string(format!("/proc/{pid}/stat")).ok()?)
-}
-
-/// See proc_pid_stat(5): number, name in parentheses (it may hold any), state, parent, group, session, …, start time.
-fn parse(stat: &str) -> Option<Stat> {
-    let pid = stat.split_once(' ')?.0.parse().ok()?;
-    let fields: Vec<&str> = stat.rsplit_once(')')?.1.split_whitespace().collect();
-    let number = |index: usize| fields.get(index)?.parse().ok();
-    Some(Stat {
-        process: Process { pid, started: fields.get(19)?.parse().ok()? },
-        state: fields.first()?.chars().next()?,
-        group: number(2)?,
-        session: number(3)?,
-    })
+fn processes() -> ProcResult<Vec<Stat>> {
+    // One that ends while it is looked at has nothing to be read.
+    let stats = all_processes()?.filter_map(|process| process.ok()?.stat().ok());
+    Ok(stats.filter(|it| !matches!(it.state, 'Z' | 'X')).collect())
 }
 
 fn has_token(pid: i32, token: Uuid) -> bool {
-    let wanted = format!("{TOKEN}={token}");
-    let environment = fs::read(format!("/proc/{pid}/environ")).unwrap_or_default();
-    environment.split(|byte| *byte == 0).any(|variable| variable == wanted.as_bytes())
+    let environment = process::Process::new(pid).and_then(|it| it.environ()).unwrap_or_default();
+    let told = environment.get(OsStr::new(TOKEN));
+    told.is_some_and(|told| *told == *token.to_string())
 }
 
 #[cfg(test)]
@@ -352,7 +329,8 @@ mod tests {
     }
 
     fn runs(pid: i32) -> bool {
-        stat(pid).is_some_and(|it| it.state != 'Z')
+        let stat = process::Process::new(pid).and_then(|process| process.stat());
+        stat.is_ok_and(|it| it.state != 'Z')
     }
 
     #[tokio::test]
@@ -419,13 +397,5 @@ mod tests {
         assert!(path.exists());
         drop(noted);
         assert!(!path.exists());
-    }
-
-    #[test]
-    fn a_process_is_read_whatever_its_name_is() {
-        let line = "12 (a) b) (c) S 1 12 7 0 -1 4194304 0 0 0 0 0 0 0 0 20 0 1 0 98765 1 1";
-        let process = Process { pid: 12, started: 98_765 };
-        assert_eq!(parse(line), Some(Stat { process, state: 'S', group: 12, session: 7 }));
-        assert_eq!(parse("12 (a"), None);
     }
 }

@@ -12,6 +12,7 @@ use model::id::{NodeId, RequestId, SessionId};
 use model::node::AfterShutdown;
 use model::order;
 use model::rejection::Rejection;
+use proto::channel::CLUSTER;
 use proto::convert::{self, agent as convert_agent, rejection};
 use proto::v1::agent_session_client::AgentSessionClient;
 use proto::v1::agent_session_server::AgentSession;
@@ -77,21 +78,32 @@ impl AgentService {
         lead::in_session(&self.raft.state(), node, session)
     }
 
-    /// An agent that has met a higher epoch of this cluster tells of a restored control plane: this one stops. Those of other
-    /// clusters, whose agents come by after a move or with wrong addresses, have nothing to do with it.
-    fn check_epoch(&self, cluster: Option<&str>, met: u64) -> Result<(), Status> {
-        let state = self.raft.state();
-        let own = state.cluster.map(|cluster| cluster.to_string());
-        if cluster.is_some() && cluster != own.as_deref() {
-            return Ok(());
-        }
-        let ours = state.epoch;
+    /// An agent that has met a higher epoch tells of a restored control plane: this one stops.
+    fn check_epoch(&self, met: u64) -> Result<(), Status> {
+        let ours = self.raft.state().epoch;
         if self.leader.meets_epoch(met, ours) {
             return Err(Status::failed_precondition(format!(
                 "this control plane is of epoch {ours}, and the agent has met epoch {met}"
             )));
         }
         Ok(())
+    }
+}
+
+/// Agents name the cluster that their ledger is of with every request. Those of another one come by after a move, or with wrong
+/// addresses: its sessions, epochs and reports mean nothing here, whatever numbers they bear.
+pub fn of_this_cluster(
+    raft: RaftHandle,
+) -> impl Fn(Request<()>) -> Result<Request<()>, Status> + Clone {
+    move |request| {
+        let named = request.metadata().get(CLUSTER).and_then(|named| named.to_str().ok());
+        let own = raft.state().cluster.map(|own| own.to_string());
+        match (named, own) {
+            (Some(named), Some(own)) if named != own => Err(Status::failed_precondition(format!(
+                "this host is of cluster {named}, and these are replicas of cluster {own}; to move the host, stop its agent, make sure that nothing of the other cluster runs there, and remove `ledger` from the agent's data directory"
+            ))),
+            _ => Ok(request),
+        }
     }
 }
 
@@ -120,8 +132,7 @@ impl AgentSession for AgentService {
     }
 
     async fn register(&self, request: Request<v1::RegisterRequest>) -> Answer<v1::RegisterReply> {
-        let message = request.get_ref();
-        self.check_epoch(message.met_cluster.as_deref(), message.epoch)?;
+        self.check_epoch(request.get_ref().epoch)?;
         if let Route::Leader(leader) = self.router.route(&request)? {
             let mut client = client(&leader.channel);
             return leader.answer(client.register(forwarded(request))).await;
@@ -161,7 +172,7 @@ impl AgentSession for AgentService {
         request: Request<v1::HeartbeatRequest>,
     ) -> Answer<v1::HeartbeatReply> {
         let message = request.get_ref();
-        self.check_epoch(message.cluster.as_deref(), message.epoch)?;
+        self.check_epoch(message.epoch)?;
         // Heard, also while nobody leads: this replica may lead next.
         self.leader.carry(NodeId(message.node_id), SessionId(message.session));
         if let Route::Leader(leader) = self.router.route(&request)? {

@@ -138,6 +138,20 @@ impl RaftHandle {
     /// configuration (thesis, section 4.3), and who asked for it may have gone before its end.
     async fn membership(&self) -> Result<(Membership<u64, Replica>, bool), MembershipError> {
         self.read_barrier().await?;
+        let joint = || {
+            self.raft
+                .metrics()
+                .borrow_watched()
+                .membership_config
+                .membership()
+                .get_joint_config()
+                .len()
+                > 1
+        };
+        if joint() {
+            // What is asked for next goes on where that stood.
+            self.change(ChangeMembers::AddVoterIds(BTreeSet::new())).await?;
+        }
         let metrics = self.raft.metrics().borrow_watched().clone();
         let stored = metrics.membership_config;
         let settled = stored.membership().get_joint_config().len() == 1

@@ -95,7 +95,6 @@ struct Ledger {
 
 struct Session {
     epoch: u64,
-    cluster: Option<String>,
     node_id: u64,
     session: u64,
     heartbeat: Duration,
@@ -106,7 +105,7 @@ impl Agent {
     pub async fn run(self) {
         let hardware = Uuid::new_v4().to_string();
         let mut ledger = Ledger::default();
-        let (mut epoch, mut cluster) = (0, None);
+        let mut epoch = 0;
         let mut replica = 0;
         loop {
             let announce = v1::AnnounceRequest { node: self.node.clone() };
@@ -128,7 +127,6 @@ impl Agent {
                 fence_agents: Vec::new(),
                 libvirt_guests: false,
                 epoch,
-                met_cluster: cluster.clone(),
                 pausable: false,
                 lock_manager: None,
                 replaces: announced.last_session,
@@ -139,10 +137,9 @@ impl Agent {
                 // A restored control plane has taken this one's place.
                 Ok(given) if given.epoch < epoch => replica += 1,
                 Ok(given) => {
-                    (epoch, cluster) = (given.epoch, Some(given.cluster));
+                    epoch = given.epoch;
                     let session = Session {
                         epoch,
-                        cluster: cluster.clone(),
                         node_id: given.node_id,
                         session: given.session,
                         heartbeat: Duration::from_millis(given.heartbeat_ms),
@@ -173,7 +170,6 @@ impl Agent {
                 number,
                 jobs: Vec::new(),
                 epoch: session.epoch,
-                cluster: session.cluster.clone(),
                 loads: Vec::new(),
             };
             let mut client = self.client(replica);

@@ -10,6 +10,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
 use nix::sys::signal::{Signal, kill};
+use proto::channel::CLUSTER;
 use proto::v1::agent_session_client::AgentSessionClient;
 use proto::v1::submit_request::Operation as Asked;
 use proto::v1::{self, AddVm};
@@ -380,17 +381,18 @@ fn a_restored_control_plane_starts_nothing_twice_and_the_old_one_ends_at_the_sig
     Ok(())
 }
 
-/// A host that was of a restored cluster has met an epoch that is a date; this cluster has no successor for that.
+/// A host that was of a restored cluster has met an epoch that is a date; this cluster has no successor for that. And its
+/// sessions bear the numbers of others here.
 #[test]
-fn a_host_that_was_of_another_cluster_ends_no_control_plane() -> Result<()> {
+fn a_host_of_another_cluster_is_refused_and_ends_no_control_plane() -> Result<()> {
     let mut trio = Trio::start_cluster(1)?;
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
     let _inside = runtime.enter();
     let replicas = Replicas::new(&trio.endpoints())?;
     let status: serde_json::Value = serde_json::from_str(&trio.ctl(&["status", "--json"])?)?;
     let own = status["cluster"].as_str().context("no cluster")?.to_owned();
-    let registers = |cluster: &str| {
-        let request = v1::RegisterRequest {
+    let registers = |cluster: &str, epoch: u64| {
+        let mut request = tonic::Request::new(v1::RegisterRequest {
             request_id: Uuid::new_v4().to_string(),
             node: "n1".into(),
             hardware: Uuid::from_u128(1).to_string(),
@@ -399,16 +401,19 @@ fn a_host_that_was_of_another_cluster_ends_no_control_plane() -> Result<()> {
             cpus: 1,
             migration_uri: "test://n1/".into(),
             agent_version: "stand-in".into(),
-            epoch: 1_700_000_000_000,
-            met_cluster: Some(cluster.into()),
+            epoch,
             ..v1::RegisterRequest::default()
-        };
+        });
+        request.metadata_mut().insert(CLUSTER, cluster.parse()?);
         let mut client = AgentSessionClient::new(replicas.channel(0));
-        runtime.block_on(async { client.register(request).await })
+        Ok::<_, anyhow::Error>(runtime.block_on(client.register(request))?)
     };
-    registers(&Uuid::from_u128(7).to_string())?;
+    let restored = 1_700_000_000_000;
+    let refused = registers(&Uuid::from_u128(7).to_string(), restored).unwrap_err();
+    ensure!(refused.to_string().contains("remove `ledger`"), "{refused}");
+    registers(&own, 1)?;
     trio.ctl(&["node", "show", "n1"])?;
-    ensure!(registers(&own).is_err(), "it is this cluster's own successor that was met");
+    ensure!(registers(&own, restored).is_err(), "it is this cluster's own successor that was met");
     ensure!(!trio.ended(1)?.success(), "a replica ended as if all were well");
     Ok(())
 }

@@ -550,32 +550,21 @@ fn a_session_of_an_older_epoch_is_not_taken() {
     assert_eq!(bench.core.ledger().floor(VM), 30);
 }
 
-/// The numbers of its orders begin anew, and so does its epoch.
+/// Its lease would be taken for the other's, and its orders' numbers for those that were done here.
 #[test]
-fn a_host_that_came_to_another_cluster_does_what_that_one_orders() {
+fn a_session_of_another_cluster_is_not_taken() {
     let mut bench = bench();
-    let given = |cluster, session, epoch, below| Given {
-        session,
-        epoch,
-        cluster,
+    let other = Given {
+        session: 8,
+        epoch: 5,
+        cluster: Uuid::from_u128(77),
         lease_ttl_ms: 3_000,
         self_fence_ms: 1_000,
         isolation_hold_ms: 60_000,
-        floors: Floors { below, ..Floors::default() },
+        floors: Floors { below: 900, ..Floors::default() },
     };
-    let other = Uuid::from_u128(77);
-    bench.give(vec![order(11, v1::order::Kind::Adopt(v1::AdoptOrder {}))]);
-    assert!(bench.core.ledger().entry(VM).is_some());
-    bench.core.registered(given(CLUSTER, 800, 5, 900), &Default::default(), bench.at()).unwrap();
-    let comes = given(other, 3, 1, 4);
-    let refused = bench.core.registered(comes.clone(), &Default::default(), bench.at());
-    assert!(refused.unwrap_err().to_string().contains("has to begin anew"));
-    bench.core.registered(comes, &Default::default(), bench.at()).unwrap();
+    let refused = bench.core.registered(other, &Default::default(), bench.at()).unwrap_err();
+    assert!(refused.to_string().contains("remove `ledger`"), "{refused}");
     let ledger = bench.core.ledger();
-    assert_eq!((ledger.floor(VM), ledger.met()), (4, (Some(other), 1)));
-    let memory = ledger.memory(VM);
-    assert_eq!(
-        (memory.from, memory.noted.map(|it| (it.begun, it.generation))),
-        (3, Some((None, 0)))
-    );
+    assert_eq!((ledger.cluster(), ledger.floor(VM)), (Some(CLUSTER), 0));
 }

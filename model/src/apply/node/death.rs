@@ -37,7 +37,7 @@ impl ClusterState {
         proof: &ProofOfDeath,
     ) -> Result<(), Rejection> {
         if matches!(proof, ProofOfDeath::Lease { .. }) {
-            if self.braked() {
+            if self.braked() || self.brakes_unseen() {
                 return Err(Rejection::Braked);
             }
             self.must_not_be_paused()?;
