@@ -43,7 +43,9 @@ impl ClusterState {
             |node: &&Arc<NodeRecord>| matches!(node.state, NodeState::Lost | NodeState::Fencing);
         let lost = || self.nodes.values().filter(is_lost);
         let released = self.mass_loss.as_ref().is_some_and(|loss| {
-            loss.released_by.is_some() && lost().all(|node| loss.nodes.contains(&node.id))
+            loss.released_by.is_some()
+                && (off(Rule::ReleaseIsOfItsNodes)
+                    || lost().all(|node| loss.nodes.contains(&node.id)))
         });
         self.is_mass_loss(lost().count()) && !released && !off(Rule::MassLossBrake)
     }
