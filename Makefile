@@ -13,18 +13,22 @@ lab: dependencies build
 	$(ROOT) ./target/debug/demo --stay
 
 # Root, because the lab makes network, mount and PID namespaces; the tests say so when they are not. The simulated
-# management controllers come from PyPI in part; where that cannot be had, the tests that need them are left out, and said
-# so.
+# management controllers come from PyPI in part, and the guest with a guest agent is made of packages that are fetched for it;
+# where that cannot be had, the tests that need them are left out, and said so.
 test: dependencies build
 	@left_out=; \
 	if ! ./deploy/install-fence-simulators.sh; then \
 	    echo "LEFT OUT: the tests against simulated management controllers, which could not be installed"; \
 	    left_out=fence_agents::; \
 	fi; \
+	if ! ./deploy/make-agent-guest.sh; then \
+	    echo "LEFT OUT: the test with a guest agent, whose guest could not be made"; \
+	    left_out="$$left_out guest_agent::"; \
+	fi; \
 	if $(CARGO) nextest --version >/dev/null 2>&1; then \
-	    $(CARGO) nextest run --workspace --no-fail-fast -E "not test(/^$${left_out:-none}/)"; \
+	    $(CARGO) nextest run --workspace --no-fail-fast -E "not test(/^($$(echo $${left_out:-none::} | tr ' ' '|'))/)"; \
 	else \
-	    $(CARGO) test --workspace --no-fail-fast -- --test-threads=2 --skip $${left_out:-none::}; \
+	    $(CARGO) test --workspace --no-fail-fast -- --test-threads=2 $$(printf -- '--skip %s ' $${left_out:-none::}); \
 	fi
 
 # Berth in virtual time: many seeds, each rule of the law switched off in turn, and what can die in a migration.

@@ -4,6 +4,7 @@ mod berth;
 mod faults;
 mod fence_agents;
 mod fencing;
+mod guest_agent;
 mod hooks;
 mod lab;
 mod linearizability;
